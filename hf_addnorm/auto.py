@@ -1,0 +1,72 @@
+"""The Auto classes: registering families, and loading any checkpoint with another add & norm."""
+
+import importlib
+import os
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+from .models.addnorm_config import AddNormConfig
+from .models.registry import one_of
+from .models.spec import AddNormSpec
+
+
+# the families by their stock model type
+_FAMILIES: dict[str, type[AddNormConfig]] = {}
+
+
+def register_family(config_class: type[Any]) -> None:
+    """Make AutoConfig, every AutoModel class and AutoTokenizer find a family.
+
+    Args:
+        config_class: the family's config; its models are in the module of the same name with `modeling_`.
+    """
+    modeling = importlib.import_module(config_class.__module__.replace("configuration_", "modeling_"))
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_name, name in config_class.auto_classes.items():
+        model_class = getattr(modeling, name)
+        # a class that is marked so is saved together with its code
+        model_class.register_for_auto_class(auto_name)
+        # an Auto class that this Transformers does not have yet needs no entry
+        if (auto_class := getattr(transformers, auto_name, None)) is not None:
+            auto_class.register(config_class, model_class, exist_ok=True)
+    tokenizer = TOKENIZER_MAPPING.get(CONFIG_MAPPING[config_class.stock_model_type], None)
+    if tokenizer is not None:
+        AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
+    _FAMILIES[config_class.stock_model_type] = config_class
+
+
+def load_pretrained(
+    auto_class: Any, checkpoint: str | os.PathLike, add_norm: str | dict | AddNormSpec | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """Load a stock or an AddNorm checkpoint through an Auto class, with another add & norm if one is given.
+
+    Args:
+        auto_class: an AutoModel class, or its name (`"AutoModelForSequenceClassification"`).
+        checkpoint (`str`): a folder or a Hub name.
+        add_norm (`str`, `dict` or `AddNormSpec`, *optional*): the scheme to load into. By default the checkpoint's
+            own: a stock checkpoint then gives the stock model.
+        kwargs: go to `from_pretrained`.
+    Returns:
+        The model. Weights that have a place in the scheme are the checkpoint's, all others have their start values.
+    Raises:
+        ValueError: unknown Auto class, a family that has no AddNorm model, or a spec that is not valid.
+    """
+    if isinstance(auto_class, str):
+        if not hasattr(transformers, auto_class):
+            raise ValueError(f"auto_class is {auto_class!r}; allowed is the name of one of Transformers' Auto classes.")
+        auto_class = getattr(transformers, auto_class)
+    if add_norm is None:
+        return auto_class.from_pretrained(checkpoint, **kwargs)
+    hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+    stock_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
+    config_class = _FAMILIES.get(stock_type)
+    if config_class is None and stock_type not in [config.model_type for config in _FAMILIES.values()]:
+        raise ValueError(
+            f"{checkpoint} is a {stock_type!r} model, which has no AddNorm family; families are {one_of(_FAMILIES)}."
+        )
+    loader = auto_class if config_class is None else auto_class._model_mapping[config_class]
+    return loader.from_pretrained(checkpoint, add_norm=add_norm, **kwargs)

@@ -1,0 +1,86 @@
+"""What the config of every family has: the entry `add_norm`, and the code that travels with a checkpoint."""
+
+import difflib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from .spec import AddNormSpec
+
+
+class AddNormConfig:
+    """Mixin for a family's config. Not a config itself: as a dataclass it would hide the family's own defaults.
+
+    `add_norm` accepts the name of a preset, a dict of axes or a spec, wherever it is set, and always holds a
+    validated `AddNormSpec`; the JSON form is the resolved spec.
+
+    Raises:
+        ValueError: for anything in `add_norm` that is not known or contradicts itself, and for a near-miss of the
+            key `add_norm` itself.
+    """
+
+    # the model type of the stock family, whose checkpoints load here as they are
+    stock_model_type: ClassVar[str]
+    # the preset that is the stock model
+    default_preset: ClassVar[str] = "post_ln"
+    # every Auto class that finds the family's models, and the model that it finds
+    auto_classes: ClassVar[dict[str, str]]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.add_norm.check_depth(self.num_hidden_layers)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "add_norm":
+            value = AddNormSpec.parse(value, self.default_preset)
+        elif not hasattr(type(self), key):
+            _refuse_near_miss(key)
+        super().__setattr__(key, value)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in Transformers; a stock checkpoint of the family counts as one of ours."""
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == cls.stock_model_type:
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers; overrides are checked like the config's own keys."""
+        for key in kwargs:
+            _refuse_near_miss(key)
+        result = super().from_dict(config_dict, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        config.add_norm.check_depth(config.num_hidden_layers)
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in Transformers; `add_norm` in its JSON form."""
+        return super().to_dict() | {"add_norm": self.add_norm.to_dict()}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json with the full `auto_map`, and the code that it names beside it."""
+        modules = {"AutoConfig": type(self).__module__.split(".")[-1]}
+        modeling = modules["AutoConfig"].replace("configuration_", "modeling_")
+        self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
+        self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
+        super().save_pretrained(save_directory, **kwargs)
+        source = Path(sys.modules[type(self).__module__].__file__).with_name(f"{modeling}.py")
+        # a config that was loaded alone, as remote code, has no modeling file beside it
+        if source.exists():
+            for file in {str(source), *get_relative_import_files(source)}:
+                target = Path(save_directory, Path(file).name)
+                if not (target.exists() and target.samefile(file)):
+                    shutil.copyfile(file, target)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+
+def _refuse_near_miss(key: str) -> None:
+    if key != "add_norm" and difflib.get_close_matches(key.lower(), ["add_norm"], cutoff=0.75):
+        raise ValueError(f"unknown config key {key!r}. Did you mean 'add_norm'?")

@@ -1,0 +1,83 @@
+"""Numbers that depend on the depth: residual constants, start values, weight scales."""
+
+from dataclasses import dataclass
+from math import log
+from typing import Annotated, Any, Literal
+
+from .registry import Choice, Finite, Registry, number
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a sublayer stands in its stack.
+
+    A layer has two sublayers (attention, feed-forward) or three (with cross-attention), so `sublayers` is 2L in an
+    encoder and 3L in a decoder with cross-attention: the constants that papers state for either are one formula.
+
+    Args:
+        layer (`int`): index of the layer, from 0.
+        layers (`int`): number of layers, L.
+        sublayer (`int`): index of the sublayer over the whole stack, from 0.
+        sublayers (`int`): number of sublayers of the whole stack.
+    """
+
+    layer: int
+    layers: int
+    sublayer: int
+    sublayers: int
+
+
+DEPTH_RULES = Registry("depth rule")
+
+
+@DEPTH_RULES.register("power")
+def power(
+    position: Position,
+    *,
+    of: Literal["layer", "layers", "sublayer", "sublayers"],
+    exponent: Finite,
+    times: Annotated[float, number(above=0)] = 1.0,
+    factor: Finite = 1.0,
+    log_of: bool = False,
+) -> float:
+    """`factor * (times * n) ** exponent`, or `factor * ln(times * n) ** exponent` with `log_of`.
+
+    n is the number of layers or sublayers, or the index of this one counted from 1.
+
+    - DeepNorm's skip, (2L)^(1/4): `of="sublayers", exponent=0.25`
+    - DeepNorm's init, (8L)^(-1/4): `of="sublayers", times=4, exponent=-0.25`
+    - LayerNorm scaling, 1/sqrt(l): `of="layer", exponent=-0.5`
+    - sub-LN's init, sqrt(ln 2L): `of="sublayers", exponent=0.5, log_of=true`
+    """
+    count = {
+        "layer": position.layer + 1,
+        "layers": position.layers,
+        "sublayer": position.sublayer + 1,
+        "sublayers": position.sublayers,
+    }[of]
+    base = times * count
+    return factor * (log(base) if log_of else base) ** exponent
+
+
+@DEPTH_RULES.register("cait")
+def cait(position: Position) -> float:
+    """LayerScale's start by depth: 0.1 up to 18 layers, 1e-5 up to 24, 1e-6 beyond.
+
+    Source: Touvron et al., "Going deeper with Image Transformers", 2021, arXiv 2103.17239.
+    """
+    return 0.1 if position.layers <= 18 else 1e-5 if position.layers <= 24 else 1e-6
+
+
+def parse_depth_value(value: Any, where: str) -> "float | Choice":
+    """A number, or a depth rule by name or dict."""
+    if isinstance(value, (int, float)):
+        return number()(value, where)
+    return DEPTH_RULES.parse(value, where)
+
+
+DepthValue = Annotated[float, parse_depth_value]
+
+
+def at_depth(value: "float | Choice", position: Position) -> float:
+    """The number that `value` stands for at `position`."""
+    return DEPTH_RULES.build(value, position) if isinstance(value, Choice) else value

@@ -1,0 +1,139 @@
+"""Presets: one declarative row per published scheme, in the paper's form.
+
+`spec` names only the axes in which the scheme differs from `post_ln`, the add & norm of BERT.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published add & norm scheme.
+
+    Args:
+        formula (`str`): one sublayer; F is attention or feed-forward, N the norm, l the layer counted from 1, L the depth.
+        flow (`str`): the same as a drawing, from the stream to the stream.
+        source (`str`): paper, year, arXiv id.
+        spec (`dict`): the axes, over those of `post_ln`.
+        note (`str`): what a user must know beyond the formula.
+    """
+
+    formula: str
+    flow: str
+    source: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+_PRE = {"attention": ["pre"], "feed_forward": ["pre"], "final": True}
+
+PRESETS: dict[str, Preset] = {
+    "post_ln": Preset(
+        formula="x <- N(x + F(x))",
+        flow="x -+-> F -> drop -> + -> N -> x\n   +-----------------^",
+        source="Vaswani et al., 2017, arXiv 1706.03762; BERT, Devlin et al., 2018, arXiv 1810.04805",
+        note="The stock model, bit for bit. Deep stacks need learning-rate warm-up.",
+    ),
+    "pre_ln": Preset(
+        formula="x <- x + F(N(x)); N after the last layer",
+        flow="x -+-> N -> F -> drop -> + -> x   (final: N)\n   +----------------------^",
+        source="Wang et al., 2019, arXiv 1906.01787; Xiong et al., 2020, arXiv 2002.04745",
+        spec=_PRE,
+        note="The embedding norm stays where the stock model has one.",
+    ),
+    "pre_rms_norm": Preset(
+        formula="x <- x + F(RMS(x)); RMS after the last layer",
+        flow="x -+-> RMS -> F -> drop -> + -> x   (final: RMS)\n   +------------------------^",
+        source="Zhang & Sennrich, 2019, arXiv 1910.07467; Jiang et al., 2023, arXiv 2305.14858",
+        spec={**_PRE, "norm": "rms_norm"},
+    ),
+    "sandwich_ln": Preset(
+        formula="x <- x + N'(F(N(x))); N after the last layer",
+        flow="x -+-> N -> F -> drop -> N' -> + -> x   (final: N)\n   +----------------------------^",
+        source="CogView, Ding et al., 2021, arXiv 2105.13290",
+        spec={"attention": ["pre", "out"], "feed_forward": ["pre", "out"], "final": True},
+    ),
+    "res_post_norm": Preset(
+        formula="x <- x + N(F(x)), N starting at 0; N after the last layer",
+        flow="x -+-> F -> drop -> N -> + -> x   (final: N)\n   +----------------------^",
+        source="Swin Transformer V2, Liu et al., 2021, arXiv 2111.09883",
+        spec={"attention": ["out"], "feed_forward": ["out"], "final": True, "init": ["zero_out_norm"]},
+    ),
+    "sub_ln": Preset(
+        formula="x <- x + W_o N'(core(W_in N(x))); N after the last layer",
+        flow="x -+-> N -> W_in -> core -> N' -> W_o -> drop -> + -> x   (final: N)\n"
+        "   +----------------------------------------------^",
+        source="Magneto, Wang et al., 2022, arXiv 2210.06423",
+        spec={
+            "attention": ["pre", "mid"],
+            "feed_forward": ["pre", "mid"],
+            "final": True,
+            "init": ["sub_ln"],
+        },
+        note="v, o, w1, w2 start sqrt(ln 2L) times as large as a Xavier normal draw.",
+    ),
+    "normformer": Preset(
+        formula="x <- x + N'(W_o (g_h * head_h(N(x)))); x <- x + W_2 N'(act(W_1 N(x))); N after the last layer",
+        flow="x -+-> N -> heads * g -> W_o -> N' -> drop -> + -> x   (attention)\n"
+        "   +-------------------------------------------^\n"
+        "x -+-> N -> W_1 -> act -> N' -> W_2 -> drop -> + -> x   (feed-forward; final: N)\n"
+        "   +-------------------------------------------^",
+        source="NormFormer, Shleifer, Weston & Ott, 2021, arXiv 2110.09456",
+        spec={
+            "attention": {"pre": True, "mid": {"kind": "affine", "bias": False, "groups": "heads"}, "out": True},
+            "feed_forward": ["pre", "mid"],
+            "final": True,
+            "dropout": "after_out",
+        },
+        note="One gain per head before W_o. The optional gain on the feed-forward's skip is left out, as for the "
+        "paper's larger models.",
+    ),
+    "mix_ln": Preset(
+        formula="post_ln in the first L/4 layers (rounded down), pre_ln in the rest; N after the last layer",
+        flow="layers 1..L/4: x -+-> F -> drop -> + -> N -> x   then: x -+-> N -> F -> drop -> + -> x   (final: N)\n"
+        "                  +-----------------^                     +----------------------^",
+        source="Li, Yin & Liu, 2024, arXiv 2412.13795",
+        spec={**_PRE, "layers": [{"first_fraction": 0.25, "attention": ["post"], "feed_forward": ["post"]}]},
+    ),
+    "layer_norm_scaling": Preset(
+        formula="x <- x + F(N(x) / sqrt(l)); N after the last layer",
+        flow="x -+-> N -> / sqrt(l) -> F -> drop -> + -> x   (final: N)\n   +-----------------------------------^",
+        source="The Curse of Depth, Sun et al., 2025, arXiv 2502.05795",
+        spec={**_PRE, "pre_scale": {"kind": "power", "of": "layer", "exponent": -0.5}},
+        note="Not to be combined with scaled output weights at the start.",
+    ),
+    "deepnorm": Preset(
+        formula="x <- N((2L)^(1/4) x + F(x))",
+        flow="x -+-> F -> drop --------> + -> N -> x\n   +-> * (2L)^(1/4) -------^",
+        source="DeepNet, Wang et al., 2022, arXiv 2203.00555",
+        spec={
+            "residual": {
+                "kind": "constant",
+                "skip_scale": {"kind": "power", "of": "sublayers", "exponent": 0.25},
+            },
+            "init": ["deepnorm"],
+        },
+        note="v, o, w1, w2 start (8L)^(-1/4) times as large as a Xavier normal draw.",
+    ),
+    "rezero": Preset(
+        formula="x <- x + alpha F(x), alpha starting at 0, one for both sublayers of a layer; no norm in the layers",
+        flow="x -+-> F -> drop -> * alpha -> + -> x\n   +----------------------------^",
+        source="ReZero is All You Need, Bachlechner et al., 2020, arXiv 2003.04887",
+        spec={"attention": [], "feed_forward": [], "residual": {"kind": "scalar", "start": 0.0, "share": "layer"}},
+        note="The embedding norm stays where the stock model has one. At the first step only alpha has a gradient.",
+    ),
+    "layer_scale": Preset(
+        formula="x <- x + lambda * F(N(x)), lambda a vector starting small; N after the last layer",
+        flow="x -+-> N -> F -> drop -> * lambda -> + -> x   (final: N)\n   +----------------------------------^",
+        source="CaiT, Touvron et al., 2021, arXiv 2103.17239",
+        spec={**_PRE, "residual": {"kind": "vector", "start": "cait"}},
+    ),
+    "dyt": Preset(
+        formula="x <- x + F(DyT(x)); DyT after the last layer",
+        flow="x -+-> DyT -> F -> drop -> + -> x   (final: DyT)\n   +------------------------^",
+        source="Transformers without Normalization, Zhu et al., 2025, arXiv 2503.10622",
+        spec={**_PRE, "norm": "dyt"},
+        note="The embedding norm, where the stock model has one, becomes DyT too.",
+    ),
+}

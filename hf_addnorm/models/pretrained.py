@@ -1,0 +1,230 @@
+"""How an AddNorm model is made of a stock one: anatomy, adoption, initialisation.
+
+The stock class builds itself; then its parts are adopted, under their own names, by classes that know the spec.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .connection import AddNorm, Branch
+from .depth import Position, at_depth
+from .initialization import INITS, Role
+from .norms import Norm, build_norm
+from .residuals import RESIDUALS, LearnedResidual
+from .spec import SLOTS, AddNormSpec
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """Where one sublayer's parts are; paths are dotted, from the layer.
+
+    Args:
+        dropout (`str`): the dropout on the branch's output.
+        linears (`dict[str, str]`): the Linear layers by role: q, k, v, o or w1, w2.
+        norms (`dict[str, str]`): the stock layer's own norms, by the slot that each one fills.
+        mid_width (`str`): the config's name for the width of the slot `mid`.
+    """
+
+    dropout: str
+    linears: dict[str, str]
+    norms: dict[str, str]
+    mid_width: str
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a family says about its stock model; paths are dotted, from the base model unless said.
+
+    Args:
+        encoder (`str`): the module that runs the layers.
+        layers (`str`): its list of layers.
+        sublayers (`dict[str, Sublayer]`): in the order in which they run; a layer may lack some.
+        embed_norm (`str`): the norm after the sum of the embeddings.
+        head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
+    """
+
+    encoder: str
+    layers: str
+    sublayers: dict[str, Sublayer]
+    embed_norm: str
+    head_norms: tuple[str, ...] = ()
+
+
+def get_part(module: nn.Module, path: str) -> nn.Module:
+    """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def has_part(module: nn.Module, path: str) -> bool:
+    """Whether there is a submodule at a dotted path."""
+    return any(name == path for name, _ in module.named_modules())
+
+
+def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
+    """A `cls` made of the parts of `stock`: the same submodules and attributes, no weight drawn again.
+
+    Args:
+        cls: a subclass of `type(stock)`.
+        stock (`torch.nn.Module`): is not to be used any more afterwards.
+        init_args: for `PreTrainedModel.__init__` where `cls` is a model, which keeps state by class.
+    """
+    module = cls.__new__(cls)
+    base = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
+    base.__init__(module, *init_args)
+    by_class = set(vars(PreTrainedModel)) | set(module.__dict__) if base is PreTrainedModel else set()
+    for key, value in stock.__dict__.items():
+        if key not in by_class or key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            module.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value
+    return module
+
+
+class AddNormLayer(nn.Module):
+    """Mixin for a family's layer: runs its sublayers through their add & norm blocks.
+
+        x -> attention's block -> (cross-attention's block) -> feed-forward's block -> x
+
+    The class that mixes it in sets `sublayers` and says what the branches are.
+    """
+
+    sublayers: ClassVar[dict[str, Sublayer]]
+
+    def install_add_norm(self, spec: AddNormSpec, config: PreTrainedConfig, index: int) -> None:
+        """Build the blocks of layer `index` and mark each part with its role."""
+        depth = config.num_hidden_layers
+        layer_spec = spec.layer(index, depth)
+        present = [name for name, parts in self.sublayers.items() if has_part(self, parts.dropout)]
+        shares_residual = layer_spec.residual.options.get("share") == "layer"
+        self.connections = nn.ModuleDict()
+        for order, name in enumerate(present):
+            parts = self.sublayers[name]
+            position = Position(index, depth, index * len(present) + order, depth * len(present))
+            residual = RESIDUALS.build(layer_spec.residual, config.hidden_size, position)
+            if shares_residual and order == 0:
+                self.connections["residual_norm"] = residual
+            own_norms = {}
+            for slot in SLOTS:
+                norm = nn.Identity()
+                if (choice := layer_spec.slot_norms(name).get(slot)) is not None:
+                    width = getattr(config, parts.mid_width) if slot == "mid" else config.hidden_size
+                    norm = build_norm(choice, width, config.layer_norm_eps, config.num_attention_heads)
+                    norm.add_norm_role = Role(f"{slot}_norm", position)
+                if slot in parts.norms:
+                    self.set_submodule(parts.norms[slot], norm, strict=True)
+                elif choice is not None:
+                    own_norms[slot] = norm
+            for role, path in parts.linears.items():
+                self.get_submodule(path).add_norm_role = Role(role, position)
+            self.connections[name] = AddNorm(
+                layer_spec, name, own_norms, None if shares_residual else residual, at_depth(layer_spec.pre_scale, position)
+            )
+
+    def connect(self, name: str, x: torch.Tensor, branch: Branch) -> torch.Tensor:
+        """The stream after the sublayer `name`, whose computation is `branch`."""
+        parts = self.sublayers[name]
+        return self.connections[name](
+            x,
+            branch,
+            dropout=get_part(self, parts.dropout),
+            stock_norms={slot: get_part(self, path) for slot, path in parts.norms.items()},
+            residual=self.connections["residual_norm"] if "residual_norm" in self.connections else None,
+        )
+
+
+class AddNormEncoder(nn.Module):
+    """Mixin for a family's encoder: the stock loop over the layers, then the norm of the place `final`.
+
+        x -> layer 1 -> ... -> layer L -> final -> last_hidden_state
+    """
+
+    final_norm: nn.Module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        outputs.last_hidden_state = self.final_norm(outputs.last_hidden_state)
+        return outputs
+
+
+class AddNormPreTrainedModel(PreTrainedModel):
+    """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
+
+    The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
+    for an AddNorm one, and its head's norms where the spec says so.
+    """
+
+    anatomy: ClassVar[Anatomy]
+    add_norm_layer: ClassVar[type[AddNormLayer]]
+    add_norm_encoder: ClassVar[type[AddNormEncoder]]
+
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
+        if not hasattr(config, "add_norm"):
+            raise ValueError(
+                f"{type(self).__name__} needs a {self.config_class.__name__}, got a {type(config).__name__}; "
+                f"{self.config_class.__name__}.from_dict(config.to_dict()) makes one."
+            )
+        super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
+        """The family's base model."""
+        raise NotImplementedError
+
+    def post_init(self) -> None:
+        """Install the spec's blocks, then what `PreTrainedModel` does last."""
+        spec = AddNormSpec.parse(self.config.add_norm)
+        base_class = self.add_norm_base()
+        if isinstance(self, base_class):
+            self._install_in_base(spec)
+        else:
+            stock = getattr(self, self.base_model_prefix)
+            base = adopt(base_class, stock, self.config)
+            base.post_init()
+            setattr(self, self.base_model_prefix, base)
+            if spec.head != "stock":
+                for path in self.anatomy.head_norms:
+                    if has_part(self, path):
+                        self.set_submodule(path, self._place_norm(spec, spec.head), strict=True)
+        super().post_init()
+
+    def _place_norm(self, spec: AddNormSpec, place: Any) -> nn.Module:
+        norm, config = spec.place_norm(place), self.config
+        if norm is None:
+            return nn.Identity()
+        return build_norm(norm, config.hidden_size, config.layer_norm_eps, config.num_attention_heads)
+
+    def _install_in_base(self, spec: AddNormSpec) -> None:
+        spec.check_depth(self.config.num_hidden_layers)
+        self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
+        self.set_submodule(self.anatomy.embed_norm, self._place_norm(spec, spec.embed), strict=True)
+        layers = self.get_submodule(self.anatomy.layers)
+        for index, stock in enumerate(layers):
+            layers[index] = adopt(self.add_norm_layer, stock)
+            layers[index].install_add_norm(spec, self.config, index)
+        encoder = adopt(self.add_norm_encoder, self.get_submodule(self.anatomy.encoder))
+        encoder.final_norm = self._place_norm(spec, spec.final)
+        self.set_submodule(self.anatomy.encoder, encoder, strict=True)
+        if self.add_norm_inits:
+            # a base model adopted from a head was started by the stock rules already
+            for module in self.modules():
+                if hasattr(module, "add_norm_role"):
+                    module._is_hf_initialized = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (Norm, LearnedResidual)):
+            module.reset_parameters()
+        role = getattr(module, "add_norm_role", None)
+        for rule in self.add_norm_inits if role is not None else ():
+            if role.name in rule.roles:
+                rule.apply(module, role)

@@ -1,0 +1,228 @@
+"""Named building blocks with typed options: the one mechanism behind norms, residuals, depth rules, inits, ...
+
+A registry maps a published name to a factory. The factory's keyword-only parameters are the options a config may
+give it: their annotations are the types, their defaults the defaults. Nothing else describes an option.
+"""
+
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+
+def one_of(names) -> str:
+    """`a, b or c`, for the end of an error's sentence."""
+    names = [str(name) for name in names]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def unknown(what: str, name: object, known) -> str:
+    """The sentence for an unknown name: the nearest known ones first, then all of them."""
+    known = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f" Did you mean {one_of(near)}?" if near else ""
+    return f"unknown {what} {name!r}.{hint} Known: {', '.join(known)}."
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A name of a registry with all of its options: what a config stores for one axis.
+
+    Args:
+        kind (`str`): the registered name.
+        options (`dict`): every option of that name, in JSON types or nested choices.
+    """
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: `{"kind": name, option: value, ...}`."""
+        return {"kind": self.kind} | {key: to_json(value) for key, value in self.options.items()}
+
+
+def to_json(value: Any) -> Any:
+    """`value` with every choice in it replaced by its JSON form."""
+    if isinstance(value, Choice):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def number(*, above: float | None = None, at_least: float | None = None, at_most: float | None = None) -> Callable:
+    """An option that is a finite number within bounds; use as `Annotated[float, number(above=0)]`."""
+    bounds = [f"above {above}"] * (above is not None) + [f"at least {at_least}"] * (at_least is not None)
+    bounds += [f"at most {at_most}"] * (at_most is not None)
+    allowed = " ".join(["a number", " and ".join(bounds)]).strip()
+
+    def parse(value: Any, where: str) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if (
+            not is_number
+            or (above is not None and value <= above)
+            or (at_least is not None and value < at_least)
+            or (at_most is not None and value > at_most)
+        ):
+            raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
+        return float(value)
+
+    return parse
+
+
+def whole(*, at_least: int) -> Callable:
+    """An option that is a whole number with a lower bound; use as `Annotated[int, whole(at_least=1)]`."""
+
+    def parse(value: Any, where: str) -> int:
+        if type(value) is not int or value < at_least:
+            raise ValueError(f"{where} is {value!r}; allowed is a whole number, at least {at_least}.")
+        return value
+
+    return parse
+
+
+Finite = Annotated[float, number()]
+Positive = Annotated[float, number(above=0)]
+Fraction = Annotated[float, number(above=0, at_most=1)]
+
+
+def describe(annotation: Any) -> str:
+    """What an annotation allows, in words."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return one_of([repr(arg) for arg in args])
+    if origin in (typing.Union, types.UnionType):
+        return one_of([describe(arg) for arg in args])
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
+    if origin is Annotated:
+        return "a whole number" if args[0] is int else "a number"
+    return names.get(annotation, str(annotation))
+
+
+def parse_option(annotation: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type; raises ValueError with one sentence that names `where`, value, what is allowed."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return args[1](value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for arg in args:
+            try:
+                return parse_option(arg, value, where)
+            except ValueError as error:
+                errors.append(error)
+        raise ValueError(f"{where} is {value!r}; allowed is {describe(annotation)}.") from errors[0]
+    if origin is Literal and any(value is arg or (type(value) is type(arg) and value == arg) for arg in args):
+        return value
+    if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(annotation, type) and type(value) is annotation:
+        return value
+    raise ValueError(f"{where} is {value!r}; allowed is {describe(annotation)}.")
+
+
+class Registry(Mapping[str, Callable[..., Any]]):
+    """Factories by published name.
+
+    Args:
+        what (`str`): what one entry is, as it stands in an error's sentence ("norm", "residual", ...).
+    """
+
+    def __init__(self, what: str):
+        self.what = what
+        self._factories: dict[str, Callable[..., Any]] = {}
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        if name not in self._factories:
+            raise KeyError(unknown(self.what, name, self._factories))
+        return self._factories[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._factories)
+
+    def __len__(self) -> int:
+        return len(self._factories)
+
+    def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorator that adds a class or function under `name`.
+
+        Raises:
+            ValueError: if the name is taken, or is not lower case with underscores.
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+            raise ValueError(f"the {self.what} name {name!r} must be lower case with underscores, like 'rms_norm'.")
+        if name in self._factories:
+            raise ValueError(f"the {self.what} name {name!r} is taken by {self._factories[name]!r}.")
+
+        def add(factory: Callable[..., Any]) -> Callable[..., Any]:
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """The options of `name`: the keyword-only parameters of its factory, annotations resolved."""
+        factory = self[name]
+        target = factory.__init__ if inspect.isclass(factory) else factory
+        hints = typing.get_type_hints(target, include_extras=True)
+        return {
+            key: parameter.replace(annotation=hints[key])
+            for key, parameter in inspect.signature(factory).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+    def parse(self, value: Any, where: str, default: Choice | None = None) -> Choice:
+        """A choice with all of its options from a name, a dict (`{"kind": name, option: value}`) or a choice.
+
+        Args:
+            value: what the user wrote.
+            where (`str`): the field it was written in, for the error.
+            default (`Choice`, *optional*): a dict without "kind" changes options of this choice.
+        Raises:
+            ValueError: unknown name, unknown option, wrong type or range, options that contradict each other.
+        """
+        if hasattr(value, "to_dict"):
+            value = value.to_dict()
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                f"{where} is {value!r}; allowed is the name of a {self.what} ({', '.join(self)}) or a dict with 'kind'."
+            )
+        given = dict(value)
+        kind = given.pop("kind", None)
+        if kind is None:
+            if default is None:
+                raise ValueError(f"{where} is {value!r}: it needs a 'kind', one of {', '.join(self)}.")
+            kind, given = default.kind, default.options | given
+        if not isinstance(kind, str) or kind not in self:
+            raise ValueError(f"{where}: {unknown(self.what, kind, self)}")
+        options = self.options(kind)
+        for key in given:
+            if key not in options:
+                known = unknown("option", key, options) if options else f"unknown option {key!r}: it takes none."
+                raise ValueError(f"{where} ({kind}): {known}")
+        missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
+        if missing:
+            raise ValueError(f"{where} ({kind}): the option {missing[0]!r} has no default and must be given.")
+        parsed = {
+            key: parse_option(option.annotation, given.get(key, option.default), f"{where}.{key}")
+            for key, option in options.items()
+        }
+        contradiction = getattr(self[kind], "contradiction", None)
+        if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
+            raise ValueError(f"{where} ({kind}): {sentence}")
+        return Choice(kind, parsed)
+
+    def build(self, choice: Choice, *args: Any) -> Any:
+        """The registered factory called with `args` and the choice's options."""
+        return self[choice.kind](*args, **choice.options)

@@ -1,0 +1,374 @@
+"""The spec of an add & norm scheme: `config.add_norm`, resolved over every axis."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+from .depth import parse_depth_value
+from .initialization import INITS
+from .norms import NORMS
+from .presets import PRESETS
+from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
+from .residuals import RESIDUALS
+
+
+FORMAT_VERSION = 1
+
+SLOTS = ("pre", "mid", "out", "post")
+
+SUBLAYERS = ("attention", "cross_attention", "feed_forward")
+
+STREAMS = Registry("stream")
+WIRINGS = Registry("wiring")
+
+
+@STREAMS.register("single")
+def single() -> None:
+    """One tensor runs through the layers; the stock encoder loop carries it."""
+
+
+@WIRINGS.register("sequential")
+def sequential() -> None:
+    """The sublayers of a layer follow each other: attention (cross-attention), feed-forward."""
+
+
+# A norm slot holds True (the spec's own norm stands here), False (nothing) or a norm of its own.
+SlotNorm = bool | Choice
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """The axes that one layer may have for itself.
+
+    Args:
+        norm (`Choice`): the norm of every slot that names none of its own.
+        attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots, pre/mid/out/post.
+        residual (`Choice`): how stream and branch are combined.
+        pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
+        dropout (`str`): "before_out" or "after_out", the branch's dropout relative to the norm in `out`.
+    """
+
+    norm: Choice
+    attention: dict[str, SlotNorm]
+    cross_attention: dict[str, SlotNorm]
+    feed_forward: dict[str, SlotNorm]
+    residual: Choice
+    pre_scale: float | Choice
+    dropout: str
+
+    def slot_norms(self, sublayer: str) -> dict[str, Choice]:
+        """The norm of every filled slot of `sublayer`."""
+        slots = getattr(self, sublayer)
+        return {slot: self.norm if norm is True else norm for slot, norm in slots.items() if norm is not False}
+
+
+def _parse_slot_norm(value: Any, where: str) -> SlotNorm:
+    if isinstance(value, bool):
+        return value
+    if value is None:
+        return False
+    return NORMS.parse(value, where)
+
+
+def _parse_slots(value: Any, where: str) -> dict[str, SlotNorm]:
+    if isinstance(value, (list, tuple)):
+        value = dict.fromkeys(value, True)
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{where} is {value!r}; allowed is a list of slots ({', '.join(SLOTS)}) or a dict from slot to norm."
+        )
+    for slot in value:
+        if slot not in SLOTS:
+            raise ValueError(f"{where}: {unknown('slot', slot, SLOTS)}")
+    parsed = {slot: _parse_slot_norm(value[slot], f"{where}.{slot}") for slot in SLOTS if slot in value}
+    return {slot: norm for slot, norm in parsed.items() if norm is not False}
+
+
+def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
+    """A place outside the layers: a slot norm, or the word that leaves it to the model."""
+    if value == word:
+        return word
+    if isinstance(value, str) and value not in NORMS:
+        raise ValueError(f"{where}: {unknown('norm', value, [word, *NORMS])}")
+    return _parse_slot_norm(value, where)
+
+
+def _parse_inits(value: Any, where: str) -> list[Choice]:
+    if value in (None, "stock"):
+        return []
+    values = value if isinstance(value, (list, tuple)) else [value]
+    rules = [INITS.parse(rule, f"{where}[{index}]") for index, rule in enumerate(values)]
+    seen: dict[str, str] = {}
+    for rule in rules:
+        for role in INITS.build(rule).roles:
+            if role in seen:
+                raise ValueError(f"{where}: {seen[role]!r} and {rule.kind!r} both set the start of {role}; keep one.")
+            seen[role] = rule.kind
+    return rules
+
+
+def _layer_parsers(default: Mapping[str, Any]) -> dict[str, Any]:
+    """How each axis of a layer is parsed; a dict without "kind" changes the options of `default`'s choice."""
+
+    def choice(registry: Registry, axis: str) -> Any:
+        return lambda value, where: registry.parse(value, where, default=default.get(axis))
+
+    return {
+        "norm": choice(NORMS, "norm"),
+        "attention": _parse_slots,
+        "cross_attention": _parse_slots,
+        "feed_forward": _parse_slots,
+        "residual": choice(RESIDUALS, "residual"),
+        "pre_scale": parse_depth_value,
+        "dropout": partial(parse_option, Literal["before_out", "after_out"]),
+    }
+
+
+def _parse_index(value: Any, where: str) -> list[int]:
+    indices = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not indices or any(type(index) is not int for index in indices):
+        raise ValueError(f"{where} is {value!r}; allowed is a layer's index from 0 (negative from the end) or a list.")
+    return indices
+
+
+def _parse_range(value: Any, where: str) -> list[int]:
+    bounds = list(value) if isinstance(value, (list, tuple)) else []
+    if len(bounds) != 2 or any(type(bound) is not int for bound in bounds) or not 0 <= bounds[0] < bounds[1]:
+        raise ValueError(f"{where} is {value!r}; allowed is [start, stop], whole numbers with 0 <= start < stop.")
+    return bounds
+
+
+_fraction = partial(parse_option, Fraction)
+
+# How an override names its layers: (what its value may be, the layers that it selects in a stack of n).
+SELECTORS: dict[str, tuple[Callable[[Any, str], Any], Callable[[Any, int], Iterable[int]]]] = {
+    "first": (whole(at_least=1), lambda value, n: range(value)),
+    "last": (whole(at_least=1), lambda value, n: range(n - value, n)),
+    "index": (_parse_index, lambda value, n: [index + n if index < 0 else index for index in value]),
+    "range": (_parse_range, lambda value, n: range(*value)),
+    "first_fraction": (_fraction, lambda value, n: range(int(value * n))),
+    "last_fraction": (_fraction, lambda value, n: range(n - int(value * n), n)),
+}
+
+
+@dataclass(frozen=True)
+class Override:
+    """Axes that some layers have for themselves.
+
+    Args:
+        selector (`str`): "first", "last" (a number of layers), "index" (one or several), "range" ([start, stop]),
+            "first_fraction" or "last_fraction" (of the depth, rounded down).
+        value: the selector's value.
+        axes (`dict`): the changed axes of `LayerSpec`.
+    """
+
+    selector: str
+    value: Any
+    axes: dict[str, Any]
+
+    @classmethod
+    def parse(cls, value: Any, where: str, default: Mapping[str, Any]) -> "Override":
+        """From `{selector: value, axis: ...}`."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}; allowed is a dict with one of {one_of(SELECTORS)} and the axes.")
+        parsers = _layer_parsers(default)
+        for key in value:
+            if key not in SELECTORS and key not in parsers:
+                raise ValueError(f"{where}: {unknown('key', key, [*SELECTORS, *parsers])}")
+        chosen = [key for key in value if key in SELECTORS]
+        if len(chosen) != 1:
+            raise ValueError(f"{where} names {len(chosen)} of {one_of(SELECTORS)}; allowed is exactly one.")
+        axes = {key: parsers[key](value[key], f"{where}.{key}") for key in parsers if key in value}
+        if not axes:
+            raise ValueError(f"{where} selects layers but changes nothing; allowed are {', '.join(parsers)}.")
+        parse_value, _ = SELECTORS[chosen[0]]
+        return cls(chosen[0], parse_value(value[chosen[0]], f"{where}.{chosen[0]}"), axes)
+
+    def layers(self, layers: int) -> list[int]:
+        """The selected indices in a stack of `layers`.
+
+        Raises:
+            ValueError: if one lies outside of it.
+        """
+        _, select = SELECTORS[self.selector]
+        selected = list(select(self.value, layers))
+        outside = [index for index in selected if not 0 <= index < layers]
+        if outside:
+            raise ValueError(
+                f"add_norm.layers: {{{self.selector!r}: {self.value!r}}} selects layers outside of 0..{layers - 1}; "
+                f"the model has {layers}."
+            )
+        return selected
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {self.selector: self.value} | to_json(self.axes)
+
+
+@dataclass(frozen=True)
+class AddNormSpec:
+    """An add & norm scheme over all of its axes. Build one with `AddNormSpec.parse`.
+
+    Args:
+        format_version (`int`): version of this format.
+        preset (`str`): the row that the axes started from; for people, no code reads it after parsing.
+        norm (`Choice`): the norm of every place that names none of its own.
+        embed (`"auto"` or `SlotNorm`): after the sum of the embeddings; "auto": where the stock model has a norm.
+        attention, feed_forward (`dict`): filled slots of the sublayers.
+        cross_attention (`dict` or `None`): likewise, by default as `attention`.
+        final (`SlotNorm`): after the last layer.
+        head (`"stock"` or `SlotNorm`): the heads' own norms; "stock" leaves them alone.
+        residual (`Choice`): how stream and branch are combined.
+        pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
+        dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
+        stream, wiring (`Choice`): the state that runs through the layers; how a layer's sublayers meet.
+        init (`list[Choice]`): rules for the start weights; empty is the stock init.
+        layers (`list[Override]`): per-layer exceptions, later ones win.
+    """
+
+    format_version: int
+    preset: str
+    norm: Choice
+    embed: str | SlotNorm
+    attention: dict[str, SlotNorm]
+    cross_attention: dict[str, SlotNorm] | None
+    feed_forward: dict[str, SlotNorm]
+    final: SlotNorm
+    head: str | SlotNorm
+    residual: Choice
+    pre_scale: float | Choice
+    dropout: str
+    stream: Choice
+    wiring: Choice
+    init: list[Choice]
+    layers: list[Override]
+
+    @classmethod
+    def parse(cls, value: Any, default_preset: str = "post_ln") -> "AddNormSpec":
+        """A spec from what a user or a config.json wrote.
+
+        Args:
+            value: the name of a preset, a dict of axes (over its "preset", or `default_preset`), a spec, or None.
+            default_preset (`str`, *optional*, defaults to `"post_ln"`): the family's stock form.
+        Raises:
+            ValueError: unknown key, unknown name (the nearest known ones are named), value not allowed, axes that
+                contradict each other, or a format newer than this version reads.
+        """
+        if isinstance(value, cls):
+            return value
+        if hasattr(value, "to_dict"):
+            value = value.to_dict()
+        if value is None:
+            value = default_preset
+        if isinstance(value, str):
+            value = {"preset": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"add_norm is {value!r}; allowed is a preset's name ({', '.join(PRESETS)}) or a dict.")
+        version = value.get("format_version", FORMAT_VERSION)
+        if type(version) is not int or version < 1:
+            raise ValueError(f"add_norm.format_version is {version!r}; allowed is a whole number up to {FORMAT_VERSION}.")
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"add_norm.format_version is {version}, but this version of hf_addnorm reads up to {FORMAT_VERSION}; "
+                f"a newer hf_addnorm is needed."
+            )
+        known = [f.name for f in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise ValueError(f"add_norm: {unknown('key', key, known)}")
+        preset = value.get("preset", default_preset)
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise ValueError(f"add_norm.preset: {unknown('preset', preset, PRESETS)}")
+        axes = _axes(_STOCK_AXES, {})
+        axes = _axes(PRESETS[preset].spec, axes)
+        axes = _axes({key: item for key, item in value.items() if key not in ("preset", "format_version")}, axes)
+        spec = cls(format_version=FORMAT_VERSION, preset=preset, **axes)
+        spec._refuse_contradictions()
+        return spec
+
+    def _refuse_contradictions(self) -> None:
+        filled = {slot for layer in self._distinct_layers() for name in SUBLAYERS for slot in layer.slot_norms(name)}
+        kinds = [rule.kind for rule in self.init]
+        if "out" not in filled and "zero_out_norm" in kinds:
+            raise ValueError("add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0, but no slot out is filled.")
+        if "out" not in filled and self.dropout == "after_out":
+            raise ValueError("add_norm.dropout is 'after_out', but no slot out is filled; allowed is 'before_out'.")
+        if "pre" not in filled and self.pre_scale != 1.0:
+            raise ValueError("add_norm.pre_scale scales the norms of the slot pre, but no slot pre is filled; allowed is 1.")
+
+    def _distinct_layers(self) -> list[LayerSpec]:
+        return [self._layer([])] + [self._layer([override]) for override in self.layers]
+
+    def _layer(self, overrides: list[Override]) -> LayerSpec:
+        axes = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
+        for override in overrides:
+            axes |= override.axes
+        if axes["cross_attention"] is None:
+            axes["cross_attention"] = axes["attention"]
+        return LayerSpec(**axes)
+
+    def layer(self, index: int, layers: int) -> LayerSpec:
+        """What layer `index` of `layers` has.
+
+        Raises:
+            ValueError: if an override selects layers that the stack does not have.
+        """
+        return self._layer([override for override in self.layers if index in override.layers(layers)])
+
+    def check_depth(self, layers: int) -> None:
+        """Refuse overrides for layers that a stack of `layers` does not have."""
+        for override in self.layers:
+            override.layers(layers)
+
+    def place_norm(self, place: "str | SlotNorm") -> Choice | None:
+        """The norm of a place outside the layers (embed, final, head), or None."""
+        return self.norm if place in (True, "auto") else None if place is False else place
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: every axis, resolved. `AddNormSpec.parse(spec.to_dict()) == spec`."""
+        return {
+            f.name: [override.to_dict() for override in self.layers] if f.name == "layers" else to_json(getattr(self, f.name))
+            for f in fields(self)
+        }
+
+
+_STOCK_AXES = {
+    "norm": "layer_norm",
+    "embed": "auto",
+    "attention": ["post"],
+    "cross_attention": None,
+    "feed_forward": ["post"],
+    "final": False,
+    "head": "stock",
+    "residual": "add",
+    "pre_scale": 1.0,
+    "dropout": "before_out",
+    "stream": "single",
+    "wiring": "sequential",
+    "init": [],
+    "layers": [],
+}
+
+
+def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the axes of `given` parsed over it."""
+    parsers = {
+        **_layer_parsers(below),
+        "cross_attention": lambda value, where: None if value is None else _parse_slots(value, where),
+        "embed": partial(_parse_place, word="auto"),
+        "final": _parse_slot_norm,
+        "head": partial(_parse_place, word="stock"),
+        "stream": STREAMS.parse,
+        "wiring": WIRINGS.parse,
+        "init": _parse_inits,
+    }
+    axes = dict(below) | {key: parsers[key](value, f"add_norm.{key}") for key, value in given.items() if key != "layers"}
+    if "layers" in given:
+        overrides = given["layers"]
+        if not isinstance(overrides, (list, tuple)):
+            raise ValueError(f"add_norm.layers is {overrides!r}; allowed is a list of dicts.")
+        axes["layers"] = [
+            Override.parse(override, f"add_norm.layers[{index}]", axes) for index, override in enumerate(overrides)
+        ]
+    return axes

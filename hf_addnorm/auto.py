@@ -57,7 +57,9 @@ def load_pretrained(
     """
     if isinstance(auto_class, str):
         if not hasattr(transformers, auto_class):
-            raise ValueError(f"auto_class is {auto_class!r}; allowed is the name of one of Transformers' Auto classes.")
+            raise ValueError(
+                f"auto_class is {auto_class!r}; allowed is the name of one of Transformers' Auto classes."
+            )
         auto_class = getattr(transformers, auto_class)
     if add_norm is None:
         return auto_class.from_pretrained(checkpoint, **kwargs)

@@ -5,15 +5,22 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .spec import AddNormSpec
 
 
-class AddNormConfig:
-    """Mixin for a family's config. Not a config itself: as a dataclass it would hide the family's own defaults.
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+else:
+    # at run time not a config itself: as a dataclass it would hide the family's own defaults
+    PreTrainedConfig = object
+
+
+class AddNormConfig(PreTrainedConfig):
+    """Mixin for a family's config.
 
     `add_norm` accepts the name of a preset, a dict of axes or a spec, wherever it is set, and always holds a
     validated `AddNormSpec`; the JSON form is the resolved spec.
@@ -29,6 +36,8 @@ class AddNormConfig:
     default_preset: ClassVar[str] = "post_ln"
     # every Auto class that finds the family's models, and the model that it finds
     auto_classes: ClassVar[dict[str, str]]
+
+    add_norm: Any
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -70,7 +79,7 @@ class AddNormConfig:
         self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
         self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
         super().save_pretrained(save_directory, **kwargs)
-        source = Path(sys.modules[type(self).__module__].__file__).with_name(f"{modeling}.py")
+        source = Path(str(sys.modules[type(self).__module__].__file__)).with_name(f"{modeling}.py")
         # a config that was loaded alone, as remote code, has no modeling file beside it
         if source.exists():
             for file in {str(source), *get_relative_import_files(source)}:

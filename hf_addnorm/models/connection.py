@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ class AddNorm(nn.Module):
         spec (`LayerSpec`): the axes of the layer.
         sublayer (`str`): attention, cross_attention or feed_forward.
         norms (`dict[str, torch.nn.Module]`): the norms that live here, by slot.
-        residual (`torch.nn.Module`, *optional*): by default the layer has one for all of its sublayers.
+        residual (`torch.nn.Module`, *optional*): how stream and branch are combined; None where the sublayers of the
+            layer share one, which is then passed in at call time.
         pre_scale (`float`): multiplies the output of the norm in `pre`.
     """
 
@@ -45,7 +47,8 @@ class AddNorm(nn.Module):
         self.branch_end = ("dropout", "out") if spec.dropout == "before_out" else ("out", "dropout")
         for slot, norm in norms.items():
             self.add_module(f"{slot}_norm", norm)
-        self.residual_norm = residual
+        # None is replaced by the layer's own at call time
+        self.residual_norm: Any = residual
 
     def forward(
         self,
@@ -76,4 +79,30 @@ class AddNorm(nn.Module):
         f = branch(u, partial(norm, "mid"))
         for step in self.branch_end:
             f = dropout(f) if step == "dropout" else norm(step, f)
-        return norm("post", (residual or self.residual_norm)(x, f))
+        combine = self.residual_norm if residual is None else residual
+        return norm("post", combine(x, f))
+
+
+class Connections(nn.Module):
+    """The add & norm blocks of one layer, and the residual that they share, if they do.
+
+    Args:
+        blocks (`dict[str, AddNorm]`): by sublayer: attention, cross_attention, feed_forward.
+        residual (`torch.nn.Module`, *optional*): one for all sublayers.
+    """
+
+    def __init__(self, blocks: Mapping[str, AddNorm], residual: nn.Module | None):
+        super().__init__()
+        for name, block in blocks.items():
+            self.add_module(name, block)
+        self.residual_norm = residual
+
+    def has(self, name: str) -> bool:
+        """Whether the layer has the sublayer `name`."""
+        return name in self._modules
+
+    def forward(
+        self, name: str, x: torch.Tensor, branch: Branch, dropout: nn.Module, stock_norms: Mapping[str, nn.Module]
+    ) -> torch.Tensor:
+        """The stream after the sublayer `name`; arguments as in `AddNorm.forward`."""
+        return getattr(self, name)(x, branch, dropout, stock_norms, self.residual_norm)

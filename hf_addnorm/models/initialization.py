@@ -6,14 +6,13 @@ that a checkpoint brought are never touched.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
 from transformers import initialization as init
 
-from .depth import DepthValue, Position, at_depth, parse_depth_value
+from .depth import Position, at_depth, parse_depth_value
 from .norms import set_gain
-from .registry import Registry
+from .registry import Choice, Registry
 
 
 INITS = Registry("init rule")
@@ -44,11 +43,11 @@ class ScaleWeights:
             which then also draws the attention's and feed-forward's other weights, unscaled.
     """
 
-    def __init__(self, roles: tuple[str, ...], factor: DepthValue, base: str = "stock"):
+    def __init__(self, roles: tuple[str, ...], factor: float | Choice, base: str = "stock"):
         self.roles = roles if base == "stock" else LINEAR_ROLES
         self.scaled, self.factor, self.base = roles, factor, base
 
-    def apply(self, module: nn.Module, role: Role) -> None:
+    def apply(self, module: Any, role: Role) -> None:
         """Draw and scale the weight of `module`, if its role is one of these."""
         factor = at_depth(self.factor, role.position) if role.name in self.scaled else 1.0
         if self.base == "xavier_normal":
@@ -63,7 +62,7 @@ class ZeroNorms:
     def __init__(self, roles: tuple[str, ...]):
         self.roles = roles
 
-    def apply(self, module: nn.Module, role: Role) -> None:
+    def apply(self, module: Any, role: Role) -> None:
         """Write gain 0 and bias 0."""
         set_gain(module, 0.0)
         if getattr(module, "bias", None) is not None:

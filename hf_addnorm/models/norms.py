@@ -3,7 +3,7 @@
 The keyword-only parameters of a registered factory are the options that `add_norm` accepts for it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ class Norm(nn.Module):
         return f"{self.hidden_size}"
 
 
-def set_gain(norm: nn.Module, gain: float) -> None:
+def set_gain(norm: Any, gain: float) -> None:
     """Start `norm` with this gain (through the guarded initialisers: loaded values stay)."""
     if getattr(norm, "zero_centered_weight", None) is not None:
         nn.init.constant_(norm.zero_centered_weight, gain - 1)
@@ -247,11 +247,12 @@ class Affine(Norm):
         count = hidden_size if groups is None else groups
         if hidden_size % count:
             raise ValueError(f"affine: groups is {count}, which does not divide the width {hidden_size}.")
-        self.weight = nn.Parameter(torch.empty(count))
+        self.groups = count
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(count))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = (y.unflatten(-1, (self.weight.shape[0], -1)) * self.weight[:, None]).flatten(-2)
+        y = (y.unflatten(-1, (self.groups, -1)) * self.weight.unsqueeze(-1)).flatten(-2)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype)
@@ -261,7 +262,7 @@ class Affine(Norm):
 def none(hidden_size: int) -> nn.Module:
     """No norm: the identity. It fills a slot that a preset names while the norm itself is taken away.
 
-        x [..., hidden] -> x
+    x [..., hidden] -> x
     """
     return nn.Identity()
 

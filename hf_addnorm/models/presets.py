@@ -12,7 +12,7 @@ class Preset:
     """A published add & norm scheme.
 
     Args:
-        formula (`str`): one sublayer; F is attention or feed-forward, N the norm, l the layer counted from 1, L the depth.
+        formula (`str`): one sublayer; F is attention or feed-forward, N the norm, l the layer from 1, L the depth.
         flow (`str`): the same as a drawing, from the stream to the stream.
         source (`str`): paper, year, arXiv id.
         spec (`dict`): the axes, over those of `post_ln`.

@@ -4,7 +4,6 @@ The stock class builds itself; then its parts are adopted, under their own names
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -12,12 +11,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .connection import AddNorm, Branch
+from .connection import AddNorm, Branch, Connections
 from .depth import Position, at_depth
 from .initialization import INITS, Role
 from .norms import Norm, build_norm
+from .registry import Choice
 from .residuals import RESIDUALS, LearnedResidual
-from .spec import SLOTS, AddNormSpec
+from .spec import AddNormSpec
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -80,13 +80,17 @@ def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
         init_args: for `PreTrainedModel.__init__` where `cls` is a model, which keeps state by class.
     """
     module = cls.__new__(cls)
-    base = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
+    base: Any = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
     base.__init__(module, *init_args)
     by_class = set(vars(PreTrainedModel)) | set(module.__dict__) if base is PreTrainedModel else set()
     for key, value in stock.__dict__.items():
         if key not in by_class or key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             module.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value
     return module
+
+
+def _build_norm(norm: Choice, config: PreTrainedConfig, width: int | None = None) -> Any:
+    return build_norm(norm, width or config.hidden_size, config.layer_norm_eps, config.num_attention_heads)
 
 
 class AddNormLayer(nn.Module):
@@ -100,57 +104,49 @@ class AddNormLayer(nn.Module):
     sublayers: ClassVar[dict[str, Sublayer]]
 
     def install_add_norm(self, spec: AddNormSpec, config: PreTrainedConfig, index: int) -> None:
-        """Build the blocks of layer `index` and mark each part with its role."""
+        """Build the blocks of layer `index`, put norms at the stock layer's paths, mark each part with its role."""
         depth = config.num_hidden_layers
         layer_spec = spec.layer(index, depth)
         present = [name for name, parts in self.sublayers.items() if has_part(self, parts.dropout)]
-        shares_residual = layer_spec.residual.options.get("share") == "layer"
-        self.connections = nn.ModuleDict()
+        shared = None
+        blocks = {}
         for order, name in enumerate(present):
             parts = self.sublayers[name]
             position = Position(index, depth, index * len(present) + order, depth * len(present))
-            residual = RESIDUALS.build(layer_spec.residual, config.hidden_size, position)
-            if shares_residual and order == 0:
-                self.connections["residual_norm"] = residual
-            own_norms = {}
-            for slot in SLOTS:
-                norm = nn.Identity()
-                if (choice := layer_spec.slot_norms(name).get(slot)) is not None:
-                    width = getattr(config, parts.mid_width) if slot == "mid" else config.hidden_size
-                    norm = build_norm(choice, width, config.layer_norm_eps, config.num_attention_heads)
-                    norm.add_norm_role = Role(f"{slot}_norm", position)
-                if slot in parts.norms:
-                    self.set_submodule(parts.norms[slot], norm, strict=True)
-                elif choice is not None:
-                    own_norms[slot] = norm
+            norms = {
+                slot: _build_norm(choice, config, getattr(config, parts.mid_width) if slot == "mid" else None)
+                for slot, choice in layer_spec.slot_norms(name).items()
+            }
+            for slot, norm in norms.items():
+                norm.add_norm_role = Role(f"{slot}_norm", position)
+            for slot, path in parts.norms.items():
+                self.set_submodule(path, norms.pop(slot, nn.Identity()), strict=True)
             for role, path in parts.linears.items():
-                self.get_submodule(path).add_norm_role = Role(role, position)
-            self.connections[name] = AddNorm(
-                layer_spec, name, own_norms, None if shares_residual else residual, at_depth(layer_spec.pre_scale, position)
-            )
+                linear: Any = self.get_submodule(path)
+                linear.add_norm_role = Role(role, position)
+            residual = RESIDUALS.build(layer_spec.residual, config.hidden_size, position)
+            if layer_spec.residual.options.get("share") == "layer":
+                shared, residual = shared or residual, None
+            blocks[name] = AddNorm(layer_spec, name, norms, residual, at_depth(layer_spec.pre_scale, position))
+        self.connections = Connections(blocks, shared)
 
     def connect(self, name: str, x: torch.Tensor, branch: Branch) -> torch.Tensor:
         """The stream after the sublayer `name`, whose computation is `branch`."""
         parts = self.sublayers[name]
-        return self.connections[name](
-            x,
-            branch,
-            dropout=get_part(self, parts.dropout),
-            stock_norms={slot: get_part(self, path) for slot, path in parts.norms.items()},
-            residual=self.connections["residual_norm"] if "residual_norm" in self.connections else None,
-        )
+        stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
+        return self.connections(name, x, branch, get_part(self, parts.dropout), stock_norms)
 
 
 class AddNormEncoder(nn.Module):
     """Mixin for a family's encoder: the stock loop over the layers, then the norm of the place `final`.
 
-        x -> layer 1 -> ... -> layer L -> final -> last_hidden_state
+    x -> layer 1 -> ... -> layer L -> final -> last_hidden_state
     """
 
     final_norm: nn.Module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = super().forward(*args, **kwargs)
+        outputs: Any = super().forward(*args, **kwargs)
         outputs.last_hidden_state = self.final_norm(outputs.last_hidden_state)
         return outputs
 
@@ -169,8 +165,8 @@ class AddNormPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
         if not hasattr(config, "add_norm"):
             raise ValueError(
-                f"{type(self).__name__} needs a {self.config_class.__name__}, got a {type(config).__name__}; "
-                f"{self.config_class.__name__}.from_dict(config.to_dict()) makes one."
+                f"{type(self).__name__} needs a config with add_norm, got a {type(config).__name__}: make it with the "
+                f"family's AddNorm config."
             )
         super().__init__(config, *args, **kwargs)
 
@@ -197,16 +193,14 @@ class AddNormPreTrainedModel(PreTrainedModel):
         super().post_init()
 
     def _place_norm(self, spec: AddNormSpec, place: Any) -> nn.Module:
-        norm, config = spec.place_norm(place), self.config
-        if norm is None:
-            return nn.Identity()
-        return build_norm(norm, config.hidden_size, config.layer_norm_eps, config.num_attention_heads)
+        norm = spec.place_norm(place)
+        return nn.Identity() if norm is None else _build_norm(norm, self.config)
 
     def _install_in_base(self, spec: AddNormSpec) -> None:
         spec.check_depth(self.config.num_hidden_layers)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self.set_submodule(self.anatomy.embed_norm, self._place_norm(spec, spec.embed), strict=True)
-        layers = self.get_submodule(self.anatomy.layers)
+        layers: Any = self.get_submodule(self.anatomy.layers)
         for index, stock in enumerate(layers):
             layers[index] = adopt(self.add_norm_layer, stock)
             layers[index].install_add_norm(spec, self.config, index)
@@ -217,14 +211,14 @@ class AddNormPreTrainedModel(PreTrainedModel):
             # a base model adopted from a head was started by the stock rules already
             for module in self.modules():
                 if hasattr(module, "add_norm_role"):
-                    module._is_hf_initialized = False
+                    module._is_hf_initialized = False  # type: ignore[assignment]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, (Norm, LearnedResidual)):
             module.reset_parameters()
-        role = getattr(module, "add_norm_role", None)
-        for rule in self.add_norm_inits if role is not None else ():
-            if role.name in rule.roles:
-                rule.apply(module, role)
+        if (role := getattr(module, "add_norm_role", None)) is not None:
+            for rule in self.add_norm_inits:
+                if role.name in rule.roles:
+                    rule.apply(module, role)

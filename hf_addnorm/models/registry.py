@@ -10,23 +10,23 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 
-def one_of(names) -> str:
+def one_of(names: Iterable[object]) -> str:
     """`a, b or c`, for the end of an error's sentence."""
-    names = [str(name) for name in names]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    *most, last = [str(name) for name in names]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
-def unknown(what: str, name: object, known) -> str:
+def unknown(what: str, name: object, known: Iterable[object]) -> str:
     """The sentence for an unknown name: the nearest known ones first, then all of them."""
-    known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    names = [str(item) for item in known]
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f" Did you mean {one_of(near)}?" if near else ""
-    return f"unknown {what} {name!r}.{hint} Known: {', '.join(known)}."
+    return f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}."
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Choice:
 
 
 def to_json(value: Any) -> Any:
-    """`value` with every choice in it replaced by its JSON form."""
-    if isinstance(value, Choice):
+    """`value` with everything in it that has a JSON form replaced by that."""
+    if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
@@ -107,7 +107,7 @@ def describe(annotation: Any) -> str:
 
 
 def parse_option(annotation: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type; raises ValueError with one sentence that names `where`, value, what is allowed."""
+    """`value` as the annotated type; the ValueError's sentence names `where`, the value and what is allowed."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return args[1](value, where)
@@ -196,7 +196,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
             value = {"kind": value}
         if not isinstance(value, Mapping):
             raise ValueError(
-                f"{where} is {value!r}; allowed is the name of a {self.what} ({', '.join(self)}) or a dict with 'kind'."
+                f"{where} is {value!r}; allowed is the name of a {self.what} ({', '.join(self)}) or a dict of one."
             )
         given = dict(value)
         kind = given.pop("kind", None)

@@ -267,7 +267,9 @@ class AddNormSpec:
             raise ValueError(f"add_norm is {value!r}; allowed is a preset's name ({', '.join(PRESETS)}) or a dict.")
         version = value.get("format_version", FORMAT_VERSION)
         if type(version) is not int or version < 1:
-            raise ValueError(f"add_norm.format_version is {version!r}; allowed is a whole number up to {FORMAT_VERSION}.")
+            raise ValueError(
+                f"add_norm.format_version is {version!r}; allowed is a whole number up to {FORMAT_VERSION}."
+            )
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"add_norm.format_version is {version}, but this version of hf_addnorm reads up to {FORMAT_VERSION}; "
@@ -291,11 +293,15 @@ class AddNormSpec:
         filled = {slot for layer in self._distinct_layers() for name in SUBLAYERS for slot in layer.slot_norms(name)}
         kinds = [rule.kind for rule in self.init]
         if "out" not in filled and "zero_out_norm" in kinds:
-            raise ValueError("add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0, but no slot out is filled.")
+            raise ValueError(
+                "add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0, but no slot out is filled."
+            )
         if "out" not in filled and self.dropout == "after_out":
             raise ValueError("add_norm.dropout is 'after_out', but no slot out is filled; allowed is 'before_out'.")
         if "pre" not in filled and self.pre_scale != 1.0:
-            raise ValueError("add_norm.pre_scale scales the norms of the slot pre, but no slot pre is filled; allowed is 1.")
+            raise ValueError(
+                "add_norm.pre_scale scales the norms of the slot pre, but no slot pre is filled; allowed is 1."
+            )
 
     def _distinct_layers(self) -> list[LayerSpec]:
         return [self._layer([])] + [self._layer([override]) for override in self.layers]
@@ -323,12 +329,16 @@ class AddNormSpec:
 
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
         """The norm of a place outside the layers (embed, final, head), or None."""
-        return self.norm if place in (True, "auto") else None if place is False else place
+        if isinstance(place, Choice):
+            return place
+        return self.norm if place in (True, "auto") else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: every axis, resolved. `AddNormSpec.parse(spec.to_dict()) == spec`."""
         return {
-            f.name: [override.to_dict() for override in self.layers] if f.name == "layers" else to_json(getattr(self, f.name))
+            f.name: [override.to_dict() for override in self.layers]
+            if f.name == "layers"
+            else to_json(getattr(self, f.name))
             for f in fields(self)
         }
 
@@ -363,7 +373,9 @@ def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
         "wiring": WIRINGS.parse,
         "init": _parse_inits,
     }
-    axes = dict(below) | {key: parsers[key](value, f"add_norm.{key}") for key, value in given.items() if key != "layers"}
+    axes = dict(below) | {
+        key: parsers[key](value, f"add_norm.{key}") for key, value in given.items() if key != "layers"
+    }
     if "layers" in given:
         overrides = given["layers"]
         if not isinstance(overrides, (list, tuple)):

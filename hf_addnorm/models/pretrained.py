@@ -20,6 +20,14 @@ from .residuals import RESIDUALS, LearnedResidual
 from .spec import AddNormSpec
 
 
+try:
+    from safetensors import SafetensorError
+except ImportError:  # never with a Transformers that loads safetensors
+
+    class SafetensorError(Exception):  # type: ignore[no-redef]
+        """Stands for the error that cannot be raised then."""
+
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -169,6 +177,17 @@ class AddNormPreTrainedModel(PreTrainedModel):
                 f"family's AddNorm config."
             )
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers; weights that are cut short or damaged are named in a sentence."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"the weights of {pretrained_model_name_or_path} are truncated or damaged ({error}): copy or download "
+                "them again."
+            ) from error
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":

@@ -1,0 +1,444 @@
+"""Independent formulas for the tests, in plain torch: written from the papers, not from the package.
+
+Every table is keyed like the registry that it is the reference of, and the tests compare the keys, so that a new row
+without a reference fails. Everything runs in the dtype of its inputs; the tests use float64.
+
+Weights of a whole encoder have neutral names: `layers.{i}.{q,k,v,o,w1,w2}.{weight,bias}`,
+`layers.{i}.{attn,cross,ffn}.{pre,mid,out,post}.*`, `layers.{i}.{attn,cross,ffn}.{alpha,lambda}`, `final.*`.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, what: str = "value") -> None:
+    """`|actual - expected| <= tolerance * max|expected|`, the maximum over the last axis: a tiny token counts too."""
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    if expected.numel() == 0:
+        return
+    scale = expected.abs().amax(-1, keepdim=True) if expected.dim() else expected.abs()
+    error = (actual.to(expected.dtype) - expected).abs()
+    # a row of exact zeros must be met exactly
+    worst = torch.where(error == 0, 0.0, error / scale).max().item()
+    assert worst <= tolerance, f"{what}: off by {worst:.3g} of the row's maximum, allowed {tolerance:.3g}"
+
+
+def combinations(samples: Mapping[str, list]) -> Iterator[dict[str, Any]]:
+    """Every combination of one sample per option."""
+    for values in itertools.product(*samples.values()):
+        yield dict(zip(samples, values, strict=True))
+
+
+# --- norms: the function, its parameters' start values, sample values of every option ---
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One row of a registry.
+
+    `formula` takes the tensors, then the parameters by name, then the options; `start` gives (shape, value) of every
+    parameter from the width and the options; `samples` has values to try for every option; `contradicts` says which
+    combinations must be refused.
+    """
+
+    formula: Callable[..., Any]
+    start: Callable[..., dict[str, tuple[tuple[int, ...], float]]] = lambda width, **_: {}
+    samples: dict[str, list] = field(default_factory=dict)
+    contradicts: Callable[..., bool] = lambda **_: False
+
+
+def _affine(y: torch.Tensor, p: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if "weight" in p:
+        y = y * p["weight"]
+    if "zero_centered_weight" in p:
+        y = y * (1 + p["zero_centered_weight"])
+    return y + p["bias"] if "bias" in p else y
+
+
+def _layer_norm(x, p, *, eps, eps_place="inside", variance="biased", **_):
+    n = x.shape[-1]
+    centred = x - x.sum(-1, keepdim=True) / n
+    var = (centred**2).sum(-1, keepdim=True) / (n if variance == "biased" else n - 1)
+    return _affine(centred / ((var + eps) ** 0.5 if eps_place == "inside" else var**0.5 + eps), p)
+
+
+def _rms_norm(x, p, *, eps=1e-6, eps_place="inside", **_):
+    mean_square = (x**2).sum(-1, keepdim=True) / x.shape[-1]
+    return _affine(x / ((mean_square + eps) ** 0.5 if eps_place == "inside" else mean_square**0.5 + eps), p)
+
+
+def _dyt(x, p, **_):
+    return _affine(torch.tanh(p["alpha"] * x), p)
+
+
+def _affine_map(x, p, **_):
+    # group g of G owns the contiguous features g * width / G up to (g + 1) * width / G
+    count = p["weight"].shape[0]
+    features = torch.arange(x.shape[-1]) // (x.shape[-1] // count)
+    return _affine(x, {**p, "weight": p["weight"][features]})
+
+
+def _gain_and_bias(width, *, gain=True, bias=True, zero_centered=False, **_):
+    start = {}
+    if gain:
+        start |= {"zero_centered_weight": ((width,), 0.0)} if zero_centered else {"weight": ((width,), 1.0)}
+    return start | ({"bias": ((width,), 0.0)} if bias else {})
+
+
+# "heads" stands for this many in a width of: 12 -> 4, 7 -> 7, 33 -> 3
+HEADS = {12: 4, 7: 7, 33: 3}
+MODEL_EPS = 1e-5
+
+NORM_REFERENCES = {
+    "layer_norm": Reference(
+        formula=lambda x, p, *, eps, **options: _layer_norm(x, p, eps=MODEL_EPS if eps is None else eps, **options),
+        start=_gain_and_bias,
+        samples={
+            "gain": [True, False],
+            "bias": [True, False],
+            "eps": [None, 1e-12, 1e-3],
+            "eps_place": ["inside", "outside"],
+            "variance": ["biased", "unbiased"],
+        },
+    ),
+    "rms_norm": Reference(
+        formula=_rms_norm,
+        start=_gain_and_bias,
+        samples={
+            "gain": [True, False],
+            "bias": [False, True],
+            "zero_centered": [False, True],
+            "eps": [1e-12, 1e-3],
+            "eps_place": ["inside", "outside"],
+        },
+        contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
+    ),
+    "dyt": Reference(
+        formula=_dyt,
+        start=lambda width, *, alpha_init, **_: {"alpha": ((1,), alpha_init)} | _gain_and_bias(width),
+        samples={"alpha_init": [0.5, 2.0]},
+    ),
+    "affine": Reference(
+        formula=_affine_map,
+        start=lambda width, *, bias, groups: {
+            "weight": (({None: width, "heads": HEADS.get(width)}.get(groups, groups),), 1.0)
+        }
+        | ({"bias": ((width,), 0.0)} if bias else {}),
+        samples={"bias": [True, False], "groups": [None, 1, "heads"]},
+    ),
+    "none": Reference(formula=lambda x, p: x),
+}
+
+
+# --- depth: from (layer l and sublayer k counted from 1, their numbers) to a number ---
+
+
+def _power(l, layers, k, sublayers, *, of, exponent, times=1.0, factor=1.0, log_of=False):
+    n = times * {"layer": l, "layers": layers, "sublayer": k, "sublayers": sublayers}[of]
+    return factor * math.pow(math.log(n) if log_of else n, exponent)
+
+
+def _cait(l, layers, k, sublayers):
+    for deepest, value in ((18, 1e-1), (24, 1e-5)):
+        if layers <= deepest:
+            return value
+    return 1e-6
+
+
+DEPTH_REFERENCES: dict[str, Callable[..., float]] = {"power": _power, "cait": _cait}
+
+
+def depth_value(value: Any, l: int, layers: int, k: int, sublayers: int) -> float:
+    """The number that an option stands for: itself, or a depth rule by name or dict."""
+    if isinstance(value, (int, float)):
+        return value
+    options = {"kind": value} if isinstance(value, str) else dict(value)
+    return DEPTH_REFERENCES[options.pop("kind")](l, layers, k, sublayers, **options)
+
+
+# --- residuals ---
+
+_DEPTH_SAMPLES = [{"kind": "power", "of": "sublayers", "exponent": 0.25}, {"kind": "power", "of": "layer", "exponent": -1}]
+
+
+def _learned(x, f, p, *, side, **_):
+    (factor,) = p.values()
+    return x + factor * f if side == "branch" else factor * x + f
+
+
+_LEARNED_SAMPLES = {
+    "start": [0.0, 0.3, "cait", *_DEPTH_SAMPLES],
+    "share": ["sublayer", "layer"],
+    "side": ["branch", "skip"],
+}
+
+# here the formula's constants and the start values are those that the depth rules came out as
+RESIDUAL_REFERENCES = {
+    "add": Reference(formula=lambda x, f, p: x + f),
+    "constant": Reference(
+        formula=lambda x, f, p, *, skip_scale, branch_scale: skip_scale * x + branch_scale * f,
+        samples={"skip_scale": [1.0, 2.5, *_DEPTH_SAMPLES], "branch_scale": [1.0, 0.5, *_DEPTH_SAMPLES]},
+    ),
+    "scalar": Reference(_learned, lambda width, *, start, **_: {"alpha": ((1,), start)}, _LEARNED_SAMPLES),
+    "vector": Reference(_learned, lambda width, *, start, **_: {"weight": ((width,), start)}, _LEARNED_SAMPLES),
+}
+
+
+# --- init rules: role -> (factor on the weight, from the number of sublayers), the draw that it multiplies ---
+
+
+@dataclass(frozen=True)
+class InitReference:
+    """What an init rule does: the roles whose weight it multiplies, and by how much in a stack of n sublayers.
+
+    `base` is the draw that is multiplied by default, and `bases` are all that the rule offers; `zeroes` are the roles
+    whose every parameter starts such that the gain and the bias are 0.
+    """
+
+    roles: tuple[str, ...] = ()
+    factor: Callable[[int], float] = lambda sublayers: 1.0
+    base: str = "stock"
+    bases: tuple[str, ...] = ("stock",)
+    zeroes: tuple[str, ...] = ()
+
+
+INIT_REFERENCES = {
+    # GPT-2: "scale the weights of residual layers at initialization by 1/sqrt(N), N the number of residual layers"
+    "scaled_output": InitReference(("o", "w2"), lambda n: 1 / math.sqrt(n)),
+    # DeepNet, table 2: encoder (8N)^-1/4 of 2N sublayers, decoder of an encoder-decoder (12M)^-1/4 of 3M
+    "deepnorm": InitReference(
+        ("v", "o", "w1", "w2"), lambda n: (4 * n) ** -0.25, "xavier_normal", ("xavier_normal", "stock")
+    ),
+    # Magneto, figure 2: encoder sqrt(log 2N), decoder with cross-attention sqrt(log 3M)
+    "sub_ln": InitReference(
+        ("v", "o", "w1", "w2"), lambda n: math.sqrt(math.log(n)), "xavier_normal", ("xavier_normal", "stock")
+    ),
+    # Swin V2: gain and bias of the norm after the branch start at 0
+    "zero_out_norm": InitReference(zeroes=("out_norm",)),
+}
+
+
+# --- whole encoders ---
+
+
+def _linear(w: Mapping[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+    "relu": lambda x: torch.where(x > 0, x, 0.0),
+}
+
+
+def _attention(w, prefix, u, memory, heads, allowed, mid):
+    head = u.shape[-1] // heads
+    q, k, v = (_linear(w, f"{prefix}{role}", u if role == "q" else memory) for role in "qkv")
+    outputs = []
+    # one head at a time: slow and plain
+    for h in range(heads):
+        part = slice(h * head, (h + 1) * head)
+        scores = q[..., part] @ k[..., part].transpose(-1, -2) / math.sqrt(head)
+        weights = torch.softmax(scores.masked_fill(~allowed, -math.inf), dim=-1)
+        outputs.append(weights @ v[..., part])
+    return _linear(w, f"{prefix}o", mid(torch.cat(outputs, dim=-1)))
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sublayer of one layer, as the formulas below see it."""
+
+    name: str
+    l: int
+    layers: int
+    sublayers: int
+    branch: Callable[..., torch.Tensor]
+    drop: Callable[[torch.Tensor], torch.Tensor]
+    params: Callable[[str], dict[str, torch.Tensor]]
+    norm_of: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
+
+    def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
+        return self.norm_of(x, self.params(slot))
+
+    def scale(self, name: str) -> torch.Tensor:
+        return self.params(name)[""]
+
+
+def _post_ln(x, s):
+    return s.norm("post", x + s.drop(s.branch(x)))
+
+
+def _pre_ln(x, s):
+    return x + s.drop(s.branch(s.norm("pre", x)))
+
+
+def _sandwich_ln(x, s):
+    return x + s.norm("out", s.drop(s.branch(s.norm("pre", x))))
+
+
+def _res_post_norm(x, s):
+    return x + s.norm("out", s.drop(s.branch(x)))
+
+
+def _sub_ln(x, s):
+    return x + s.drop(s.branch(s.norm("pre", x), mid=lambda y: s.norm("mid", y)))
+
+
+def _normformer(x, s):
+    if s.name == "ffn":
+        return _sub_ln(x, s)
+
+    def head_scale(y):
+        gains = s.params("mid")["weight"]
+        return torch.cat([part * gain for part, gain in zip(y.chunk(len(gains), -1), gains, strict=True)], -1)
+
+    return x + s.drop(s.norm("out", s.branch(s.norm("pre", x), mid=head_scale)))
+
+
+def _mix_ln(x, s):
+    return _post_ln(x, s) if s.l <= s.layers // 4 else _pre_ln(x, s)
+
+
+def _layer_norm_scaling(x, s):
+    return x + s.drop(s.branch(s.norm("pre", x) / math.sqrt(s.l)))
+
+
+def _deepnorm(x, s):
+    # (2L)^(1/4) in an encoder, (3M)^(1/4) in a decoder with cross-attention
+    return s.norm("post", s.sublayers**0.25 * x + s.drop(s.branch(x)))
+
+
+def _rezero(x, s):
+    return x + s.scale("alpha") * s.drop(s.branch(x))
+
+
+def _layer_scale(x, s):
+    return x + s.scale("lambda") * s.drop(s.branch(s.norm("pre", x)))
+
+
+@dataclass(frozen=True)
+class EncoderReference:
+    """A preset: one sublayer, the kind of its norms, whether one stands after the last layer."""
+
+    sublayer: Callable[[torch.Tensor, Site], torch.Tensor]
+    norm: str = "layer_norm"
+    final: bool = True
+
+
+ENCODER_REFERENCES = {
+    "post_ln": EncoderReference(_post_ln, final=False),
+    "pre_ln": EncoderReference(_pre_ln),
+    "pre_rms_norm": EncoderReference(_pre_ln, norm="rms_norm"),
+    "sandwich_ln": EncoderReference(_sandwich_ln),
+    "res_post_norm": EncoderReference(_res_post_norm),
+    "sub_ln": EncoderReference(_sub_ln),
+    "normformer": EncoderReference(_normformer),
+    "mix_ln": EncoderReference(_mix_ln),
+    "layer_norm_scaling": EncoderReference(_layer_norm_scaling),
+    "deepnorm": EncoderReference(_deepnorm, final=False),
+    "rezero": EncoderReference(_rezero, final=False),
+    "layer_scale": EncoderReference(_layer_scale),
+    "dyt": EncoderReference(_pre_ln, norm="dyt"),
+}
+
+# what the encoder below can do on the axes that it does not take as an argument
+STREAMS_COVERED, WIRINGS_COVERED = {"single"}, {"sequential"}
+
+
+def encode(
+    preset: str,
+    w: Mapping[str, torch.Tensor],
+    x: torch.Tensor,
+    *,
+    layers: int,
+    heads: int,
+    act: str,
+    allowed: torch.Tensor,
+    eps: float = MODEL_EPS,
+    norm: tuple[str, dict[str, Any]] | None = None,
+    memory: torch.Tensor | None = None,
+    memory_allowed: torch.Tensor | None = None,
+    drop: Callable[[torch.Tensor], torch.Tensor] = lambda y: y,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The stream after every layer, and the result after the final norm.
+
+    `allowed` [batch, queries, keys] says who may attend to whom; with `memory` every layer has a cross-attention;
+    `norm` replaces the preset's own kind of norm.
+    """
+    reference = ENCODER_REFERENCES[preset]
+    kind, options = norm or (reference.norm, {"eps": eps} if reference.norm == "layer_norm" else {})
+    names = ["attn", "ffn"] if memory is None else ["attn", "cross", "ffn"]
+
+    def norm_of(y, params):
+        return NORM_REFERENCES[kind].formula(y, params, **options)
+
+    def params(prefix, slot):
+        # "pre" -> its weight and bias; "alpha" -> the tensor of that name, under the key ""
+        start = f"{prefix}.{slot}"
+        return {key[len(start) :].lstrip("."): value for key, value in w.items() if f"{key}.".startswith(f"{start}.")}
+
+    streams = []
+    for i in range(layers):
+        branches = {
+            "attn": lambda u, mid=lambda y: y, i=i: _attention(w, f"layers.{i}.", u, u, heads, allowed, mid),
+            "cross": lambda u, mid=lambda y: y, i=i: _attention(
+                w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, mid
+            ),
+            "ffn": lambda u, mid=lambda y: y, i=i: _linear(
+                w, f"layers.{i}.w2", mid(ACTIVATIONS[act](_linear(w, f"layers.{i}.w1", u)))
+            ),
+        }
+        for name in names:
+            site = Site(
+                name=name,
+                l=i + 1,
+                layers=layers,
+                sublayers=len(names) * layers,
+                branch=branches[name],
+                drop=drop,
+                params=lambda slot, prefix=f"layers.{i}.{name}": params(prefix, slot),
+                norm_of=norm_of,
+            )
+            x = reference.sublayer(x, site)
+        streams.append(x)
+    final = {key.removeprefix("final."): value for key, value in w.items() if key.startswith("final.")}
+    return streams, norm_of(x, final) if reference.final else x
+
+
+# --- where BERT keeps what has a neutral name ---
+
+_BERT_ATTENTION = {"self.query": "q", "self.key": "k", "self.value": "v", "output.dense": "o"}
+_BERT_PARTS = (
+    {f"attention.{path}": role for path, role in _BERT_ATTENTION.items()}
+    | {f"crossattention.{path}": f"cross.{role}" for path, role in _BERT_ATTENTION.items()}
+    | {"intermediate.dense": "w1", "output.dense": "w2"}
+    | {
+        "attention.output.LayerNorm": "attn.post",
+        "crossattention.output.LayerNorm": "cross.post",
+        "output.LayerNorm": "ffn.post",
+    }
+)
+_BERT_SUBLAYERS = {"attention": "attn", "cross_attention": "cross", "feed_forward": "ffn"}
+_RESIDUAL_NAMES = {"alpha": "alpha", "weight": "lambda"}
+
+
+def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
+    """The neutral names of a parameter of an AddNormBertModel's encoder; several where sublayers share it."""
+    if match := re.fullmatch(r"encoder\.final_norm\.(\w+)", path):
+        return [f"final.{match[1]}"]
+    _, _, i, rest = path.split(".", 3)
+    if match := re.fullmatch(r"connections\.residual_norm\.(\w+)", rest):
+        names = ["attn", "cross", "ffn"] if cross_attention else ["attn", "ffn"]
+        return [f"layers.{i}.{name}.{_RESIDUAL_NAMES[match[1]]}" for name in names]
+    if match := re.fullmatch(r"connections\.(\w+)\.residual_norm\.(\w+)", rest):
+        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{_RESIDUAL_NAMES[match[2]]}"]
+    if match := re.fullmatch(r"connections\.(\w+)\.(\w+)_norm\.(\w+)", rest):
+        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{match[2]}.{match[3]}"]
+    part, parameter = rest.rsplit(".", 1)
+    return [f"layers.{i}.{_BERT_PARTS[part]}.{parameter}"]

@@ -1,0 +1,113 @@
+"""The default spec is the stock model: weights, outputs, training, gradients, checkpoints - bit for bit."""
+
+import pytest
+import torch
+from families import FAMILIES, MODELS, fill_with_pattern
+
+
+def _pair(family: str, model: str, **kwargs):
+    row = FAMILIES[family]
+    models = []
+    for cls, config in (
+        (row.stock_class(model), row.stock_config(model, **kwargs)),
+        (row.model_class(model), row.config(model, **kwargs)),
+    ):
+        torch.manual_seed(3)
+        models.append(cls(config))
+    return models
+
+
+def _tensors(output):
+    return {key: value for key, value in output.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize(("family", "model"), MODELS)
+def test_same_seed_gives_the_same_weights(family, model):
+    stock, ours = _pair(family, model)
+    assert list(stock.state_dict()) == list(ours.state_dict())
+    for key, value in stock.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key]), key
+    assert [name for name, _ in stock.named_parameters()] == [name for name, _ in ours.named_parameters()]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("chunk", [0, 5])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("family", "model"), MODELS)
+def test_outputs_and_gradients_are_equal(family, model, training, chunk, attention):
+    stock, ours = _pair(family, model, attn_implementation=attention, chunk_size_feed_forward=chunk)
+    fill_with_pattern(stock)
+    ours.load_state_dict(stock.state_dict())
+    inputs = FAMILIES[family].inputs(model)
+    outputs = []
+    for net in (stock, ours):
+        net.train(training)
+        torch.manual_seed(5)
+        output = net(**inputs, output_hidden_states=True, output_attentions=attention == "eager")
+        target = output.loss if "loss" in output else output.last_hidden_state.square().mean()
+        target.backward()
+        outputs.append(output)
+    assert list(outputs[0]) == list(outputs[1])
+    for key, value in _tensors(outputs[0]).items():
+        assert torch.equal(value, outputs[1][key]), key
+    for key in ("hidden_states", "attentions"):
+        for one, two in zip(outputs[0].get(key) or (), outputs[1].get(key) or (), strict=True):
+            assert torch.equal(one, two)
+    gradients = [{name: p.grad for name, p in net.named_parameters() if p.grad is not None} for net in (stock, ours)]
+    assert list(gradients[0]) == list(gradients[1])
+    assert len(gradients[0]) > 10
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+@pytest.mark.parametrize(("family", "model"), MODELS)
+def test_checkpoints_load_both_ways(family, model, tmp_path):
+    row = FAMILIES[family]
+    stock, ours = _pair(family, model)
+    fill_with_pattern(stock)
+    stock.save_pretrained(tmp_path / "stock")
+    ours, info = row.model_class(model).from_pretrained(tmp_path / "stock", output_loading_info=True)
+    assert not any(info.values()), info
+    assert ours.config.model_type == row.config_class.model_type
+    ours.save_pretrained(tmp_path / "ours")
+    back, info = row.stock_class(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    for key, value in stock.state_dict().items():
+        assert torch.equal(value, back.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("add_cross_attention", [False, True])
+def test_decoder_with_cache_is_stock(add_cross_attention):
+    stock, ours = _pair("bert", "AddNormBertLMHeadModel", add_cross_attention=add_cross_attention)
+    inputs = {"input_ids": torch.randint(5, 99, (2, 6))}
+    if add_cross_attention:
+        inputs["encoder_hidden_states"] = torch.randn(2, 9, 32)
+        inputs["encoder_attention_mask"] = torch.ones(2, 9, dtype=torch.long)
+        inputs["encoder_attention_mask"][1, 5:] = 0
+    stock.eval(), ours.eval()
+    assert torch.equal(stock(**inputs).logits, ours(**inputs).logits)
+    steps = []
+    for net in (stock, ours):
+        first = net(**inputs | {"input_ids": inputs["input_ids"][:, :4]}, use_cache=True)
+        cached = {"input_ids": inputs["input_ids"][:, 4:], "past_key_values": first.past_key_values}
+        steps.append(net(**inputs | cached).logits)
+    assert torch.equal(*steps)
+    torch.testing.assert_close(steps[1], ours(**inputs).logits[:, 4:], rtol=1e-4, atol=1e-6)
+
+
+def test_generation_with_cache_is_stock():
+    stock, ours = _pair("bert", "AddNormBertLMHeadModel")
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    prompt = torch.randint(5, 99, (2, 6))
+    generated = [net.eval().generate(prompt, **options) for net in (stock, ours)]
+    assert generated[0].shape == (2, 14)
+    assert torch.equal(*generated)
+
+
+def test_the_models_layers_are_what_fsdp_is_told_to_wrap():
+    for family, model in MODELS:
+        row = FAMILIES[family]
+        net = row.model_class(model)(row.config(model))
+        present = {type(module).__name__ for module in net.modules()}
+        assert net._no_split_modules <= present
+        assert net._no_split_modules

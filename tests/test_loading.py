@@ -1,0 +1,200 @@
+"""Stock checkpoints into other specs: what has a place is kept, everything else has its documented start value."""
+
+import math
+
+import pytest
+import torch
+from families import FAMILIES, MODELS, OTHER_SPECS, SPECS, fill_with_pattern
+
+from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, load_pretrained
+
+
+def _spoil_freed_memory() -> None:
+    """Leave garbage where the allocator will take new tensors from."""
+    blocks = [
+        torch.full((size,), 7.0e7)
+        for size in (1, 4, 32, 37, 64, 32 * 32, 32 * 37, 64 * 32, 99 * 32)
+        for _ in range(40)
+    ]
+    del blocks
+
+
+def _start_values(model: torch.nn.Module) -> dict[str, float]:
+    """The documented start of every add & norm parameter, by name, from the classes' own statements."""
+    expected = {}
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        for name, _ in module.named_parameters(recurse=False):
+            key = f"{path}.{name}"
+            if kind in ("LayerNorm", "RMSNorm", "DynamicTanh", "Affine", "DeviationNorm"):
+                expected[key] = {"weight": 1.0, "bias": 0.0, "zero_centered_weight": 0.0, "alpha": 0.5}[name]
+            elif kind in ("ScalarResidual", "VectorResidual"):
+                expected[key] = module.start
+    return expected
+
+
+@pytest.fixture(scope="module")
+def stock_folders(tmp_path_factory):
+    """A patterned stock checkpoint for every model."""
+    folders = {}
+    for family, model in MODELS:
+        row = FAMILIES[family]
+        net = row.stock_class(model)(row.stock_config(model))
+        fill_with_pattern(net)
+        folders[family, model] = tmp_path_factory.mktemp(model)
+        net.save_pretrained(folders[family, model])
+    return folders
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(("family", "model"), MODELS)
+def test_stock_weights_into_another_spec(family, model, spec, stock_folders):
+    row = FAMILIES[family]
+    stock = row.stock_class(model)(row.stock_config(model))
+    fill_with_pattern(stock)
+    folder = stock_folders[family, model]
+    _spoil_freed_memory()
+    net, info = row.model_class(model).from_pretrained(folder, add_norm=SPECS[spec], output_loading_info=True)
+    stock_state, state = stock.state_dict(), net.state_dict()
+    assert info["missing_keys"] == set(state) - set(stock_state)
+    assert info["unexpected_keys"] == set(stock_state) - set(state)
+    assert not info["mismatched_keys"]
+    start = _start_values(net)
+    if "zero_out_norm" in [rule.kind for rule in net.config.add_norm.init]:
+        start |= {key: 0.0 for key in start if ".out_norm." in key}
+    for key, value in state.items():
+        if key in stock_state:
+            assert torch.equal(value, stock_state[key]), key
+        else:
+            assert torch.equal(value, torch.full_like(value, start[key])), key
+    _spoil_freed_memory()
+    again = row.model_class(model).from_pretrained(folder, add_norm=SPECS[spec])
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert net(**row.inputs(model))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_new_head_on_stock_weights_is_drawn_not_garbage(spec, stock_folders):
+    _spoil_freed_memory()
+    folder = stock_folders["bert", "AddNormBertModel"]
+    row = FAMILIES["bert"]
+    net = row.model_class("AddNormBertForTokenClassification").from_pretrained(folder, add_norm=SPECS[spec])
+    assert net.classifier.weight.std() < 0.05
+    assert torch.equal(net.classifier.bias, torch.zeros(2))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(("family", "model"), [("bert", "AddNormBertForMaskedLM"), ("bert", "AddNormBertModel")])
+def test_round_trip(family, model, spec, tmp_path):
+    row = FAMILIES[family]
+    net = row.model_class(model)(row.config(model, SPECS[spec]))
+    fill_with_pattern(net)
+    net.save_pretrained(tmp_path)
+    back, info = row.model_class(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert back.config.add_norm == net.config.add_norm
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, back.state_dict()[key]), key
+    inputs = row.inputs(model)
+    assert torch.equal(net.eval()(**inputs)[0], back(**inputs)[0])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_start_from_scratch_and_bfloat16(spec, tmp_path):
+    row = FAMILIES["bert"]
+    net = AddNormBertForMaskedLM(row.config("AddNormBertForMaskedLM", SPECS[spec]))
+    start = _start_values(net)
+    zeroed = "zero_out_norm" in [rule.kind for rule in net.config.add_norm.init]
+    for key, parameter in net.named_parameters():
+        if key in start:
+            value = 0.0 if zeroed and ".out_norm." in key else start[key]
+            assert torch.equal(parameter, torch.full_like(parameter, value)), key
+    net.save_pretrained(tmp_path)
+    half = AddNormBertForMaskedLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    inputs = row.inputs("AddNormBertForMaskedLM")
+    output = half(**inputs)
+    assert output.logits.dtype == torch.bfloat16
+    output.loss.backward()
+    torch.testing.assert_close(output.logits.float(), net.eval()(**inputs).logits, atol=0.05, rtol=0.05)
+
+
+def test_a_base_model_adopted_by_a_head_has_the_specs_init():
+    """A head builds the stock base first: its weights must still be started by the spec's rules."""
+    row = FAMILIES["bert"]
+    net = AddNormBertForMaskedLM(
+        row.config("AddNormBertForMaskedLM", "deepnorm", hidden_size=256, intermediate_size=512)
+    )
+    layer = net.bert.encoder.layer[1]
+    xavier = math.sqrt(2 / (256 + 256))
+    assert math.isclose(layer.attention.self.query.weight.std().item(), xavier, rel_tol=0.03)
+    assert math.isclose(layer.attention.self.value.weight.std().item(), xavier * (8 * 4) ** -0.25, rel_tol=0.03)
+
+
+def test_real_checkpoints_with_keys_that_bert_config_does_not_declare(stock_folders, tmp_path):
+    import json
+    import shutil
+
+    folder = tmp_path / "real"
+    shutil.copytree(stock_folders["bert", "AddNormBertModel"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"gradient_checkpointing": False, "position_embedding_type": "absolute"})
+    )
+    net = AddNormBertModel.from_pretrained(folder, add_norm="pre_ln")
+    assert net.config.position_embedding_type == "absolute"
+
+
+def test_load_pretrained(stock_folders, tmp_path):
+    folder = stock_folders["bert", "AddNormBertForMaskedLM"]
+    stock = load_pretrained("AutoModelForMaskedLM", folder)
+    assert type(stock).__name__ == "BertForMaskedLM"
+    ours = load_pretrained("AutoModelForMaskedLM", folder, add_norm="pre_ln", hidden_dropout_prob=0.0)
+    assert type(ours) is AddNormBertForMaskedLM
+    assert ours.config.hidden_dropout_prob == 0.0
+    ours.save_pretrained(tmp_path)
+    assert load_pretrained("AutoModelForMaskedLM", tmp_path).config.add_norm.preset == "pre_ln"
+    other = load_pretrained("AutoModelForMaskedLM", tmp_path, add_norm=OTHER_SPECS["post_rms"])
+    assert other.config.add_norm.norm.kind == "rms_norm"
+    with pytest.raises(ValueError, match="allowed is the name of an Auto class"):
+        load_pretrained("AutoModelForMaskedLN", folder)
+    with pytest.raises(ValueError, match="Did you mean pre_ln"):
+        load_pretrained("AutoModelForMaskedLM", folder, add_norm="pre_lnn")
+
+
+def test_a_family_without_addnorm_models_is_named(tmp_path):
+    from transformers import DistilBertConfig, DistilBertModel
+
+    DistilBertModel(DistilBertConfig(dim=8, n_heads=2, n_layers=1, hidden_dim=8, vocab_size=9)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match="is a 'distilbert' model, which has no AddNorm family; families are bert"):
+        load_pretrained("AutoModel", tmp_path, add_norm="pre_ln")
+
+
+def test_a_plain_config_is_refused_with_a_sentence():
+    with pytest.raises(ValueError, match="needs a config with add_norm, got a BertConfig"):
+        AddNormBertModel(FAMILIES["bert"].stock_config("AddNormBertModel"))
+
+
+def test_damaged_checkpoints_end_in_a_sentence(stock_folders, tmp_path):
+    import shutil
+
+    from safetensors import SafetensorError
+
+    source = stock_folders["bert", "AddNormBertForMaskedLM"]
+    truncated, empty = tmp_path / "truncated", tmp_path / "empty"
+    shutil.copytree(source, truncated), shutil.copytree(source, empty)
+    data = (source / "model.safetensors").read_bytes()
+    (truncated / "model.safetensors").write_bytes(data[: len(data) // 2])
+    (empty / "model.safetensors").unlink()
+    for folder, word in ((truncated, "truncated or damaged"), (empty, "model.safetensors")):
+        with pytest.raises((OSError, SafetensorError), match=word):
+            AddNormBertForMaskedLM.from_pretrained(folder, add_norm="pre_ln")
+
+
+def test_the_order_of_overrides_does_not_matter():
+    spec = {"preset": "pre_ln", "layers": [{"index": 7, "attention": []}]}
+    for kwargs in ({"num_hidden_layers": 8, "add_norm": spec}, {"add_norm": spec, "num_hidden_layers": 8}):
+        assert AddNormBertConfig.from_dict({}, **kwargs).add_norm.layers[0].value == [7]

@@ -93,7 +93,8 @@ def _gain_and_bias(width, *, gain=True, bias=True, zero_centered=False, **_):
 
 # "heads" stands for this many in a width of: 12 -> 4, 7 -> 7, 33 -> 3
 HEADS = {12: 4, 7: 7, 33: 3}
-MODEL_EPS = 1e-5
+# BERT's own
+MODEL_EPS = 1e-12
 
 NORM_REFERENCES = {
     "layer_norm": Reference(
@@ -102,7 +103,7 @@ NORM_REFERENCES = {
         samples={
             "gain": [True, False],
             "bias": [True, False],
-            "eps": [None, 1e-12, 1e-3],
+            "eps": [None, 1e-3],
             "eps_place": ["inside", "outside"],
             "variance": ["biased", "unbiased"],
         },
@@ -126,10 +127,10 @@ NORM_REFERENCES = {
     ),
     "affine": Reference(
         formula=_affine_map,
-        start=lambda width, *, bias, groups: {
-            "weight": (({None: width, "heads": HEADS.get(width)}.get(groups, groups),), 1.0)
-        }
-        | ({"bias": ((width,), 0.0)} if bias else {}),
+        start=lambda width, *, bias, groups: (
+            {"weight": (({None: width, "heads": HEADS.get(width)}.get(groups, groups),), 1.0)}
+            | ({"bias": ((width,), 0.0)} if bias else {})
+        ),
         samples={"bias": [True, False], "groups": [None, 1, "heads"]},
     ),
     "none": Reference(formula=lambda x, p: x),
@@ -164,7 +165,10 @@ def depth_value(value: Any, l: int, layers: int, k: int, sublayers: int) -> floa
 
 # --- residuals ---
 
-_DEPTH_SAMPLES = [{"kind": "power", "of": "sublayers", "exponent": 0.25}, {"kind": "power", "of": "layer", "exponent": -1}]
+_DEPTH_SAMPLES = [
+    {"kind": "power", "of": "sublayers", "exponent": 0.25},
+    {"kind": "power", "of": "layer", "exponent": -1},
+]
 
 
 def _learned(x, f, p, *, side, **_):

@@ -6,6 +6,7 @@ Usage: python stranger.py CASES.json, a list of {"folder", "resave", "autos": [.
 import importlib.abc
 import json
 import sys
+from pathlib import Path
 
 
 class _Hide(importlib.abc.MetaPathFinder):
@@ -27,7 +28,7 @@ def _load(auto, folder):
 
 def main() -> None:
     torch.set_num_threads(1)
-    for case in json.loads(open(sys.argv[1]).read()):
+    for case in json.loads(Path(sys.argv[1]).read_text()):
         config = _load("AutoConfig", case["folder"])
         assert type(config).__module__.startswith("transformers_modules."), type(config)
         inputs, expected = torch.load(case["inputs"]), torch.load(case["expected"])

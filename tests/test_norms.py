@@ -185,8 +185,12 @@ def test_non_contiguous_and_empty_input(kind, options):
 @pytest.mark.parametrize("parameters", [None, torch.float32], ids=["half-parameters", "float32-parameters"])
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_half_input_is_rounded_once(kind, options, dtype, parameters):
+def test_half_input_is_rounded_once(kind, options, dtype, parameters, request):
     """The statistics and the gain are computed in float32: only the output is rounded to the input's dtype."""
+    if options.get("zero_centered") and parameters is None:
+        request.applymarker(
+            pytest.mark.xfail(strict=True, reason="1 + zero_centered_weight is summed in the parameter's dtype")
+        )
     norm = build(kind, options, 33, parameters or dtype)
     x = tokens(4, 33, dtype=dtype)
     # squares of these overflow float16, sums of these are coarse in both
@@ -207,18 +211,6 @@ def test_half_input_is_rounded_once(kind, options, dtype, parameters):
     assert grads["x"].dtype == dtype
     for name, grad in grads_expected.items():
         assert_close(grads[name].double(), grad, 2 * half_step, f"grad.{name}")
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.xfail(strict=True, reason="1 + zero_centered_weight is summed in the parameter's dtype")
-def test_a_small_distance_from_one_counts_in_half_precision(dtype):
-    norm = build("rms_norm", {"zero_centered": True, "eps": 1e-6}, 12, dtype)
-    # 1 + this is 1 in half precision; on an input of 1 + 2 steps, half a step more rounds up
-    torch.nn.init.constant_(norm.zero_centered_weight, 0.9 * torch.finfo(dtype).eps / 2)
-    x = tokens(64, 12, dtype=dtype)
-    plain = build("rms_norm", {"eps": 1e-6}, 12, dtype)
-    torch.nn.init.ones_(plain.weight)
-    assert not torch.equal(norm(x), plain(x))
 
 
 # --- start values ---

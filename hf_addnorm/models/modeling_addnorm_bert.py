@@ -82,10 +82,13 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
                 partial(attend, self.crossattention, attention_mask=encoder_attention_mask),
             )
 
-        def feed_forward(chunk: torch.Tensor) -> torch.Tensor:
-            return self.connect("feed_forward", chunk, self._feed_forward)
+        return apply_chunking_to_forward(
+            self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, hidden_states
+        )
 
-        return apply_chunking_to_forward(feed_forward, self.chunk_size_feed_forward, self.seq_len_dim, hidden_states)
+    def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
+        """The feed-forward's whole block on a chunk of tokens: also its dropout is drawn chunk by chunk, as stock."""
+        return self.connect("feed_forward", attention_output, self._feed_forward)
 
     @staticmethod
     def _attend(attention: Any, u: torch.Tensor, mid: Any, **kwargs: Any) -> torch.Tensor:

@@ -1,0 +1,351 @@
+"""Numbers that depend on the depth, and the start weights that they scale, in real models."""
+
+import math
+import re
+
+import pytest
+import torch
+from references import DEPTH_REFERENCES, INIT_REFERENCES, neutral_names
+from transformers import BertConfig, BertModel
+
+from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel
+from hf_addnorm.models.depth import DEPTH_RULES, Position, at_depth, parse_depth_value
+from hf_addnorm.models.initialization import INITS
+
+
+# encoders, and a decoder with cross-attention: (layers, sublayers of a layer)
+STACKS = [(1, 2), (2, 2), (12, 2), (100, 2), (4, 3)]
+
+POWERS = [
+    {"of": "layer", "exponent": -0.5},
+    {"of": "layers", "exponent": -0.5, "factor": 1.4},
+    {"of": "sublayer", "exponent": 1, "times": 0.5},
+    {"of": "sublayers", "exponent": 0.25},
+    {"of": "sublayers", "exponent": -0.25, "times": 4},
+    {"of": "sublayers", "exponent": 0.5, "log_of": True},
+    {"of": "layers", "exponent": 2, "times": 3, "factor": -0.1, "log_of": True},
+    {"of": "layer", "exponent": 0},
+]
+
+# an init rule that leaves the weights' draw alone, with a spec in which it is allowed
+SPECS = {
+    "scaled_output": {"preset": "pre_ln"},
+    "deepnorm": {"preset": "deepnorm"},
+    "sub_ln": {"preset": "sub_ln"},
+    "zero_out_norm": {"preset": "sandwich_ln"},
+}
+
+
+def positions(layers, per_layer):
+    for layer in range(layers):
+        for order in range(per_layer):
+            yield Position(layer, layers, layer * per_layer + order, layers * per_layer)
+
+
+def at(rule, layer=0, layers=12, sublayer=0, sublayers=None):
+    return at_depth(parse_depth_value(rule, "add_norm.x"), Position(layer, layers, sublayer, sublayers or 2 * layers))
+
+
+def config(add_norm, layers=2, decoder=False, hidden=8, intermediate=12, heads=2):
+    return AddNormBertConfig(
+        vocab_size=11,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=8,
+        is_decoder=decoder,
+        add_cross_attention=decoder,
+        add_norm=add_norm,
+    )
+
+
+def started(add_norm, model_class=AddNormBertModel, seed=0, **kwargs):
+    """Weights at the start, by path."""
+    torch.manual_seed(seed)
+    return dict(model_class(config(add_norm, **kwargs)).named_parameters())
+
+
+def role_of(path):
+    """q, k, v, o, w1, w2 for the weight of a Linear in a layer, else None."""
+    if not path.startswith("encoder.layer.") or "norm" in path.lower():
+        return None
+    *_, role, parameter = neutral_names(path)[0].split(".")
+    return role if parameter == "weight" else None
+
+
+def with_init(kind, init):
+    return {**SPECS[kind], "init": init}
+
+
+# --- depth rules ---
+
+
+def test_every_depth_rule_has_a_reference():
+    assert set(DEPTH_REFERENCES) == set(DEPTH_RULES)
+    used = {key for options in POWERS for key in options}
+    assert used == set(DEPTH_RULES.options("power"))
+    assert not DEPTH_RULES.options("cait")
+    counted = {options["of"] for options in POWERS}
+    assert counted == {"layer", "layers", "sublayer", "sublayers"}
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=str)
+@pytest.mark.parametrize("rule", [*({"kind": "power", **options} for options in POWERS), "cait"], ids=str)
+def test_depth_rule_matches_its_formula(rule, stack):
+    value = parse_depth_value(rule, "add_norm.x")
+    options = {"kind": rule} if isinstance(rule, str) else dict(rule)
+    reference = DEPTH_REFERENCES[options.pop("kind")]
+    for p in positions(*stack):
+        expected = reference(p.layer + 1, p.layers, p.sublayer + 1, p.sublayers, **options)
+        assert at_depth(value, p) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1, -2.5])
+def test_a_number_is_itself_at_every_depth(value):
+    parsed = parse_depth_value(value, "add_norm.x")
+    assert isinstance(parsed, float)
+    assert {at_depth(parsed, p) for p in positions(12, 2)} == {value}
+
+
+@pytest.mark.parametrize(
+    ("layers", "alpha", "beta"),
+    [
+        (2, 1.4142135623730951, 0.5),
+        (12, 2.2133638394006434, 0.3194715521231362),
+        (100, 3.7606030930863934, 0.18803015465431966),
+    ],
+)
+def test_deepnorm_constants(layers, alpha, beta):
+    """(2N)^(1/4) and (8N)^(-1/4) of an encoder, as DeepNet's table 2 has them."""
+    (constant,) = {
+        block.residual_norm.skip_scale
+        for layer in AddNormBertModel(config("deepnorm", layers)).encoder.layer
+        for block in (layer.connections.attention, layer.connections.feed_forward)
+    }
+    assert constant == pytest.approx(alpha, rel=1e-12)
+    assert INITS.build(INITS.parse("deepnorm", "x")).factor is not None
+    before = started(with_init("deepnorm", []), layers=layers)
+    after = started(with_init("deepnorm", {"kind": "deepnorm", "base": "stock"}), layers=layers)
+    path = f"encoder.layer.{layers - 1}.output.dense.weight"
+    assert (after[path].norm() / before[path].norm()).item() == pytest.approx(beta, rel=1e-6)
+
+
+def test_deepnorm_constants_of_a_decoder_with_cross_attention():
+    """(3M)^(1/4) and (12M)^(-1/4), DeepNet's table 2."""
+    layers = 4
+    model = AddNormBertModel(config("deepnorm", layers, decoder=True))
+    constants = {
+        getattr(layer.connections, name).residual_norm.skip_scale
+        for layer in model.encoder.layer
+        for name in ("attention", "cross_attention", "feed_forward")
+    }
+    assert constants == {(3 * layers) ** 0.25}
+    before = started(with_init("deepnorm", []), layers=layers, decoder=True)
+    after = started(with_init("deepnorm", {"kind": "deepnorm", "base": "stock"}), layers=layers, decoder=True)
+    for path in ("attention.self.value", "crossattention.self.value", "crossattention.output.dense", "output.dense"):
+        path = f"encoder.layer.2.{path}.weight"
+        assert (after[path].norm() / before[path].norm()).item() == pytest.approx((12 * layers) ** -0.25, rel=1e-6)
+
+
+def test_a_decoder_without_cross_attention_counts_two_sublayers():
+    cfg = config("deepnorm", 4)
+    cfg.is_decoder = True
+    model = AddNormBertModel(cfg)
+    assert model.encoder.layer[3].connections.attention.residual_norm.skip_scale == pytest.approx(8**0.25)
+
+
+@pytest.mark.parametrize(
+    ("layers", "start"), [(1, 0.1), (12, 0.1), (18, 0.1), (19, 1e-5), (24, 1e-5), (25, 1e-6), (100, 1e-6)]
+)
+def test_cait_table(layers, start):
+    assert {at_depth(parse_depth_value("cait", "x"), p) for p in positions(layers, 2)} == {start}
+    weights = {
+        value
+        for path, p in started("layer_scale", layers=layers).items()
+        if "residual_norm" in path
+        for value in p.tolist()
+    }
+    assert weights == {torch.tensor(start).item()}
+
+
+def test_layer_norm_scaling_counts_layers_from_one():
+    layers = 5
+    model = AddNormBertModel(config("layer_norm_scaling", layers))
+    for index, layer in enumerate(model.encoder.layer):
+        for block in (layer.connections.attention, layer.connections.feed_forward):
+            assert block.pre_scale == pytest.approx(1 / math.sqrt(index + 1), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        # the logarithm of a number below 1 to a broken power
+        {"of": "layer", "times": 0.5, "exponent": 0.5, "log_of": True},
+        # ln 1 to a negative power
+        {"of": "layer", "exponent": -0.5, "log_of": True},
+        {"of": "sublayers", "exponent": 5000},
+    ],
+    ids=["complex", "division-by-zero", "overflow"],
+)
+@pytest.mark.xfail(strict=True, reason="the value is not checked: a complex number, ZeroDivisionError, OverflowError")
+def test_a_rule_without_a_finite_value_is_refused(rule):
+    with pytest.raises(ValueError, match="pre_scale"):
+        AddNormBertModel(config({"preset": "pre_ln", "pre_scale": {"kind": "power", **rule}}))
+
+
+# --- init rules ---
+
+
+def test_every_init_rule_has_a_reference():
+    assert set(INIT_REFERENCES) == set(INITS) == set(SPECS)
+
+
+@pytest.mark.parametrize("kind", INITS)
+def test_every_base_is_known_to_the_reference(kind):
+    reference, options = INIT_REFERENCES[kind], INITS.options(kind)
+    assert set(options) == ({"base"} if len(reference.bases) > 1 else set())
+    if options:
+        assert set(options["base"].annotation.__args__) == set(reference.bases)
+        assert options["base"].default == reference.base
+
+
+@pytest.mark.parametrize("stack", [(2, 2), (12, 2), (100, 2), (3, 3)], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind, r in INIT_REFERENCES.items() if "stock" in r.bases and r.roles])
+def test_scales_exactly_the_documented_roles(kind, stack):
+    """The same seed with and without the rule: documented weights are the same draw times the factor, bit for bit."""
+    layers, per_layer = stack
+    reference = INIT_REFERENCES[kind]
+    init = {"kind": kind, "base": "stock"} if len(reference.bases) > 1 else kind
+    kwargs = {"layers": layers, "decoder": per_layer == 3}
+    before = started(with_init(kind, []), **kwargs)
+    after = started(with_init(kind, init), **kwargs)
+    assert before.keys() == after.keys()
+    scaled = set()
+    for path, weight in after.items():
+        role = role_of(path)
+        factor = reference.factor(layers * per_layer) if role in reference.roles else 1.0
+        scaled |= {role} if role in reference.roles else set()
+        assert torch.equal(weight, before[path] * factor), path
+    assert scaled == set(reference.roles)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, r in INIT_REFERENCES.items() if "xavier_normal" in r.bases])
+@pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
+def test_xavier_draw(kind, decoder):
+    """Normal, variance gain^2 * 2 / (in + out); q and k with gain 1; the rest of the model as in stock."""
+    reference = INIT_REFERENCES[kind]
+    layers, sizes = 3, {"hidden": 64, "intermediate": 192}
+    kwargs = {"layers": layers, "decoder": decoder, **sizes}
+    by_role: dict[str, list[torch.Tensor]] = {}
+    weights = started(with_init(kind, kind), **kwargs)
+    for path, weight in weights.items():
+        if (role := role_of(path)) is not None:
+            by_role.setdefault(role, []).append(weight.detach().double() / math.sqrt(2 / sum(weight.shape)))
+        elif path.endswith("embeddings.weight"):
+            assert weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert set(by_role) == {"q", "k", "v", "o", "w1", "w2"}
+    for role, draws in by_role.items():
+        draw = torch.cat([d.flatten() for d in draws])
+        factor = reference.factor(layers * (3 if decoder else 2)) if role in reference.roles else 1.0
+        # 3 x 64 x 64 numbers: a standard error of 0.6 %
+        assert draw.std().item() == pytest.approx(factor, rel=0.03), role
+        # a uniform draw ends at 1.73 standard deviations
+        assert draw.abs().max() > 3 * factor
+        assert abs(draw.mean().item()) < 0.05 * factor
+
+
+@pytest.mark.parametrize("kind", INITS)
+def test_biases_and_other_norms_keep_their_start(kind):
+    for path, value in started(with_init(kind, kind), decoder=True).items():
+        if path.endswith("bias"):
+            assert (value == 0).all(), path
+        elif re.search("norm", path, re.IGNORECASE):
+            zeroed = "out_norm" in INIT_REFERENCES[kind].zeroes and "out_norm" in path
+            assert (value == (0 if zeroed else 1)).all(), path
+
+
+@pytest.mark.parametrize("base", ["stock", "xavier_normal"])
+def test_a_head_starts_as_its_base_model_does(base):
+    """A head builds a stock base first: it must not be scaled twice, nor left as the stock rules drew it."""
+    sizes = {"layers": 12, "hidden": 64, "intermediate": 192}
+    add_norm = with_init("deepnorm", {"kind": "deepnorm", "base": base})
+    for model_class, prefix in ((AddNormBertModel, ""), (AddNormBertForMaskedLM, "bert.")):
+        for path, weight in started(add_norm, model_class, **sizes).items():
+            path = path.removeprefix(prefix)
+            if (role := role_of(path)) is not None:
+                std = 0.02 if base == "stock" else math.sqrt(2 / sum(weight.shape))
+                factor = 96**-0.25 if role in ("v", "o", "w1", "w2") else 1.0
+                assert weight.std().item() == pytest.approx(std * factor, rel=0.08), path
+
+
+# --- norms that start at zero ---
+
+
+@pytest.mark.parametrize(
+    "out",
+    ["layer_norm", "rms_norm", {"kind": "rms_norm", "zero_centered": True, "bias": True}, "dyt", "affine"],
+    ids=str,
+)
+def test_zero_out_norm_zeroes_the_out_norms_only(out):
+    add_norm = {
+        "attention": {"pre": True, "mid": True, "out": out, "post": True},
+        "feed_forward": {"pre": True, "mid": True, "out": out, "post": True},
+        "final": True,
+    }
+    before, after = started(add_norm), started({**add_norm, "init": "zero_out_norm"})
+    changed = {path for path in after if not torch.equal(after[path], before[path])}
+    gains = {p for p in after if p.endswith(("out_norm.weight", "out_norm.zero_centered_weight"))}
+    assert len(gains) == 4
+    assert changed == gains
+    for path in gains:
+        assert (after[path] == (-1 if "zero_centered" in path else 0)).all()
+
+
+def test_zero_out_norm_starts_as_the_identity():
+    model = AddNormBertModel(config("res_post_norm")).eval()
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, model.encoder.final_norm(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("out", ["none", {"kind": "layer_norm", "gain": False}], ids=str)
+@pytest.mark.xfail(strict=True, reason="a norm without a gain cannot start at 0: the rule silently does nothing")
+def test_zero_out_norm_on_a_norm_without_gain_is_refused(out):
+    with pytest.raises(ValueError, match="zero_out_norm"):
+        config({"attention": {"out": out}, "feed_forward": {"out": out}, "init": "zero_out_norm"})
+
+
+# --- with a checkpoint ---
+
+
+@pytest.mark.parametrize("add_norm", ["deepnorm", "sub_ln", "res_post_norm"])
+def test_loaded_weights_are_not_scaled_and_missing_ones_are(add_norm, tmp_path):
+    torch.manual_seed(0)
+    stock = BertModel(
+        BertConfig(
+            **{
+                k: v
+                for k, v in config("post_ln", 12).to_dict().items()
+                if k not in ("add_norm", "model_type", "architectures")
+            }
+        )
+    )
+    for parameter in stock.parameters():
+        torch.nn.init.normal_(parameter)
+    # as if the last layer had never been trained
+    state = {key: value for key, value in stock.state_dict().items() if not key.startswith("encoder.layer.11.")}
+    stock.save_pretrained(tmp_path, state_dict=state)
+    model = AddNormBertModel.from_pretrained(tmp_path, add_norm=add_norm)
+    loaded = model.state_dict()
+    for key, value in state.items():
+        if key in loaded:
+            assert torch.equal(loaded[key], value), key
+    for path, weight in model.named_parameters():
+        role = role_of(path)
+        if path.startswith("encoder.layer.11.") and role is not None:
+            std = 0.02 if add_norm == "res_post_norm" else math.sqrt(2 / sum(weight.shape))
+            factor = {"deepnorm": 96**-0.25, "sub_ln": math.sqrt(math.log(24))}.get(add_norm, 1.0)
+            # few numbers each: a wrong draw or a missing factor is off by more than a third
+            assert weight.std().item() == pytest.approx(std * (factor if role not in "qk" else 1), rel=0.3), path
+        elif "out_norm" in path:
+            assert (weight == 0).all()

@@ -1,0 +1,130 @@
+"""From a YAML file and the command line to one checked config object."""
+
+import argparse
+import difflib
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from .errors import UserError, one_line
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """The keys that every training recipe has.
+
+    Args:
+        checkpoint: name on the Hub, local folder, or ``package:NAME`` for weights that come in a Python package.
+        output_dir: folder of this run; must be new, empty, or hold this run unfinished (``--resume``).
+        result_file: where the result JSON goes; default ``<output_dir>/result.json``.
+        add_norm: add & norm spec: a preset's name, or a dict such as ``{"preset": "post_ln", "norm": "rms_norm"}``;
+            null takes the checkpoint as it is.
+        attn_implementation: eager, sdpa, ...; default eager on a CPU, else the model's own.
+        dropout: replaces every dropout rate of the model.
+        dataset: name on the Hub, or ``builtin:docstring_match``.
+        dataset_config: name of the dataset's configuration.
+        train_split: the dataset's split to train on.
+        validation_split: the dataset's split to evaluate on.
+        train_file: local parquet, csv, tsv, json or jsonl file; takes the place of ``dataset``.
+        validation_file: goes with ``train_file``.
+        max_train_rows: train on this many rows, drawn with the seed.
+        seed: fixes the data order, the new weights and dropout.
+        num_processes: if given, the run stops where the launcher started another number.
+        mixed_precision: bf16 trains under autocast, the weights stay in float32.
+        epochs: passes over the training rows.
+        max_steps: stop after this many optimizer steps, however many epochs that is.
+        batch_size: rows per optimizer step, over all processes and accumulation steps.
+        micro_batch_size: rows per process and forward pass; default batch_size / processes.
+        eval_batch_size: rows per process in evaluation.
+        group_by_length: batches of rows of similar length, which saves padding.
+        learning_rate: peak of the schedule.
+        warmup: share of the steps in which the rate rises; after that it falls linearly to 0.
+        weight_decay: for weight matrices; biases, norms and residual scales are spared.
+        max_grad_norm: gradients are clipped to this norm; 0 clips nothing.
+        eval_every: steps between evaluations; default once per epoch. The last step is always evaluated.
+        checkpoint_every: steps between checkpoints; null writes none.
+        keep_checkpoints: how many of the last checkpoints stay.
+    """
+
+    checkpoint: str
+    output_dir: str
+    result_file: str | None = None
+    add_norm: dict[str, Any] | str | None = None
+    attn_implementation: str | None = None
+    dropout: ClosedUnitInterval | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    train_file: str | None = None
+    validation_file: str | None = None
+    max_train_rows: PositiveInt | None = None
+    seed: NonNegativeInt = 0
+    num_processes: PositiveInt | None = None
+    mixed_precision: Literal["no", "bf16"] = "no"
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 32
+    micro_batch_size: PositiveInt | None = None
+    eval_batch_size: PositiveInt = 64
+    group_by_length: bool = True
+    learning_rate: PositiveFloat = 5e-5
+    warmup: ClosedUnitInterval = 0.1
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: NonNegativeFloat = 1.0
+    eval_every: PositiveInt | None = None
+    checkpoint_every: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 2
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def parse(config_class: type[Config], args: list[str] | None = None) -> tuple[Config, bool]:
+    """Read ``--config FILE [--key value ...]``.
+
+    Returns:
+        the config, and whether ``--resume`` was given (which is not part of what the run is).
+    Raises:
+        UserError: for an unknown key (with the nearest known ones), a wrong value, a missing file or key.
+    """
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
+    parser.add_class_arguments(config_class, None, as_group=False)
+    keys = [field.name for field in fields(config_class)]
+    try:
+        values = parser.parse_args(args).as_dict()
+    except argparse.ArgumentError as error:
+        raise UserError(_sentence(str(error), keys)) from None
+    return config_class(**{key: _plain(values[key]) for key in keys}), values["resume"]
+
+
+def _plain(value: Any) -> Any:
+    # jsonargparse's restricted numbers are classes of their own, which safe unpickling of a checkpoint refuses.
+    for kind in (float, int):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value
+
+
+def _sentence(message: str, keys: list[str]) -> str:
+    unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: -*([\w.]+)", message)
+    if unknown is None:
+        return one_line(message).replace("Parser key", "config key").replace("a typing.Literal", "one of ")
+    name = unknown[1] or unknown[2]
+    near = difflib.get_close_matches(name, keys, n=3)
+    allowed = f"did you mean {' or '.join(near)}?" if near else f"the keys are {', '.join(keys)}"
+    return f"unknown config key {name!r}: {allowed}"
+
+
+def difference(first: dict, second: dict) -> str:
+    """Name the keys in which two configs differ, with both values; empty where they are equal."""
+    return ", ".join(
+        f"{key} ({first.get(key)!r} there, {second.get(key)!r} now)"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    )

@@ -1,0 +1,91 @@
+"""Metrics as `evaluate.Metric` classes that need no Hub: `evaluate.load("accuracy")` would download its script."""
+
+import math
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from .errors import UserError
+
+
+class _Metric(evaluate.Metric):
+    """One figure from predictions and references.
+
+    Args:
+        description: what the figure is.
+        dtype: type of both columns.
+    """
+
+    description: str
+    dtype: str
+
+    def _info(self) -> evaluate.MetricInfo:
+        value = datasets.Value(self.dtype)
+        columns = datasets.Features({"predictions": value, "references": value})
+        return evaluate.MetricInfo(description=self.description, citation="", features=columns)
+
+
+class Accuracy(_Metric):
+    """Share of predictions that equal their reference."""
+
+    description, dtype = "share of right predictions", "int64"
+
+    def _compute(self, predictions, references):
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class MacroF1(_Metric):
+    """F1 of each class, averaged over the classes that occur, each with the same weight."""
+
+    description, dtype = "mean over the classes of their F1", "int64"
+
+    def _compute(self, predictions, references):
+        return {"f1": float(f1_score(references, predictions, average="macro"))}
+
+
+class MatthewsCorrelation(_Metric):
+    """Correlation of predicted and true classes: 0 for guessing, 1 for all right."""
+
+    description, dtype = "Matthews correlation coefficient", "int64"
+
+    def _compute(self, predictions, references):
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+
+
+class Pearson(_Metric):
+    """Linear correlation; nan where one side is constant."""
+
+    description, dtype = "Pearson's linear correlation", "float32"
+
+    def _compute(self, predictions, references):
+        constant = np.ptp(predictions) == 0 or np.ptp(references) == 0
+        return {"pearson": math.nan if constant else float(stats.pearsonr(predictions, references).statistic)}
+
+
+class Spearman(_Metric):
+    """Correlation of the ranks; nan where one side is constant."""
+
+    description, dtype = "Spearman's rank correlation", "float32"
+
+    def _compute(self, predictions, references):
+        constant = np.ptp(predictions) == 0 or np.ptp(references) == 0
+        return {"spearman": math.nan if constant else float(stats.spearmanr(predictions, references).statistic)}
+
+
+CLASSIFICATION = {"accuracy": Accuracy, "f1": MacroF1, "matthews_correlation": MatthewsCorrelation}
+REGRESSION = {"pearson": Pearson, "spearman": Spearman}
+
+
+def load_metrics(names: list[str] | None, known: dict[str, type[evaluate.Metric]]) -> evaluate.CombinedEvaluations:
+    """Combine the named metrics, all known ones where no names are given.
+
+    Raises:
+        UserError: for a name that the task does not have, naming those it has.
+    """
+    for name in names or []:
+        if name not in known:
+            raise UserError(f"metric {name!r} is not one of this task's: {', '.join(known)}")
+    return evaluate.combine([known[name](keep_in_memory=True) for name in names or known])

@@ -1,0 +1,57 @@
+"""What a run has done so far, and the bar that shows it."""
+
+import sys
+from dataclasses import dataclass, field
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+
+@dataclass
+class Progress:
+    """Saved in every checkpoint, reported at the end.
+
+    Args:
+        step: optimizer steps done. With the seed it also says which rows come next.
+        seconds: time in training steps, without evaluation and checkpoints.
+        tokens: tokens trained on, without padding, over all processes.
+        slots: the same with padding.
+        losses: mean loss of every step.
+        grad_norms: norm of the gradients of every step, before clipping.
+        metrics: one entry per evaluation.
+        resumed_at: steps after which the run was taken up again.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    slots: int = 0
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list)
+
+    def add(self, loss: float, grad_norm: float, tokens: int, slots: int, seconds: float) -> None:
+        """Count one optimizer step."""
+        self.step += 1
+        self.losses.append(loss)
+        self.grad_norms.append(grad_norm)
+        self.tokens += tokens
+        self.slots += slots
+        self.seconds += seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean over the run so far."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def progress_bar(accelerator: Accelerator, progress: Progress, total: int) -> tqdm:
+    """A bar over optimizer steps on the main process; in a log file it writes a line every ten seconds only."""
+    return tqdm(
+        total=total,
+        initial=progress.step,
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+        disable=not accelerator.is_main_process,
+    )

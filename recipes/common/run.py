@@ -1,0 +1,184 @@
+"""A run's processes and its folder: what it is, its checkpoints, its end."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedTokenizerBase
+
+from .config import RunConfig, difference
+from .errors import UserError, one_line
+from .progress import Progress
+from .report import write_json
+
+
+def start(config: RunConfig) -> Accelerator:
+    """Make the accelerator and check what only the launcher knows.
+
+    Raises:
+        UserError: another number of processes than asked for, a batch size that does not divide, no bf16 here.
+    """
+    try:
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, step_scheduler_with_optimizer=False)
+    except ValueError as error:
+        raise UserError(f"mixed_precision {config.mixed_precision!r} does not work here: {one_line(error)}") from error
+    processes, launched = accelerator.num_processes, int(os.environ.get("WORLD_SIZE", 1))
+    if launched != processes:
+        raise UserError(
+            f"the launcher started {launched} processes that do not see each other; "
+            "on CPUs set ACCELERATE_USE_CPU=true in the environment"
+        )
+    if config.num_processes not in (None, processes):
+        raise UserError(f"num_processes is {config.num_processes}, and the launcher started {processes}")
+    per_pass = (config.micro_batch_size or math.ceil(config.batch_size / processes)) * processes
+    if config.batch_size % per_pass:
+        raise UserError(
+            f"batch_size {config.batch_size} is not a multiple of micro_batch_size x processes = "
+            f"{per_pass // processes} x {processes} = {per_pass}"
+        )
+    accelerator.gradient_accumulation_steps = config.batch_size // per_pass
+    if not accelerator.is_main_process:
+        transformers.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
+    return accelerator
+
+
+@contextmanager
+def main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Let the main process fill the caches; unlike with Accelerate's own, an error there leaves nobody waiting."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if accelerator.is_main_process:
+            accelerator.wait_for_everyone()
+
+
+class RunFolder:
+    """The output folder: ``run.json``, ``checkpoints/step_N``, at the end ``model/`` and ``result.json``.
+
+    Made once per run. Nothing is written before ``begin``, and nothing of another run is ever replaced.
+
+    Args:
+        config: the run's config.
+        resume: go on with the unfinished run in the folder.
+        processes: number of processes; a run is resumed with as many as it began with.
+    Raises:
+        UserError: the folder holds something else, a finished run, an unfinished run and ``resume`` is not set, or no
+            run and it is set; the result file exists.
+    """
+
+    def __init__(self, config: RunConfig, resume: bool, processes: int):
+        self.path = Path(config.output_dir)
+        self.model = self.path / "model"
+        self.result = self.path / "result.json"
+        self.extra_result = Path(config.result_file) if config.result_file else None
+        self.resume = resume
+        self.identity = {**asdict(config), "processes": processes}
+        record = self.path / "run.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"output_dir {self.path} is a file")
+        if not record.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UserError(f"output_dir {self.path} is not empty and holds no run: choose another folder")
+            if resume:
+                raise UserError(f"nothing to resume: output_dir {self.path} holds no run")
+        else:
+            self._refuse_other(json.loads(record.read_text()))
+            if self.result.is_file():
+                raise UserError(f"output_dir {self.path} holds this run, finished: choose another folder")
+            if not resume:
+                raise UserError(f"output_dir {self.path} holds this run, unfinished: use --resume, or another folder")
+        if self.extra_result is not None and self.extra_result.exists() and not resume:
+            raise UserError(f"result_file {self.extra_result} exists: choose another name")
+
+    def _refuse_other(self, there: dict[str, Any]) -> None:
+        # A folder that was moved is still the same run.
+        known = there | {"output_dir": self.identity["output_dir"]}
+        if differs := difference({key: value for key, value in known.items() if key in self.identity}, self.identity):
+            raise UserError(f"output_dir {self.path} holds another run; it differs in {differs}")
+
+    def begin(self, accelerator: Accelerator, data: dict[str, Any]) -> None:
+        """Write ``run.json``; on resume check that the data are those the run began with."""
+        self.identity["data"] = data
+        record, problem = self.path / "run.json", [None]
+        if self.resume:
+            self._refuse_other(json.loads(record.read_text()))
+        elif accelerator.is_main_process:
+            try:
+                if self.extra_result is not None:
+                    self.extra_result.parent.mkdir(parents=True, exist_ok=True)
+                write_json(record, self.identity)
+            except OSError as error:
+                problem = [f"cannot write to {error.filename}: {error.strerror}"]
+        # What only one process met is an error of all of them, and no process goes on before the folder is there.
+        broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise UserError(problem[0])
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return max((self.path / "checkpoints").glob("step_*"), default=None)
+
+    def restore(self, accelerator: Accelerator) -> Progress:
+        """Load the newest checkpoint into all that the accelerator prepared; a fresh start where there is none."""
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
+            return Progress()
+        accelerator.load_state(str(checkpoint))
+        progress = Progress(**json.loads((checkpoint / "progress.json").read_text()))
+        progress.resumed_at.append(progress.step)
+        return progress
+
+    def kept(self) -> str:
+        """What is left after a run had to stop."""
+        last = self.last_checkpoint()
+        return f"the last good checkpoint is {last}" if last else "no checkpoint had been written"
+
+    def save(self, accelerator: Accelerator, progress: Progress, keep: int) -> None:
+        """Write a checkpoint under another name, rename it, then remove all but the last ``keep``."""
+        final = self.path / "checkpoints" / f"step_{progress.step:08d}"
+        partial = final.with_name(f".{final.name}.partial")
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(partial / "progress.json", asdict(progress))
+            partial.rename(final)
+            for old in sorted(final.parent.glob("step_*"))[:-keep]:
+                # Renamed first, so that a checkpoint is never seen half removed.
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
+        accelerator.wait_for_everyone()
+
+    def save_model(self, accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write model and tokenizer to ``model/``, under another name first."""
+        partial = self.path / ".model.partial"
+        weights = accelerator.get_state_dict(model)
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(self.model, ignore_errors=True)
+            accelerator.unwrap_model(model).save_pretrained(partial, state_dict=weights)
+            tokenizer.save_pretrained(partial)
+            partial.rename(self.model)
+        accelerator.wait_for_everyone()
+
+    def finish(self, accelerator: Accelerator, result: dict[str, Any]) -> None:
+        """Write the result JSON; ``result.json`` comes last and marks the run as finished."""
+        if accelerator.is_main_process:
+            for path in (self.extra_result, self.result):
+                if path is not None:
+                    write_json(path, result)
+        accelerator.wait_for_everyone()

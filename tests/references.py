@@ -137,15 +137,15 @@ NORM_REFERENCES = {
 }
 
 
-# --- depth: from (layer l and sublayer k counted from 1, their numbers) to a number ---
+# --- depth: from (layer and sublayer k counted from 1, their numbers) to a number ---
 
 
-def _power(l, layers, k, sublayers, *, of, exponent, times=1.0, factor=1.0, log_of=False):
-    n = times * {"layer": l, "layers": layers, "sublayer": k, "sublayers": sublayers}[of]
+def _power(layer, layers, k, sublayers, *, of, exponent, times=1.0, factor=1.0, log_of=False):
+    n = times * {"layer": layer, "layers": layers, "sublayer": k, "sublayers": sublayers}[of]
     return factor * math.pow(math.log(n) if log_of else n, exponent)
 
 
-def _cait(l, layers, k, sublayers):
+def _cait(layer, layers, k, sublayers):
     for deepest, value in ((18, 1e-1), (24, 1e-5)):
         if layers <= deepest:
             return value
@@ -155,12 +155,12 @@ def _cait(l, layers, k, sublayers):
 DEPTH_REFERENCES: dict[str, Callable[..., float]] = {"power": _power, "cait": _cait}
 
 
-def depth_value(value: Any, l: int, layers: int, k: int, sublayers: int) -> float:
+def depth_value(value: Any, layer: int, layers: int, k: int, sublayers: int) -> float:
     """The number that an option stands for: itself, or a depth rule by name or dict."""
     if isinstance(value, (int, float)):
         return value
     options = {"kind": value} if isinstance(value, str) else dict(value)
-    return DEPTH_REFERENCES[options.pop("kind")](l, layers, k, sublayers, **options)
+    return DEPTH_REFERENCES[options.pop("kind")](layer, layers, k, sublayers, **options)
 
 
 # --- residuals ---
@@ -259,7 +259,7 @@ class Site:
     """One sublayer of one layer, as the formulas below see it."""
 
     name: str
-    l: int
+    layer: int
     layers: int
     sublayers: int
     branch: Callable[..., torch.Tensor]
@@ -306,11 +306,11 @@ def _normformer(x, s):
 
 
 def _mix_ln(x, s):
-    return _post_ln(x, s) if s.l <= s.layers // 4 else _pre_ln(x, s)
+    return _post_ln(x, s) if s.layer <= s.layers // 4 else _pre_ln(x, s)
 
 
 def _layer_norm_scaling(x, s):
-    return x + s.drop(s.branch(s.norm("pre", x) / math.sqrt(s.l)))
+    return x + s.drop(s.branch(s.norm("pre", x) / math.sqrt(s.layer)))
 
 
 def _deepnorm(x, s):
@@ -401,7 +401,7 @@ def encode(
         for name in names:
             site = Site(
                 name=name,
-                l=i + 1,
+                layer=i + 1,
                 layers=layers,
                 sublayers=len(names) * layers,
                 branch=branches[name],

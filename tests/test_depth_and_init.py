@@ -1,5 +1,7 @@
 """Numbers that depend on the depth, and the start weights that they scale, in real models."""
 
+import dataclasses
+import functools
 import math
 import re
 
@@ -27,23 +29,14 @@ POWERS = [
     {"of": "layer", "exponent": 0},
 ]
 
-# an init rule that leaves the weights' draw alone, with a spec in which it is allowed
-SPECS = {
-    "scaled_output": {"preset": "pre_ln"},
-    "deepnorm": {"preset": "deepnorm"},
-    "sub_ln": {"preset": "sub_ln"},
-    "zero_out_norm": {"preset": "sandwich_ln"},
-}
+# every slot that an init rule may need is filled
+EVERY_SLOT = dict.fromkeys(["pre", "mid", "out", "post"], True)
 
 
 def positions(layers, per_layer):
     for layer in range(layers):
         for order in range(per_layer):
             yield Position(layer, layers, layer * per_layer + order, layers * per_layer)
-
-
-def at(rule, layer=0, layers=12, sublayer=0, sublayers=None):
-    return at_depth(parse_depth_value(rule, "add_norm.x"), Position(layer, layers, sublayer, sublayers or 2 * layers))
 
 
 def config(add_norm, layers=2, decoder=False, hidden=8, intermediate=12, heads=2):
@@ -74,8 +67,14 @@ def role_of(path):
     return role if parameter == "weight" else None
 
 
-def with_init(kind, init):
-    return {**SPECS[kind], "init": init}
+def with_init(init):
+    return {"attention": EVERY_SLOT, "feed_forward": EVERY_SLOT, "final": True, "init": init}
+
+
+@functools.cache
+def unscaled(layers, decoder=False):
+    """Weights at the start without an init rule."""
+    return started(with_init([]), layers=layers, decoder=decoder)
 
 
 # --- depth rules ---
@@ -124,9 +123,7 @@ def test_deepnorm_constants(layers, alpha, beta):
         for block in (layer.connections.attention, layer.connections.feed_forward)
     }
     assert constant == pytest.approx(alpha, rel=1e-12)
-    assert INITS.build(INITS.parse("deepnorm", "x")).factor is not None
-    before = started(with_init("deepnorm", []), layers=layers)
-    after = started(with_init("deepnorm", {"kind": "deepnorm", "base": "stock"}), layers=layers)
+    before, after = unscaled(layers), started(with_init({"kind": "deepnorm", "base": "stock"}), layers=layers)
     path = f"encoder.layer.{layers - 1}.output.dense.weight"
     assert (after[path].norm() / before[path].norm()).item() == pytest.approx(beta, rel=1e-6)
 
@@ -141,8 +138,8 @@ def test_deepnorm_constants_of_a_decoder_with_cross_attention():
         for name in ("attention", "cross_attention", "feed_forward")
     }
     assert constants == {(3 * layers) ** 0.25}
-    before = started(with_init("deepnorm", []), layers=layers, decoder=True)
-    after = started(with_init("deepnorm", {"kind": "deepnorm", "base": "stock"}), layers=layers, decoder=True)
+    before = unscaled(layers, decoder=True)
+    after = started(with_init({"kind": "deepnorm", "base": "stock"}), layers=layers, decoder=True)
     for path in ("attention.self.value", "crossattention.self.value", "crossattention.output.dense", "output.dense"):
         path = f"encoder.layer.2.{path}.weight"
         assert (after[path].norm() / before[path].norm()).item() == pytest.approx((12 * layers) ** -0.25, rel=1e-6)
@@ -160,13 +157,13 @@ def test_a_decoder_without_cross_attention_counts_two_sublayers():
 )
 def test_cait_table(layers, start):
     assert {at_depth(parse_depth_value("cait", "x"), p) for p in positions(layers, 2)} == {start}
-    weights = {
-        value
-        for path, p in started("layer_scale", layers=layers).items()
-        if "residual_norm" in path
-        for value in p.tolist()
-    }
-    assert weights == {torch.tensor(start).item()}
+
+
+@pytest.mark.parametrize(("layers", "start"), [(18, 0.1), (19, 1e-5), (25, 1e-6)])
+def test_layer_scale_starts_at_the_cait_table(layers, start):
+    weights = [p for path, p in started("layer_scale", layers=layers).items() if "residual_norm" in path]
+    assert len(weights) == 2 * layers
+    assert all((weight == start).all() for weight in weights)
 
 
 def test_layer_norm_scaling_counts_layers_from_one():
@@ -194,11 +191,26 @@ def test_a_rule_without_a_finite_value_is_refused(rule):
         AddNormBertModel(config({"preset": "pre_ln", "pre_scale": {"kind": "power", **rule}}))
 
 
+@pytest.mark.xfail(strict=True, reason="the sublayer's input is scaled where there is no norm in the slot pre")
+def test_pre_scale_is_of_the_norm_in_the_slot_pre():
+    specs = [
+        {"preset": "pre_ln", "feed_forward": ["post"], "pre_scale": scale, "attention": ["pre"], "final": False}
+        for scale in (1.0, 0.5)
+    ]
+    layers = [AddNormBertModel(config(spec, layers=1)).double().eval().encoder.layer[0] for spec in specs]
+    layers[1].load_state_dict(layers[0].state_dict())
+    for layer in layers:
+        # the attention's branch is silent: what is left is the feed-forward's, which has no norm before it
+        torch.nn.init.zeros_(layer.attention.output.dense.weight)
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(layers[1](x), layers[0](x))
+
+
 # --- init rules ---
 
 
 def test_every_init_rule_has_a_reference():
-    assert set(INIT_REFERENCES) == set(INITS) == set(SPECS)
+    assert set(INIT_REFERENCES) == set(INITS)
 
 
 @pytest.mark.parametrize("kind", INITS)
@@ -218,8 +230,7 @@ def test_scales_exactly_the_documented_roles(kind, stack):
     reference = INIT_REFERENCES[kind]
     init = {"kind": kind, "base": "stock"} if len(reference.bases) > 1 else kind
     kwargs = {"layers": layers, "decoder": per_layer == 3}
-    before = started(with_init(kind, []), **kwargs)
-    after = started(with_init(kind, init), **kwargs)
+    before, after = unscaled(**kwargs), started(with_init(init), **kwargs)
     assert before.keys() == after.keys()
     scaled = set()
     for path, weight in after.items():
@@ -238,7 +249,7 @@ def test_xavier_draw(kind, decoder):
     layers, sizes = 3, {"hidden": 64, "intermediate": 192}
     kwargs = {"layers": layers, "decoder": decoder, **sizes}
     by_role: dict[str, list[torch.Tensor]] = {}
-    weights = started(with_init(kind, kind), **kwargs)
+    weights = started(with_init(kind), **kwargs)
     for path, weight in weights.items():
         if (role := role_of(path)) is not None:
             by_role.setdefault(role, []).append(weight.detach().double() / math.sqrt(2 / sum(weight.shape)))
@@ -257,7 +268,7 @@ def test_xavier_draw(kind, decoder):
 
 @pytest.mark.parametrize("kind", INITS)
 def test_biases_and_other_norms_keep_their_start(kind):
-    for path, value in started(with_init(kind, kind), decoder=True).items():
+    for path, value in started(with_init(kind), decoder=True).items():
         if path.endswith("bias"):
             assert (value == 0).all(), path
         elif re.search("norm", path, re.IGNORECASE):
@@ -269,7 +280,7 @@ def test_biases_and_other_norms_keep_their_start(kind):
 def test_a_head_starts_as_its_base_model_does(base):
     """A head builds a stock base first: it must not be scaled twice, nor left as the stock rules drew it."""
     sizes = {"layers": 12, "hidden": 64, "intermediate": 192}
-    add_norm = with_init("deepnorm", {"kind": "deepnorm", "base": base})
+    add_norm = with_init({"kind": "deepnorm", "base": base})
     for model_class, prefix in ((AddNormBertModel, ""), (AddNormBertForMaskedLM, "bert.")):
         for path, weight in started(add_norm, model_class, **sizes).items():
             path = path.removeprefix(prefix)
@@ -288,11 +299,7 @@ def test_a_head_starts_as_its_base_model_does(base):
     ids=str,
 )
 def test_zero_out_norm_zeroes_the_out_norms_only(out):
-    add_norm = {
-        "attention": {"pre": True, "mid": True, "out": out, "post": True},
-        "feed_forward": {"pre": True, "mid": True, "out": out, "post": True},
-        "final": True,
-    }
+    add_norm = {"attention": {**EVERY_SLOT, "out": out}, "feed_forward": {**EVERY_SLOT, "out": out}, "final": True}
     before, after = started(add_norm), started({**add_norm, "init": "zero_out_norm"})
     changed = {path for path in after if not torch.equal(after[path], before[path])}
     gains = {p for p in after if p.endswith(("out_norm.weight", "out_norm.zero_centered_weight"))}
@@ -318,22 +325,29 @@ def test_zero_out_norm_on_a_norm_without_gain_is_refused(out):
 # --- with a checkpoint ---
 
 
-@pytest.mark.parametrize("add_norm", ["deepnorm", "sub_ln", "res_post_norm"])
-def test_loaded_weights_are_not_scaled_and_missing_ones_are(add_norm, tmp_path):
-    torch.manual_seed(0)
-    stock = BertModel(
-        BertConfig(
-            **{
-                k: v
-                for k, v in config("post_ln", 12).to_dict().items()
-                if k not in ("add_norm", "model_type", "architectures")
-            }
-        )
-    )
+@pytest.mark.parametrize(
+    ("add_norm", "std", "scaled"),
+    [
+        ("deepnorm", "xavier", {"v": 96**-0.25, "o": 96**-0.25, "w1": 96**-0.25, "w2": 96**-0.25}),
+        ({"preset": "deepnorm", "init": {"kind": "deepnorm", "base": "stock"}}, "stock", {"v": 96**-0.25}),
+        ("sub_ln", "xavier", dict.fromkeys(["v", "o", "w1", "w2"], math.sqrt(math.log(24)))),
+        ({"preset": "pre_ln", "init": "scaled_output"}, "stock", {"o": 24**-0.5, "w2": 24**-0.5}),
+        ("res_post_norm", "stock", {}),
+    ],
+    ids=["deepnorm", "deepnorm-stock", "sub_ln", "scaled_output", "zero_out_norm"],
+)
+def test_loaded_weights_are_not_scaled_and_missing_ones_are(add_norm, std, scaled, tmp_path):
+    stock_keys = {f.name for f in dataclasses.fields(BertConfig)} - {"architectures"}
+    sizes = {key: value for key, value in config("post_ln", 12).to_dict().items() if key in stock_keys}
+    stock = BertModel(BertConfig(**sizes))
     for parameter in stock.parameters():
         torch.nn.init.normal_(parameter)
-    # as if the last layer had never been trained
-    state = {key: value for key, value in stock.state_dict().items() if not key.startswith("encoder.layer.11.")}
+    # as if the last layer had never been trained, and of every Linear in the first one only the weight had been kept
+    state = {
+        key: value
+        for key, value in stock.state_dict().items()
+        if not key.startswith("encoder.layer.11.") and not (key.startswith("encoder.layer.0.") and "bias" in key)
+    }
     stock.save_pretrained(tmp_path, state_dict=state)
     model = AddNormBertModel.from_pretrained(tmp_path, add_norm=add_norm)
     loaded = model.state_dict()
@@ -342,10 +356,11 @@ def test_loaded_weights_are_not_scaled_and_missing_ones_are(add_norm, tmp_path):
             assert torch.equal(loaded[key], value), key
     for path, weight in model.named_parameters():
         role = role_of(path)
-        if path.startswith("encoder.layer.11.") and role is not None:
-            std = 0.02 if add_norm == "res_post_norm" else math.sqrt(2 / sum(weight.shape))
-            factor = {"deepnorm": 96**-0.25, "sub_ln": math.sqrt(math.log(24))}.get(add_norm, 1.0)
+        if path.startswith("encoder.layer.11.") and role in (*scaled, "q", "k"):
+            draw = 0.02 if std == "stock" else math.sqrt(2 / sum(weight.shape))
             # few numbers each: a wrong draw or a missing factor is off by more than a third
-            assert weight.std().item() == pytest.approx(std * (factor if role not in "qk" else 1), rel=0.3), path
+            assert weight.std().item() == pytest.approx(draw * scaled.get(role, 1.0), rel=0.3), path
+        elif path.startswith("encoder.layer.0.") and path.endswith("bias"):
+            assert (weight == 0).all(), path
         elif "out_norm" in path:
-            assert (weight == 0).all()
+            assert (weight == 0).all() == (add_norm == "res_post_norm"), path

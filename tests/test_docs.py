@@ -19,7 +19,9 @@ TABLE = re.compile(r"(<!-- presets:.*?-->\n).*?(<!-- end presets -->)", re.DOTAL
 
 
 def preset_table() -> str:
-    rows = [f"| `{name}` | {preset.formula.replace('|', '/')} | {preset.source} |" for name, preset in presets().items()]
+    rows = [
+        f"| `{name}` | {preset.formula.replace('|', '/')} | {preset.source} |" for name, preset in presets().items()
+    ]
     return "\n".join(["| preset | one sublayer | source |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -31,7 +33,9 @@ def test_the_preset_table_is_the_codes():
 def test_python_blocks_run(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE)
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, vocab_size=99)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, vocab_size=99
+    )
     BertModel(config).save_pretrained(tmp_path / "bert")
     source = "\n".join(blocks).replace("google-bert/bert-base-uncased", str(tmp_path / "bert"))
     # the defaults are those of BERT-base: too large to build in a test
@@ -49,7 +53,9 @@ def test_commands_and_links_name_what_exists(file):
         assert target in targets, target
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (folder / path).exists(), path
-    for path in re.findall(r"(?:^|[\s`(=])((?:recipes|tests|benchmarks|hf_addnorm)/[\w/.-]+\.(?:py|yaml|md|json|png))", text):
+    for path in re.findall(
+        r"(?:^|[\s`(=])((?:recipes|tests|benchmarks|hf_addnorm)/[\w/.-]+\.(?:py|yaml|md|json|png))", text
+    ):
         assert (ROOT / path).exists(), path
 
 

@@ -121,7 +121,7 @@ def test_matches_the_formula(kind, options):
             assert_close(grads[name], grad, TOLERANCE, f"grad.{name} {shape}")
 
 
-@pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
+@pytest.mark.parametrize(("kind", "options"), REPRESENTATIVES)
 def test_gradcheck(kind, options):
     norm = build(kind, options, 7)
     # no tiny token: finite differences cannot resolve it
@@ -129,9 +129,9 @@ def test_gradcheck(kind, options):
     torch.autograd.gradcheck(norm, x, fast_mode=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_zeros_and_underflow_are_finite(kind, options, dtype):
+def test_zeros_and_underflow_are_finite(kind, options):
+    dtype = torch.float32
     norm = build(kind, options, 12, dtype)
     # 1e-30 squared is 0 in float32, but is not 0 itself
     x = torch.zeros(3, 12, dtype=dtype)
@@ -216,9 +216,8 @@ def test_half_input_is_rounded_once(kind, options, dtype, parameters, request):
 # --- start values ---
 
 
-@pytest.mark.parametrize("garbage", [math.nan, 9.3e13])
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_reset_parameters_writes_the_documented_start(kind, options, garbage):
+def test_reset_parameters_writes_the_documented_start(kind, options):
     norm = build(kind, options, 12)
     start = NORM_REFERENCES[kind].start(12, **options)
     assert {name: tuple(p.shape) for name, p in norm.named_parameters()} == {
@@ -226,12 +225,11 @@ def test_reset_parameters_writes_the_documented_start(kind, options, garbage):
     }
     # no running state: what is saved is the parameters
     assert set(norm.state_dict()) == set(start)
-    for parameter in norm.parameters():
-        torch.nn.init.constant_(parameter, garbage)
-    if start:
-        norm.reset_parameters()
-    for name, (_, value) in start.items():
-        assert (norm.get_parameter(name) == value).all(), name
+    for garbage in (math.nan, 9.3e13):
+        for name, (_, value) in start.items():
+            torch.nn.init.constant_(norm.get_parameter(name), garbage)
+            norm.reset_parameters()
+            assert (norm.get_parameter(name) == value).all(), name
 
 
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)

@@ -115,7 +115,7 @@ def test_matches_the_formula(kind, options):
             assert_close(grads[name], grad, TOLERANCE, f"grad.{name} {shape}")
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
 def test_keeps_the_dtype(kind, options, dtype):
     residual = build(kind, options, dtype)
@@ -144,19 +144,19 @@ def test_non_contiguous_input_and_compile(kind):
 # --- start values ---
 
 
-@pytest.mark.parametrize("garbage", [math.nan, 9.3e13])
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
-def test_reset_parameters_writes_the_documented_start(kind, options, garbage):
+def test_reset_parameters_writes_the_documented_start(kind, options):
     residual = build(kind, options)
     start = RESIDUAL_REFERENCES[kind].start(HIDDEN, **{key: at_position(value) for key, value in options.items()})
     assert {name: tuple(p.shape) for name, p in residual.named_parameters()} == {
         name: shape for name, (shape, _) in start.items()
     }
     assert set(residual.state_dict()) == set(start)
-    for name, (_, value) in start.items():
-        torch.nn.init.constant_(residual.get_parameter(name), garbage)
-        residual.reset_parameters()
-        torch.testing.assert_close(residual.get_parameter(name), torch.full_like(residual.get_parameter(name), value))
+    for garbage in (math.nan, 9.3e13):
+        for name, (_, value) in start.items():
+            parameter = torch.nn.init.constant_(residual.get_parameter(name), garbage)
+            residual.reset_parameters()
+            torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, value))
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,13 @@ def test_a_model_starts_at_the_documented_values(kind, start):
             torch.testing.assert_close(residual.get_parameter(LEARNED[kind]).unique(), torch.tensor([value]))
 
 
-@pytest.mark.parametrize(("preset", "start"), [("rezero", 0.0), ("layer_scale", 0.1)], ids=["rezero", "layer_scale"])
-def test_presets_start_at_the_papers_values(preset, start):
-    parameters = learned(AddNormBertModel(tiny_config(preset)))
-    assert parameters
-    for parameter in parameters.values():
-        assert (parameter == start).all()
+@pytest.mark.parametrize(
+    ("preset", "start", "per_layer"), [("rezero", 0.0, 1), ("layer_scale", 0.1, 2)], ids=["rezero", "layer_scale"]
+)
+def test_presets_start_as_their_papers_do(preset, start, per_layer):
+    parameters = learned(AddNormBertModel(tiny_config(preset, layers=3)))
+    assert len(parameters) == 3 * per_layer
+    assert all((parameter == start).all() for parameter in parameters.values())
 
 
 def test_rezero_starts_as_the_identity():

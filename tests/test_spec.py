@@ -1,4 +1,4 @@
-"""`config.add_norm`: what it accepts, what it refuses and in which words, and that its JSON form is the whole of it."""
+"""`config.add_norm`: what it accepts, what it refuses and in which words; its JSON form is the whole of it."""
 
 import copy
 import dataclasses
@@ -122,7 +122,9 @@ def test_preset_round_trips(preset):
 
 def test_a_spec_that_uses_everything_round_trips():
     assert {next(iter(override)) for override in EVERYTHING["layers"]} == set(SELECTORS)
-    assert set(EVERYTHING) | {"stream", "wiring", "format_version"} == {f.name for f in dataclasses.fields(AddNormSpec)}
+    assert set(EVERYTHING) | {"stream", "wiring", "format_version"} == {
+        f.name for f in dataclasses.fields(AddNormSpec)
+    }
     spec = parse(EVERYTHING)
     assert parse(through_json(spec)) == spec
     assert through_json(parse(through_json(spec))) == through_json(spec)
@@ -134,8 +136,6 @@ def test_a_spec_that_uses_everything_round_trips():
 def test_every_choice_round_trips_with_every_option(axis):
     registry, around = AXES[axis]
     for kind in registry:
-        if axis == "init[0]" and kind in ("deepnorm", "sub_ln") and not registry.options(kind):
-            continue
         spec = parse(around({"kind": kind, **NEEDED.get(kind, {})}))
         data = through_json(spec)
         assert parse(data) == spec
@@ -327,7 +327,12 @@ def test_later_overrides_win_axis_by_axis():
         }
     )
     got = [(spec.layer(i, 4).attention, spec.layer(i, 4).norm.kind) for i in range(4)]
-    assert got == [({"pre": True}, "dyt"), ({"out": True}, "dyt"), ({"pre": True}, "affine"), ({"post": True}, "affine")]
+    assert got == [
+        ({"pre": True}, "dyt"),
+        ({"out": True}, "dyt"),
+        ({"pre": True}, "affine"),
+        ({"post": True}, "affine"),
+    ]
     assert all(spec.layer(i, 4).feed_forward == {"post": True} for i in range(4))
 
 
@@ -355,14 +360,12 @@ def test_overrides_reach_the_model():
         "layers": [{"last": 1, "attention": {"pre": "dyt"}, "norm": "rms_norm"}, {"index": 0, "residual": "scalar"}]
     }
     layers = AddNormBertModel(config(spec)).encoder.layer
-    kinds = [(type(l.attention.output.LayerNorm).__name__, type(l.output.LayerNorm).__name__) for l in layers]
-    assert kinds == [("LayerNorm", "LayerNorm")] * 3 + [("Identity", "RMSNorm")]
-    assert [type(l.connections.feed_forward.residual_norm).__name__ for l in layers] == [
-        "ScalarResidual",
-        "Add",
-        "Add",
-        "Add",
+    norms = [
+        [type(n).__name__ for n in (layer.attention.output.LayerNorm, layer.output.LayerNorm)] for layer in layers
     ]
+    assert norms == [["LayerNorm", "LayerNorm"]] * 3 + [["Identity", "RMSNorm"]]
+    residuals = [type(layer.connections.feed_forward.residual_norm).__name__ for layer in layers]
+    assert residuals == ["ScalarResidual", "Add", "Add", "Add"]
     assert type(layers[3].connections.attention.pre_norm).__name__ == "DynamicTanh"
 
 
@@ -484,7 +487,15 @@ def test_a_stock_config_loads_as_the_stock_scheme(tmp_path):
 
 @pytest.mark.parametrize(
     "key",
-    ["gradient_checkpointing", "position_embedding_type", "add_bias", "norm_first", "qk_norm", "final_norm", "norm_eps"],
+    [
+        "gradient_checkpointing",
+        "position_embedding_type",
+        "add_bias",
+        "norm_first",
+        "qk_norm",
+        "final_norm",
+        "norm_eps",
+    ],
 )
 def test_other_unknown_keys_pass(key):
     assert getattr(config(**{key: 1}), key) == 1
@@ -539,6 +550,13 @@ def test_a_config_file_is_judged_like_an_argument(stored, words, tmp_path):
         with pytest.raises(ValueError) as error:
             load(tmp_path)
         assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.xfail(strict=True, reason="None replaces a checkpoint's scheme by the stock one")
+def test_none_leaves_a_checkpoints_scheme_alone(tmp_path):
+    # as for every other override that a script passes on from an unset argument
+    config("deepnorm").save_pretrained(tmp_path)
+    assert AddNormBertConfig.from_pretrained(tmp_path, add_norm=None).add_norm == parse("deepnorm")
 
 
 # --- refusals ---
@@ -625,7 +643,10 @@ _ALLOWED = "allowed is"
         ({"layers": [{"first": 1}]}, ["add_norm.layers[0]", "changes nothing", "attention"]),
         ({"layers": [{"norm": "dyt"}]}, ["add_norm.layers[0]", "0 of", *SELECTORS, "exactly one"]),
         ({"layers": [{"first": 1, "last": 1, "norm": "dyt"}]}, ["add_norm.layers[0]", "2 of", "exactly one"]),
-        ({"layers": [{"first": 1, "norm": "dyt"}, {"lst": 1}]}, ["add_norm.layers[1]", "'lst'", "Did you mean", "last"]),
+        (
+            {"layers": [{"first": 1, "norm": "dyt"}, {"lst": 1}]},
+            ["add_norm.layers[1]", "'lst'", "last"],
+        ),
         ({"layers": [{"first": 1, "final": True}]}, ["add_norm.layers[0]", "unknown key 'final'", "pre_scale"]),
         ({"layers": [{"first": 0, "norm": "dyt"}]}, ["add_norm.layers[0].first is 0", "at least 1"]),
         ({"layers": [{"first": True, "norm": "dyt"}]}, ["add_norm.layers[0].first is True", "whole number"]),
@@ -636,7 +657,10 @@ _ALLOWED = "allowed is"
         ({"layers": [{"range": [2, 2], "norm": "dyt"}]}, ["add_norm.layers[0].range is [2, 2]", "start < stop"]),
         ({"layers": [{"range": [-1, 2], "norm": "dyt"}]}, ["add_norm.layers[0].range is [-1, 2]", "0 <= start"]),
         ({"layers": [{"range": 2, "norm": "dyt"}]}, ["add_norm.layers[0].range is 2", "[start, stop]"]),
-        ({"layers": [{"first_fraction": 0, "norm": "dyt"}]}, ["layers[0].first_fraction is 0", "above 0", "at most 1"]),
+        (
+            {"layers": [{"first_fraction": 0, "norm": "dyt"}]},
+            ["first_fraction is 0", "above 0", "at most 1"],
+        ),
         ({"layers": [{"last_fraction": 1.5, "norm": "dyt"}]}, ["layers[0].last_fraction is 1.5", "at most 1"]),
         ({"layers": [{"first": 1, "norm": "dty"}]}, ["add_norm.layers[0].norm", "'dty'", "Did you mean dyt"]),
         ({"layers": [{"first": 1, "cross_attention": None}]}, ["add_norm.layers[0].cross_attention is None", *SLOTS]),
@@ -701,9 +725,22 @@ def test_options_of_the_wrong_type_are_refused(axis):
                     refused(around(choice), f"add_norm.{axis}", name, repr(value))
 
 
-def test_a_bound_is_named_where_null_is_allowed_too(request):
-    request.applymarker(pytest.mark.xfail(strict=True, reason="'a number or null' does not say why -1 is refused"))
-    refused({"norm": {"kind": "layer_norm", "eps": -1}}, "add_norm.norm.eps is -1", "above 0", "null")
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"norm": {"kind": "layer_norm", "eps": -1}}, ["add_norm.norm.eps is -1", "above 0", "null"]),
+        ({"norm": {"kind": "affine", "groups": 0}}, ["add_norm.norm.groups is 0", "at least 1", "'heads'", "null"]),
+        ({"residual": {"kind": "scalar", "start": None}}, ["add_norm.residual.start is None", "a number"]),
+        ({"residual": {"kind": "scalar", "start": "0.5"}}, ["add_norm.residual.start", "'0.5'", "a number"]),
+        ({"norm": {"kind": "rms_norm", "eps": math.nan}}, ["add_norm.norm.eps is nan", "finite"]),
+        ({"attention": {"pre": 1}}, ["add_norm.attention.pre is 1", "true", "false"]),
+        ({"embed": 1}, ["add_norm.embed is 1", "true", "false", "auto"]),
+    ],
+    ids=str,
+)
+@pytest.mark.xfail(strict=True, reason="the sentence leaves out a part of what is allowed")
+def test_all_that_is_allowed_is_named(value, words):
+    refused(value, *words)
 
 
 @pytest.mark.parametrize("slots", [["pre", ["mid"]], [{"pre": "rms_norm"}]], ids=str)
@@ -718,12 +755,17 @@ def test_a_list_of_anything_but_names_is_refused_in_words(slots):
         ({"layers": [{"first": 1, "dropout": "after_out"}]}, "dropout"),
         ({"layers": [{"first": 1, "pre_scale": 0.5}]}, "pre_scale"),
         ({"cross_attention": ["out"], "dropout": "after_out"}, "dropout"),
-        ({"preset": "sandwich_ln", "layers": [{"first": 1, "attention": ["post"], "feed_forward": ["post"],
-                                              "pre_scale": 0.5}]}, "pre_scale"),
+        (
+            {
+                "preset": "sandwich_ln",
+                "layers": [{"first": 1, "attention": ["post"], "feed_forward": ["post"], "pre_scale": 0.5}],
+            },
+            "pre_scale",
+        ),
     ],
     ids=str,
 )
-@pytest.mark.xfail(strict=True, reason="an override's own axes, and a model without cross-attention, are not looked at")
+@pytest.mark.xfail(strict=True, reason="an override's own axes and a missing cross-attention are not looked at")
 def test_an_axis_that_does_nothing_in_its_layer_is_refused(value, word):
     refused(value, word)
 

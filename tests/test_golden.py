@@ -1,0 +1,438 @@
+"""Known answers: the golden vectors of the authors' code, and every preset against its formula computed naively.
+
+The golden vectors lie beside the repository (`../shared/golden`); where they are absent their tests skip, and the
+formulas alone are checked.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from references import (
+    ENCODER_REFERENCES,
+    HEADS,
+    NORM_REFERENCES,
+    STREAMS_COVERED,
+    WIRINGS_COVERED,
+    assert_close,
+    encode,
+    neutral_names,
+)
+from safetensors import safe_open
+
+from hf_addnorm import AddNormBertConfig, AddNormBertModel
+from hf_addnorm.models.initialization import INITS
+from hf_addnorm.models.norms import NORMS, build_norm
+from hf_addnorm.models.presets import PRESETS
+from hf_addnorm.models.residuals import RESIDUALS
+from hf_addnorm.models.spec import STREAMS, WIRINGS
+
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not beside the repository")
+
+# file -> the norm, and how its options follow from the file's params
+NORM_FILES = {
+    "norm_layer_norm": "layer_norm",
+    "norm_rms_norm_inside": "rms_norm",
+    "norm_rms_norm_paper": "rms_norm",
+    "norm_zero_centered_rms": "rms_norm",
+    "norm_dyt": "dyt",
+    "norm_affine": "affine",
+}
+ENCODER_FILES = {
+    "encoder_post_ln": "post_ln",
+    "encoder_pre_ln": "pre_ln",
+    "encoder_sub_ln": "sub_ln",
+    "encoder_deepnorm": "deepnorm",
+    "encoder_rezero": "rezero",
+    "encoder_layerscale_pre_ln": "layer_scale",
+}
+INIT_FILES = {"init_deepnorm": ("deepnorm", "deepnorm"), "init_sub_ln": ("sub_ln", "sub_ln")}
+
+# file -> what it needs that is not there yet, by registry: once the name exists, the file must be tested above
+NOT_YET = {
+    "norm_scale_norm": (NORMS, "scale_norm"),
+    "norm_prms_norm": (NORMS, "prms_norm"),
+    "norm_derf": (NORMS, "derf"),
+    "norm_group_norm": (NORMS, "group_norm"),
+    "norm_masked_batch_norm": (NORMS, "batch_norm"),
+    "norm_rep_bn": (NORMS, "rep_bn"),
+    "norm_instance_norm_masked": (NORMS, "instance_norm"),
+    "norm_instance_norm_unbiased": (NORMS, "instance_norm"),
+    "encoder_b2t": (PRESETS, "b2t"),
+    "init_b2t": (INITS, "b2t"),
+    "residual_gpas_after_add": (RESIDUALS, "gpas"),
+    "residual_gpas_on_skip": (RESIDUALS, "gpas"),
+    "residual_denseformer": (STREAMS, "denseformer"),
+    "residual_denseformer_dilated": (STREAMS, "denseformer"),
+    "residual_hyper_connections_static": (STREAMS, "hyper_connections"),
+}
+
+PRECISIONS = [(torch.float64, "tolerance"), (torch.float32, "tolerance_fp32")]
+both_precisions = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS, ids=["float64", "float32"])
+
+
+def load(file, dtype=torch.float64):
+    """Tensors, and metadata with its params read."""
+    with safe_open(GOLDEN / f"{file}.safetensors", "pt") as f:
+        tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        meta = f.metadata()
+    tensors = {key: t.to(dtype) if t.is_floating_point() else t for key, t in tensors.items()}
+    return tensors, {**meta, "params": json.loads(meta["params"])}
+
+
+def assert_golden(actual, tensors, name, meta, tolerance):
+    """`max|actual - expected| <= tolerance * max|expected|`, over real tokens where the file says so."""
+    expected = tensors[name]
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    if meta["compare"] == "real" and expected.dim() >= 2 and expected.shape[:2] == tensors["input.token_mask"].shape:
+        actual, expected = actual[tensors["input.token_mask"]], expected[tensors["input.token_mask"]]
+    error = ((actual - expected).abs().max() / expected.abs().max()).item()
+    assert error <= float(meta[tolerance]), f"{name}: off by {error:.3g}"
+
+
+def tiny_config(add_norm, layers, **kwargs):
+    sizes = {"hidden_size": 12, "num_attention_heads": HEADS[12], "intermediate_size": 20, "layer_norm_eps": 1e-5}
+    return AddNormBertConfig(
+        vocab_size=11, max_position_embeddings=8, num_hidden_layers=layers, add_norm=add_norm, **{**sizes, **kwargs}
+    )
+
+
+def build_encoder(config, dtype=torch.float64):
+    """An AddNormBertModel with plain attention, and its encoder's parameters by neutral name."""
+    config._attn_implementation = "eager"
+    model = AddNormBertModel(config, add_pooling_layer=False).to(dtype).eval()
+    weights = {
+        name: parameter
+        for path, parameter in model.named_parameters()
+        if path.startswith("encoder.")
+        for name in neutral_names(path, config.add_cross_attention)
+    }
+    return model, weights
+
+
+def additive(allowed, dtype):
+    """The mask as the model's attention takes it: added to the scores, [batch, 1, queries, keys]."""
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def run_encoder(model, hidden, allowed, memory=None, memory_allowed=None):
+    """The stream after every layer, and the encoder's result."""
+    streams = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output: streams.append(output)) for layer in model.encoder.layer
+    ]
+    result = model.encoder(
+        hidden,
+        attention_mask=additive(allowed, hidden.dtype),
+        encoder_hidden_states=memory,
+        encoder_attention_mask=None if memory is None else additive(memory_allowed, hidden.dtype),
+    )
+    for hook in hooks:
+        hook.remove()
+    return streams, result.last_hidden_state
+
+
+# --- every file is accounted for ---
+
+
+@needs_golden
+def test_every_golden_file_is_tested_or_named_as_not_yet():
+    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES}
+    assert not tested & set(NOT_YET)
+    assert {file.stem for file in GOLDEN.glob("*.safetensors")} == tested | set(NOT_YET)
+
+
+@pytest.mark.parametrize("file", NOT_YET)
+def test_what_exists_now_has_its_golden_file_tested(file):
+    registry, name = NOT_YET[file]
+    assert name not in registry, f"{name} exists: test {file}.safetensors"
+
+
+# --- norms ---
+
+
+@needs_golden
+@both_precisions
+@pytest.mark.parametrize("file", NORM_FILES)
+def test_norm(file, dtype, tolerance):
+    tensors, meta = load(file, dtype)
+    kind, params = NORM_FILES[file], meta["params"]
+    known = {"eps", "eps_place", "bias", "init_alpha", "gain", "init_weight"}
+    assert set(params) <= known
+    options = {key: params[key] for key in ("eps", "bias") if key in params}
+    if "eps_place" in params:
+        options["eps_place"] = params["eps_place"].removesuffix("_sqrt")
+    if "init_alpha" in params:
+        options["alpha_init"] = params["init_alpha"]
+    renamed = {}
+    if params.get("gain") == "1+weight":
+        options["zero_centered"] = True
+        renamed = {"weight": "zero_centered_weight"}
+    x = tensors["input.x"].requires_grad_()
+    # an eps that no file uses: nothing may be left to the model
+    norm = build_norm(NORMS.parse({"kind": kind, **options}, "norm"), x.shape[-1], 0.123, 1)
+    if hasattr(norm, "reset_parameters"):
+        norm.reset_parameters()
+    if "init_alpha" in params:
+        assert (norm.alpha == params["init_alpha"]).all()
+    if "init_weight" in params:
+        assert (norm.zero_centered_weight == params["init_weight"]).all()
+    norm = norm.to(dtype)
+    parameters = {
+        renamed.get(key.removeprefix("param."), key.removeprefix("param.")): value
+        for key, value in tensors.items()
+        if key.startswith("param.")
+    }
+    norm.load_state_dict(parameters, strict=True)
+    y = norm(x)
+    assert_golden(y, tensors, "output.y", meta, tolerance)
+    (y * tensors["cotangent"]).sum().backward()
+    grads = {"x": x.grad} | {name: p.grad for name, p in norm.named_parameters()}
+    stored = {key for key in tensors if key.startswith("grad.")}
+    for name, grad in grads.items():
+        name = next((old for old, new in renamed.items() if new == name), name)
+        assert_golden(grad, tensors, f"grad.{name}", meta, tolerance)
+        stored.remove(f"grad.{name}")
+    assert not stored
+
+
+@needs_golden
+def test_the_references_are_the_golden_norms():
+    for file, kind in NORM_FILES.items():
+        tensors, meta = load(file)
+        parameters = {key.removeprefix("param."): value for key, value in tensors.items() if key.startswith("param.")}
+        if meta["params"].get("gain") == "1+weight":
+            parameters["zero_centered_weight"] = parameters.pop("weight")
+        options = {key: value for key, value in meta["params"].items() if key in ("eps", "eps_place")}
+        if "eps_place" in options:
+            options["eps_place"] = options["eps_place"].removesuffix("_sqrt")
+        y = NORM_REFERENCES[kind].formula(tensors["input.x"], parameters, **options)
+        assert_golden(y, tensors, "output.y", meta, "tolerance")
+
+
+# --- encoders ---
+
+
+def read_encoder(file, dtype):
+    tensors, meta = load(file, dtype)
+    keep = ("input.", "output.", "grad.", "cotangent")
+    weights = {key: value for key, value in tensors.items() if not key.startswith(keep)}
+    mask = tensors["input.token_mask"]
+    allowed = mask[:, None, :].expand(-1, mask.shape[1], -1)
+    return tensors, meta, weights, allowed
+
+
+def check_encoder(streams, result, hidden, tensors, meta, tolerance):
+    for i, stream in enumerate(streams):
+        assert_golden(stream, tensors, f"output.layer.{i}", meta, tolerance)
+    assert f"output.layer.{len(streams)}" not in tensors
+    assert_golden(result, tensors, "output.hidden", meta, tolerance)
+    (grad,) = torch.autograd.grad((result * tensors["cotangent"]).sum(), hidden)
+    assert_golden(grad, tensors, "grad.hidden", meta, tolerance)
+
+
+def golden_model(file, dtype):
+    """An AddNormBertModel of the file's shape, with the file's weights."""
+    tensors, meta, weights, allowed = read_encoder(file, dtype)
+    params = meta["params"]
+    config = tiny_config(
+        {"preset": ENCODER_FILES[file], "embed": False},
+        params["layers"],
+        hidden_size=tensors["input.hidden"].shape[-1],
+        intermediate_size=weights["layers.0.w1.bias"].shape[0],
+        num_attention_heads=params["heads"],
+        hidden_act=params["act"],
+        # the schemes without norms have no eps
+        layer_norm_eps=params.get("eps", 0.123),
+    )
+    model, parameters = build_encoder(config, dtype)
+    # every parameter has its golden value, and no golden value is left over
+    assert set(parameters) == set(weights)
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].copy_(value)
+    assert params["final_norm"] == any(name.startswith("final.") for name in parameters)
+    if params.get("share") == "layer":
+        for i in range(params["layers"]):
+            assert parameters[f"layers.{i}.attn.alpha"] is parameters[f"layers.{i}.ffn.alpha"]
+    return model, tensors, meta, allowed
+
+
+@needs_golden
+@both_precisions
+@pytest.mark.parametrize("file", ENCODER_FILES)
+def test_encoder(file, dtype, tolerance):
+    model, tensors, meta, allowed = golden_model(file, dtype)
+    hidden = tensors["input.hidden"].requires_grad_()
+    streams, result = run_encoder(model, hidden, allowed)
+    check_encoder(streams, result, hidden, tensors, meta, tolerance)
+    if "alpha" in meta["params"]:
+        block = model.encoder.layer[0].connections.attention
+        assert block.residual_norm.skip_scale == pytest.approx(meta["params"]["alpha"], rel=1e-12)
+
+
+@needs_golden
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("file", ENCODER_FILES)
+def test_encoder_inside_the_whole_model(file, attention):
+    """Through the model's own embeddings, mask and hidden states: the last of these is the normed one."""
+    model, tensors, meta, _ = golden_model(file, torch.float64)
+    model.set_attn_implementation(attention)
+    for table in (model.embeddings.position_embeddings, model.embeddings.token_type_embeddings):
+        torch.nn.init.zeros_(table.weight)
+    hidden = tensors["input.hidden"].requires_grad_()
+    out = model(inputs_embeds=hidden, attention_mask=tensors["input.token_mask"].long(), output_hidden_states=True)
+    states = out.hidden_states
+    assert len(states) == meta["params"]["layers"] + 1
+    assert torch.equal(states[0], hidden)
+    assert torch.equal(states[-1], out.last_hidden_state)
+    # the last layer's own output is not among them
+    check_encoder(states[1:-1], out.last_hidden_state, hidden, without_last_layer(tensors, meta), meta, "tolerance")
+
+
+def without_last_layer(tensors, meta):
+    return {key: value for key, value in tensors.items() if key != f"output.layer.{meta['params']['layers'] - 1}"}
+
+
+@needs_golden
+@pytest.mark.parametrize("file", ENCODER_FILES)
+def test_the_references_are_the_golden_encoders(file):
+    tensors, meta, weights, allowed = read_encoder(file, torch.float64)
+    params, hidden = meta["params"], tensors["input.hidden"].requires_grad_()
+    options = {key: params[key] for key in ("layers", "heads", "act", "eps") if key in params}
+    streams, result = encode(ENCODER_FILES[file], weights, hidden, allowed=allowed, **options)
+    check_encoder(streams, result, hidden, tensors, meta, "tolerance")
+
+
+# --- start weights ---
+
+
+@needs_golden
+@pytest.mark.parametrize("file", INIT_FILES)
+def test_init_ratios(file):
+    tensors, meta = load(file)
+    preset, init = INIT_FILES[file]
+    roles = {key.removeprefix("output.ratio."): value for key, value in tensors.items() if ".ratio." in key}
+    assert set(roles) == {"q", "k", "v", "o", "w1", "w2"}
+    for column, layers in enumerate(tensors["input.layers"].tolist()):
+        by_init = []
+        for rules in ([], {"kind": init, "base": "stock"}):
+            torch.manual_seed(0)
+            by_init.append(build_encoder(tiny_config({"preset": preset, "init": rules}, layers))[1])
+        before, after = by_init
+        for role, ratios in roles.items():
+            for i in {0, layers // 2, layers - 1}:
+                name = f"layers.{i}.{role}.weight"
+                ratio = (after[name].norm() / before[name].norm()).item()
+                assert ratio == pytest.approx(ratios[column].item(), rel=float(meta["tolerance"])), name
+
+
+@needs_golden
+def test_deepnorm_skip_scale():
+    tensors, meta = load("init_deepnorm")
+    for layers, alpha in zip(tensors["input.layers"].tolist(), tensors["output.alpha"].tolist(), strict=True):
+        model, _ = build_encoder(tiny_config("deepnorm", layers))
+        for block in (model.encoder.layer[0].connections.attention, model.encoder.layer[-1].connections.feed_forward):
+            assert block.residual_norm.skip_scale == pytest.approx(alpha, rel=float(meta["tolerance"]))
+
+
+# --- presets, by their formulas ---
+
+
+def test_every_preset_has_a_reference():
+    assert set(ENCODER_REFERENCES) == set(PRESETS)
+    assert set(STREAMS) == STREAMS_COVERED
+    assert set(WIRINGS) == WIRINGS_COVERED
+
+
+class Pattern(torch.nn.Module):
+    """Stands for dropout: a known number for every feature, so that its place shows."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.factor = torch.linspace(0.25, 2.0, width, dtype=torch.float64)
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def random_inputs(decoder):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 5, 12, generator=generator, dtype=torch.float64)
+    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    allowed = real[:, None, :].expand(-1, 5, -1)
+    if not decoder:
+        return x, allowed, None, None
+    memory = torch.randn(2, 4, 12, generator=generator, dtype=torch.float64)
+    memory_real = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    return x, allowed & torch.ones(5, 5).tril().bool(), memory, memory_real[:, None, :].expand(-1, 5, -1)
+
+
+def compare_with_formula(preset, add_norm, decoder, norm=None, layers=7):
+    """Every layer's output, the result and the gradients, with random weights and a pattern in dropout's place."""
+    config = tiny_config(add_norm, layers, is_decoder=decoder, add_cross_attention=decoder, hidden_act="gelu")
+    model, weights = build_encoder(config)
+    generator = torch.Generator().manual_seed(4)
+    for path, parameter in model.encoder.named_parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.15, generator=generator)
+        else:
+            # far from every start value, and of both signs in the biases
+            low = -0.5 if path.endswith("bias") else 0.3
+            torch.nn.init.uniform_(parameter, low, 1.4, generator=generator)
+    for name, module in list(model.encoder.named_modules()):
+        if isinstance(module, torch.nn.Dropout) and name.endswith("output.dropout"):
+            model.encoder.set_submodule(name, Pattern(12))
+    x, allowed, memory, memory_allowed = random_inputs(decoder)
+    hidden = x.clone().requires_grad_()
+    streams, result = run_encoder(model, hidden, allowed, memory, memory_allowed)
+    hidden_expected = x.clone().requires_grad_()
+    expected_weights = {name: p.detach().clone().requires_grad_() for name, p in weights.items()}
+    # one leaf where the model has one parameter
+    for name, p in weights.items():
+        first = next(other for other, q in weights.items() if q is p)
+        expected_weights[name] = expected_weights[first]
+    streams_expected, expected = encode(
+        preset,
+        expected_weights,
+        hidden_expected,
+        layers=layers,
+        heads=config.num_attention_heads,
+        act="gelu",
+        eps=config.layer_norm_eps,
+        allowed=allowed,
+        norm=norm,
+        memory=memory,
+        memory_allowed=memory_allowed,
+        drop=Pattern(12),
+    )
+    for i, (stream, stream_expected) in enumerate(zip(streams, streams_expected, strict=True)):
+        assert_close(stream, stream_expected, 1e-12, f"layer {i}")
+    assert_close(result, expected, 1e-12, "result")
+    cotangent = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+    names = list(weights)
+    grads = torch.autograd.grad(result, [hidden, *weights.values()], cotangent)
+    grads_expected = torch.autograd.grad(expected, [hidden_expected, *(expected_weights[n] for n in names)], cotangent)
+    # a query's gradient is a small difference of large terms: relative to the largest gradient
+    scale = max(grad.abs().max() for grad in grads_expected)
+    for name, grad, grad_expected in zip(["hidden", *names], grads, grads_expected, strict=True):
+        error = ((grad - grad_expected).abs().max() / scale).item()
+        assert error <= 1e-13, f"grad.{name}: off by {error:.3g} of the largest"
+
+
+@pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_is_its_formula(preset, decoder):
+    compare_with_formula(preset, preset, decoder)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("preset", ["post_ln", "sandwich_ln", "sub_ln"])
+def test_preset_with_another_norm_is_its_formula(preset, kind):
+    options = {"eps": 1e-5} if "eps" in NORMS.options(kind) else {}
+    add_norm = {"preset": preset, "norm": {"kind": kind, **options}}
+    compare_with_formula(preset, add_norm, decoder=False, norm=(kind, options), layers=3)

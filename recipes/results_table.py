@@ -1,0 +1,64 @@
+"""The README's table of the runs in `recipes/results`, one row per data, rows and scheme, over its seeds.
+
+python recipes/results_table.py          # writes the table anew
+python recipes/results_table.py --check  # says whether it is the one of the files
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
+COLUMNS = ("data", "train rows", "`add_norm`", "runs", "accuracy", "loss of the last 50 steps", "train seconds")
+
+
+def load_results() -> list[dict]:
+    """Every result JSON, in the order of the file names."""
+    return [json.loads(path.read_text()) for path in sorted((ROOT / "recipes" / "results").glob("*.json"))]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean, and the smallest and largest where there are several."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(results: list[dict]) -> str:
+    """The rows, as markdown."""
+    groups = defaultdict(list)
+    for result in results:
+        config = result["config"]
+        scheme = config["add_norm"] if isinstance(config["add_norm"], str) else json.dumps(config["add_norm"])
+        groups[config["dataset"], result["data"]["train"]["rows"], scheme].append(result)
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for (data, rows, scheme), runs in groups.items():
+        cells = (
+            data,
+            f"{rows:,}",
+            f"`{scheme}`",
+            str(len(runs)),
+            spread([run["metrics"]["accuracy"] for run in runs], 3),
+            spread([statistics.mean(run["loss_history"][-50:]) for run in runs], 3),
+            spread([run["train_seconds"] for run in runs], 0),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    text = README.read_text()
+    new = BLOCK.sub(lambda block: block[1] + table(load_results()) + block[2], text)
+    if "--check" not in sys.argv:
+        README.write_text(new)
+    elif new != text:
+        sys.exit("the README's table is not the one of recipes/results: run python recipes/results_table.py")
+
+
+if __name__ == "__main__":
+    main()

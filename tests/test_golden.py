@@ -174,7 +174,7 @@ def test_norm(file, dtype, tolerance):
         renamed = {"weight": "zero_centered_weight"}
     x = tensors["input.x"].requires_grad_()
     # an eps that no file uses: nothing may be left to the model
-    norm = build_norm(NORMS.parse({"kind": kind, **options}, "norm"), x.shape[-1], 0.123, 1)
+    norm = build_norm(NORMS.parse({"kind": kind, **options}, "norm"), x.shape[-1], eps=0.123, groups=1)
     if hasattr(norm, "reset_parameters"):
         norm.reset_parameters()
     if "init_alpha" in params:

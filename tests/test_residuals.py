@@ -253,7 +253,6 @@ def test_skip_side_multiplies_the_stream():
     torch.testing.assert_close(out, y)
 
 
-@pytest.mark.xfail(strict=True, reason="two zeros in a row are not refused: neither ever gets a gradient")
 @pytest.mark.parametrize("kind", LEARNED)
 def test_a_zero_residual_on_zero_norms_is_refused(kind):
     with pytest.raises(ValueError, match="zero_out_norm"):

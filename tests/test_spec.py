@@ -170,7 +170,6 @@ def test_the_json_form_is_detached_from_the_spec():
     assert spec == parse({**EVERYTHING, "layers": [{"first": 1, "attention": {"pre": "dyt"}}]})
 
 
-@pytest.mark.xfail(strict=True, reason="an override's list of indices is handed out, not copied")
 def test_the_json_form_of_an_index_list_is_detached():
     spec = parse({"layers": [{"index": [0, 1], "norm": "dyt"}]})
     spec.to_dict()["layers"][0]["index"].append(3)
@@ -298,7 +297,6 @@ def test_a_spec_of_another_copy_of_the_code_is_read_by_its_json():
 )
 def test_selector(selector, value, layers, selected):
     spec = parse({"layers": [{selector: value, "attention": ["pre"]}]})
-    spec.check_depth(layers)
     assert [i for i in range(layers) if spec.layer(i, layers).attention == {"pre": True}] == selected
     assert parse(through_json(spec)) == spec
 
@@ -309,7 +307,6 @@ def test_every_selector_is_tested():
 
 
 @pytest.mark.parametrize(("fraction", "layers", "count"), [(0.29, 100, 29), (0.58, 50, 29), (0.57, 100, 57)])
-@pytest.mark.xfail(strict=True, reason="0.29 * 100 is 28.999... in floating point, and is rounded down to 28")
 def test_a_fraction_that_hits_a_whole_number_is_that_number(fraction, layers, count):
     spec = parse({"layers": [{"first_fraction": fraction, "attention": ["pre"]}]})
     assert len(spec.layers[0].layers(layers)) == count
@@ -552,7 +549,6 @@ def test_a_config_file_is_judged_like_an_argument(stored, words, tmp_path):
         assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.xfail(strict=True, reason="None replaces a checkpoint's scheme by the stock one")
 def test_none_leaves_a_checkpoints_scheme_alone(tmp_path):
     # as for every other override that a script passes on from an unset argument
     config("deepnorm").save_pretrained(tmp_path)
@@ -630,7 +626,7 @@ _ALLOWED = "allowed is"
         ({"attention": "pre"}, ["add_norm.attention is 'pre'", _ALLOWED, *SLOTS]),
         ({"attention": None}, ["add_norm.attention is None", _ALLOWED, *SLOTS]),
         ({"attention": ["prae"]}, ["add_norm.attention", "unknown slot 'prae'", "Did you mean pre", *SLOTS]),
-        ({"attention": ["pre", 1]}, ["add_norm.attention", "unknown slot 1", *SLOTS]),
+        ({"attention": ["pre", 1]}, ["add_norm.attention", "['pre', 1]", *SLOTS]),
         ({"feed_forward": {"q": True}}, ["add_norm.feed_forward", "unknown slot 'q'", *SLOTS]),
         ({"cross_attention": 1}, ["add_norm.cross_attention is 1", _ALLOWED, *SLOTS]),
         ({"attention": {"pre": "dty"}}, ["add_norm.attention.pre", "'dty'", "Did you mean dyt"]),
@@ -738,13 +734,11 @@ def test_options_of_the_wrong_type_are_refused(axis):
     ],
     ids=str,
 )
-@pytest.mark.xfail(strict=True, reason="the sentence leaves out a part of what is allowed")
 def test_all_that_is_allowed_is_named(value, words):
     refused(value, *words)
 
 
 @pytest.mark.parametrize("slots", [["pre", ["mid"]], [{"pre": "rms_norm"}]], ids=str)
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="what cannot be hashed ends in a TypeError")
 def test_a_list_of_anything_but_names_is_refused_in_words(slots):
     refused({"attention": slots}, "add_norm.attention", "allowed is", *SLOTS)
 
@@ -765,7 +759,6 @@ def test_a_list_of_anything_but_names_is_refused_in_words(slots):
     ],
     ids=str,
 )
-@pytest.mark.xfail(strict=True, reason="an override's own axes and a missing cross-attention are not looked at")
 def test_an_axis_that_does_nothing_in_its_layer_is_refused(value, word):
     refused(value, word)
 
@@ -778,14 +771,12 @@ def test_an_axis_that_does_nothing_in_its_layer_is_refused(value, word):
     ],
     ids=str,
 )
-@pytest.mark.xfail(strict=True, reason="groups that do not divide a width are refused by the model, not by the config")
 def test_groups_that_do_not_fit_are_refused_with_the_config(value):
     value = {key: item for key, item in value.items() if key != "hidden"}
     with pytest.raises(ValueError, match="groups"):
         config(value, intermediate_size=13)
 
 
-@pytest.mark.xfail(strict=True, reason="a spec is taken as valid whatever it was made with")
 def test_a_spec_that_was_changed_by_hand_is_judged_too():
     with pytest.raises(ValueError, match="dropout"):
         config(dataclasses.replace(parse("pre_ln"), dropout="after_out"))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .norms import build_norm
+from .refusals import refuse
+from .registry import Choice
 from .spec import AddNormSpec
 
 
@@ -41,7 +44,7 @@ class AddNormConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        self.add_norm.check_depth(self.num_hidden_layers)
+        refuse(self.add_norm, self)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "add_norm":
@@ -63,10 +66,26 @@ class AddNormConfig(PreTrainedConfig):
         """As in Transformers; overrides are checked like the config's own keys."""
         for key in kwargs:
             _refuse_near_miss(key)
+        # as an override, None says nothing
+        kwargs = {key: value for key, value in kwargs.items() if (key, value) != ("add_norm", None)}
         result = super().from_dict(config_dict, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
-        config.add_norm.check_depth(config.num_hidden_layers)
+        refuse(config.add_norm, config)
         return result
+
+    def add_norm_sublayers(self) -> list[str]:
+        """The sublayers of every layer, in the order in which they run."""
+        cross = ["cross_attention"] if getattr(self, "add_cross_attention", False) else []
+        return ["attention", *cross, "feed_forward"]
+
+    def slot_width(self, sublayer: str, slot: str) -> int:
+        """The number of features in a slot."""
+        return self.intermediate_size if (sublayer, slot) == ("feed_forward", "mid") else self.hidden_size
+
+    def build_norm(self, norm: Choice, width: int | None = None) -> Any:
+        """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
+        from_model = {"eps": self.layer_norm_eps, "groups": self.num_attention_heads}
+        return build_norm(norm, width or self.hidden_size, **from_model)
 
     def to_dict(self) -> dict[str, Any]:
         """As in Transformers; `add_norm` in its JSON form."""

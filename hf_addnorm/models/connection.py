@@ -74,7 +74,7 @@ class AddNorm(nn.Module):
             return stock_norms[slot](y) if slot in stock_norms else getattr(self, f"{slot}_norm")(y)
 
         u = norm("pre", x)
-        if self.pre_scale != 1.0:
+        if self.pre_scale != 1.0 and "pre" in self.filled:
             u = u * self.pre_scale
         f = branch(u, partial(norm, "mid"))
         for step in self.branch_end:

@@ -1,10 +1,11 @@
 """Numbers that depend on the depth: residual constants, start values, weight scales."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import isfinite, log
 from typing import Annotated, Any, Literal
 
-from .registry import Choice, Finite, Registry, number
+from .registry import Choice, Finite, Registry, number, says
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class Position:
     layers: int
     sublayer: int
     sublayers: int
+
+
+def positions(layers: int, names: Sequence[str]) -> Iterator[tuple[Position, str]]:
+    """Every sublayer of a stack, in order: its position and which of the layer's `names` it is."""
+    for sublayer in range(layers * len(names)):
+        layer, order = divmod(sublayer, len(names))
+        yield Position(layer, layers, sublayer, layers * len(names)), names[order]
 
 
 DEPTH_RULES = Registry("depth rule")
@@ -72,12 +80,30 @@ def parse_depth_value(value: Any, where: str) -> "float | Choice":
     """A number, or a depth rule by name or dict."""
     if isinstance(value, (int, float)):
         return number()(value, where)
-    return DEPTH_RULES.parse(value, where)
+    if isinstance(value, (Mapping, Choice)) or (isinstance(value, str) and value in DEPTH_RULES):
+        return DEPTH_RULES.parse(value, where)
+    raise ValueError(f"{where} is {value!r}; allowed is {_DEPTH_VALUE}.")
 
 
-DepthValue = Annotated[float, parse_depth_value]
+_DEPTH_VALUE = f"a number or a depth rule ({', '.join(DEPTH_RULES)}), by name or as a dict"
+
+DepthValue = Annotated[float, says(_DEPTH_VALUE, parse_depth_value)]
 
 
-def at_depth(value: "float | Choice", position: Position) -> float:
-    """The number that `value` stands for at `position`."""
-    return DEPTH_RULES.build(value, position) if isinstance(value, Choice) else value
+def at_depth(value: "float | Choice", position: Position, where: str = "depth rule") -> float:
+    """The number that `value` stands for at `position`.
+
+    Raises:
+        ValueError: if a rule has no finite value there; the sentence names `where`.
+    """
+    if not isinstance(value, Choice):
+        return value
+    try:
+        number_there = DEPTH_RULES.build(value, position)
+    except (ZeroDivisionError, OverflowError):
+        number_there = None
+    if not isinstance(number_there, float) or not isfinite(number_there):
+        raise ValueError(
+            f"{where}: {value.to_dict()} has no finite value in layer {position.layer + 1} of {position.layers}."
+        )
+    return number_there

@@ -34,7 +34,6 @@ def _attention(name: str) -> Sublayer:
             "o": f"{name}.output.dense",
         },
         norms={"post": f"{name}.output.LayerNorm"},
-        mid_width="hidden_size",
     )
 
 
@@ -51,7 +50,6 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
             dropout="output.dropout",
             linears={"w1": "intermediate.dense", "w2": "output.dense"},
             norms={"post": "output.LayerNorm"},
-            mid_width="intermediate_size",
         ),
     }
 

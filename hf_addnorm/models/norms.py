@@ -53,7 +53,8 @@ class Norm(nn.Module):
         if self.weight is not None:
             y = y * self.weight
         elif self.zero_centered_weight is not None:
-            y = y * (1 + self.zero_centered_weight)
+            # summed in the dtype of y: in half precision 1 + w would lose what w says
+            y = y * (1 + self.zero_centered_weight.to(y.dtype))
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype)
@@ -68,6 +69,11 @@ def set_gain(norm: Any, gain: float) -> None:
         nn.init.constant_(norm.zero_centered_weight, gain - 1)
     elif getattr(norm, "weight", None) is not None:
         nn.init.constant_(norm.weight, gain)
+
+
+def has_gain(norm: nn.Module) -> bool:
+    """Whether `norm` has a gain that can start at another value than 1."""
+    return any(getattr(norm, name, None) is not None for name in ("weight", "zero_centered_weight"))
 
 
 def root(square: torch.Tensor, eps: float, eps_place: str) -> torch.Tensor:
@@ -267,18 +273,20 @@ def none(hidden_size: int) -> nn.Module:
     return nn.Identity()
 
 
-def build_norm(norm: Choice, hidden_size: int, eps: float, num_heads: int) -> nn.Module:
+# options that a value leaves to the model
+_LEFT_OPEN = {"eps": None, "groups": "heads"}
+
+
+def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
     """The module of `norm`, with what its options leave to the model filled in.
 
     Args:
         norm (`Choice`): kind and options.
         hidden_size (`int`): width of the slot.
-        eps (`float`): the model's own eps, for `eps = null`.
-        num_heads (`int`): for `groups = "heads"`.
+        from_model: the model's own `eps`, and for `groups = "heads"` its number of heads as `groups`.
     """
-    from_model = {"eps": (None, eps), "groups": ("heads", num_heads)}
-    options = dict(norm.options)
-    for key, (left_open, value) in from_model.items():
-        if key in options and options[key] == left_open:
-            options[key] = value
+    options = {
+        key: from_model[key] if key in from_model and value == _LEFT_OPEN[key] else value
+        for key, value in norm.options.items()
+    }
     return NORMS.build(Choice(norm.kind, options), hidden_size)

@@ -12,10 +12,10 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .connection import AddNorm, Branch, Connections
-from .depth import Position, at_depth
+from .depth import at_depth, positions
 from .initialization import INITS, Role
-from .norms import Norm, build_norm
-from .registry import Choice
+from .norms import Norm
+from .refusals import refuse
 from .residuals import RESIDUALS, LearnedResidual
 from .spec import AddNormSpec
 
@@ -39,13 +39,11 @@ class Sublayer:
         dropout (`str`): the dropout on the branch's output.
         linears (`dict[str, str]`): the Linear layers by role: q, k, v, o or w1, w2.
         norms (`dict[str, str]`): the stock layer's own norms, by the slot that each one fills.
-        mid_width (`str`): the config's name for the width of the slot `mid`.
     """
 
     dropout: str
     linears: dict[str, str]
     norms: dict[str, str]
-    mid_width: str
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,6 @@ def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
     return module
 
 
-def _build_norm(norm: Choice, config: PreTrainedConfig, width: int | None = None) -> Any:
-    return build_norm(norm, width or config.hidden_size, config.layer_norm_eps, config.num_attention_heads)
-
-
 class AddNormLayer(nn.Module):
     """Mixin for a family's layer: runs its sublayers through their add & norm blocks.
 
@@ -111,18 +105,18 @@ class AddNormLayer(nn.Module):
 
     sublayers: ClassVar[dict[str, Sublayer]]
 
-    def install_add_norm(self, spec: AddNormSpec, config: PreTrainedConfig, index: int) -> None:
+    def install_add_norm(self, spec: AddNormSpec, config: Any, index: int) -> None:
         """Build the blocks of layer `index`, put norms at the stock layer's paths, mark each part with its role."""
         depth = config.num_hidden_layers
         layer_spec = spec.layer(index, depth)
-        present = [name for name, parts in self.sublayers.items() if has_part(self, parts.dropout)]
         shared = None
         blocks = {}
-        for order, name in enumerate(present):
+        for position, name in positions(depth, config.add_norm_sublayers()):
+            if position.layer != index:
+                continue
             parts = self.sublayers[name]
-            position = Position(index, depth, index * len(present) + order, depth * len(present))
             norms = {
-                slot: _build_norm(choice, config, getattr(config, parts.mid_width) if slot == "mid" else None)
+                slot: config.build_norm(choice, config.slot_width(name, slot))
                 for slot, choice in layer_spec.slot_norms(name).items()
             }
             for slot, norm in norms.items():
@@ -213,10 +207,10 @@ class AddNormPreTrainedModel(PreTrainedModel):
 
     def _place_norm(self, spec: AddNormSpec, place: Any) -> nn.Module:
         norm = spec.place_norm(place)
-        return nn.Identity() if norm is None else _build_norm(norm, self.config)
+        return nn.Identity() if norm is None else self.config.build_norm(norm)
 
     def _install_in_base(self, spec: AddNormSpec) -> None:
-        spec.check_depth(self.config.num_hidden_layers)
+        refuse(spec, self.config)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self.set_submodule(self.anatomy.embed_norm, self._place_norm(spec, spec.embed), strict=True)
         layers: Any = self.get_submodule(self.anatomy.layers)

@@ -57,11 +57,17 @@ def to_json(value: Any) -> Any:
     return value
 
 
+def says(allowed: str, parse: Callable) -> Callable:
+    """`parse`, which refuses everything but what `allowed` says in words."""
+    parse.allowed = allowed  # type: ignore[attr-defined]
+    return parse
+
+
 def number(*, above: float | None = None, at_least: float | None = None, at_most: float | None = None) -> Callable:
     """An option that is a finite number within bounds; use as `Annotated[float, number(above=0)]`."""
     bounds = [f"above {above}"] * (above is not None) + [f"at least {at_least}"] * (at_least is not None)
     bounds += [f"at most {at_most}"] * (at_most is not None)
-    allowed = " ".join(["a number", " and ".join(bounds)]).strip()
+    allowed = "a number, " + " and ".join(["finite", *bounds])
 
     def parse(value: Any, where: str) -> float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -74,18 +80,19 @@ def number(*, above: float | None = None, at_least: float | None = None, at_most
             raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
         return float(value)
 
-    return parse
+    return says(allowed, parse)
 
 
 def whole(*, at_least: int) -> Callable:
     """An option that is a whole number with a lower bound; use as `Annotated[int, whole(at_least=1)]`."""
+    allowed = f"a whole number, at least {at_least}"
 
     def parse(value: Any, where: str) -> int:
         if type(value) is not int or value < at_least:
-            raise ValueError(f"{where} is {value!r}; allowed is a whole number, at least {at_least}.")
+            raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
         return value
 
-    return parse
+    return says(allowed, parse)
 
 
 Finite = Annotated[float, number()]
@@ -102,7 +109,7 @@ def describe(annotation: Any) -> str:
         return one_of([describe(arg) for arg in args])
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
     if origin is Annotated:
-        return "a whole number" if args[0] is int else "a number"
+        return args[1].allowed
     return names.get(annotation, str(annotation))
 
 

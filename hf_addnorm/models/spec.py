@@ -63,16 +63,19 @@ class LayerSpec:
         return {slot: self.norm if norm is True else norm for slot, norm in slots.items() if norm is not False}
 
 
-def _parse_slot_norm(value: Any, where: str) -> SlotNorm:
+def _parse_slot_norm(value: Any, where: str, word: str = "") -> SlotNorm:
     if isinstance(value, bool):
         return value
     if value is None:
         return False
-    return NORMS.parse(value, where)
+    if isinstance(value, (str, Mapping, Choice)) or hasattr(value, "to_dict"):
+        return NORMS.parse(value, where)
+    words = f"true, false, {word!r}" if word else "true, false"
+    raise ValueError(f"{where} is {value!r}; allowed is {words}, a norm ({', '.join(NORMS)}) or a dict of one.")
 
 
 def _parse_slots(value: Any, where: str) -> dict[str, SlotNorm]:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and all(isinstance(slot, str) for slot in value):
         value = dict.fromkeys(value, True)
     if not isinstance(value, Mapping):
         raise ValueError(
@@ -91,7 +94,7 @@ def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
         return word
     if isinstance(value, str) and value not in NORMS:
         raise ValueError(f"{where}: {unknown('norm', value, [word, *NORMS])}")
-    return _parse_slot_norm(value, where)
+    return _parse_slot_norm(value, where, word)
 
 
 def _parse_inits(value: Any, where: str) -> list[Choice]:
@@ -141,14 +144,20 @@ def _parse_range(value: Any, where: str) -> list[int]:
 
 _fraction = partial(parse_option, Fraction)
 
+
+def _share(fraction: float, layers: int) -> int:
+    """The fraction of the layers, rounded down; 0.29 of 100 is 29, whatever floating point makes of it."""
+    return int(round(fraction * layers, 9))
+
+
 # How an override names its layers: (what its value may be, the layers that it selects in a stack of n).
 SELECTORS: dict[str, tuple[Callable[[Any, str], Any], Callable[[Any, int], Iterable[int]]]] = {
     "first": (whole(at_least=1), lambda value, n: range(value)),
     "last": (whole(at_least=1), lambda value, n: range(n - value, n)),
     "index": (_parse_index, lambda value, n: [index + n if index < 0 else index for index in value]),
     "range": (_parse_range, lambda value, n: range(*value)),
-    "first_fraction": (_fraction, lambda value, n: range(int(value * n))),
-    "last_fraction": (_fraction, lambda value, n: range(n - int(value * n), n)),
+    "first_fraction": (_fraction, lambda value, n: range(_share(value, n))),
+    "last_fraction": (_fraction, lambda value, n: range(n - _share(value, n), n)),
 }
 
 
@@ -203,7 +212,7 @@ class Override:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {self.selector: self.value} | to_json(self.axes)
+        return to_json({self.selector: self.value} | self.axes)
 
 
 @dataclass(frozen=True)
@@ -285,34 +294,7 @@ class AddNormSpec:
         axes = _axes(_STOCK_AXES, {})
         axes = _axes(PRESETS[preset].spec, axes)
         axes = _axes({key: item for key, item in value.items() if key not in ("preset", "format_version")}, axes)
-        spec = cls(format_version=FORMAT_VERSION, preset=preset, **axes)
-        spec._refuse_contradictions()
-        return spec
-
-    def _refuse_contradictions(self) -> None:
-        filled = {slot for layer in self._distinct_layers() for name in SUBLAYERS for slot in layer.slot_norms(name)}
-        kinds = [rule.kind for rule in self.init]
-        if "out" not in filled and "zero_out_norm" in kinds:
-            raise ValueError(
-                "add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0, but no slot out is filled."
-            )
-        if "out" not in filled and self.dropout == "after_out":
-            raise ValueError("add_norm.dropout is 'after_out', but no slot out is filled; allowed is 'before_out'.")
-        if "pre" not in filled and self.pre_scale != 1.0:
-            raise ValueError(
-                "add_norm.pre_scale scales the norms of the slot pre, but no slot pre is filled; allowed is 1."
-            )
-
-    def _distinct_layers(self) -> list[LayerSpec]:
-        return [self._layer([])] + [self._layer([override]) for override in self.layers]
-
-    def _layer(self, overrides: list[Override]) -> LayerSpec:
-        axes = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
-        for override in overrides:
-            axes |= override.axes
-        if axes["cross_attention"] is None:
-            axes["cross_attention"] = axes["attention"]
-        return LayerSpec(**axes)
+        return cls(format_version=FORMAT_VERSION, preset=preset, **axes)
 
     def layer(self, index: int, layers: int) -> LayerSpec:
         """What layer `index` of `layers` has.
@@ -320,12 +302,13 @@ class AddNormSpec:
         Raises:
             ValueError: if an override selects layers that the stack does not have.
         """
-        return self._layer([override for override in self.layers if index in override.layers(layers)])
-
-    def check_depth(self, layers: int) -> None:
-        """Refuse overrides for layers that a stack of `layers` does not have."""
+        axes = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
         for override in self.layers:
-            override.layers(layers)
+            if index in override.layers(layers):
+                axes |= override.axes
+        if axes["cross_attention"] is None:
+            axes["cross_attention"] = axes["attention"]
+        return LayerSpec(**axes)
 
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
         """The norm of a place outside the layers (embed, final, head), or None."""

@@ -1,0 +1,88 @@
+"""What a model cannot have: specs whose axes contradict each other, or the model that they are put into."""
+
+from typing import Any
+
+import torch
+
+from .depth import Position, at_depth, positions
+from .norms import has_gain
+from .registry import Choice
+from .spec import AddNormSpec, LayerSpec
+
+
+# Axes that act through one slot: (axis, the value that does nothing, the slot, what the axis does).
+_THROUGH_A_SLOT = (
+    ("dropout", "before_out", "out", "names the side of the norm in the slot out"),
+    ("pre_scale", 1.0, "pre", "scales the norm in the slot pre"),
+)
+
+
+def refuse(spec: AddNormSpec, config: Any) -> None:
+    """Refuse a spec that a model of `config` cannot have.
+
+    Args:
+        spec (`AddNormSpec`): the scheme.
+        config (`AddNormConfig`): the model's config.
+    Raises:
+        ValueError: an override for layers that are not there, an axis that does nothing, a norm that does not fit its
+            place, a depth rule without a value, starts that no gradient leaves. The sentence names field and value.
+    """
+    layers = [spec.layer(index, config.num_hidden_layers) for index in range(config.num_hidden_layers)]
+    names = config.add_norm_sublayers()
+    _refuse_idle_axes(spec, layers, names)
+    _refuse_starts(spec, layers, names, config)
+    for position, name in positions(len(layers), names):
+        _refuse_values(layers[position.layer], position)
+        for slot, norm in layers[position.layer].slot_norms(name).items():
+            _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot))
+    for place in ("embed", "final", "head"):
+        placed = spec.place_norm(getattr(spec, place))
+        if placed is not None:
+            _build(placed, config, f"add_norm.{place}", config.hidden_size)
+
+
+def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
+    with torch.device("meta"):
+        try:
+            return config.build_norm(norm, width)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str]) -> None:
+    origins: list[tuple[str, dict[str, Any], list[int]]] = [("add_norm", vars(spec), list(range(len(layers))))]
+    for number, override in enumerate(spec.layers):
+        origins.append((f"add_norm.layers[{number}]", override.axes, override.layers(len(layers))))
+    for axis, idle, slot, does in _THROUGH_A_SLOT:
+        for where, axes, selected in origins:
+            value = axes.get(axis, idle)
+            acts = any(slot in layers[index].slot_norms(name) for index in selected for name in names)
+            if value != idle and not acts:
+                raise ValueError(
+                    f"{where}.{axis} is {value!r}: it {does}, and no slot {slot} is filled; allowed is {idle!r}."
+                )
+
+
+def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], config: Any) -> None:
+    if "zero_out_norm" not in [rule.kind for rule in spec.init]:
+        return
+    where = "add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0"
+    norms = [layer.slot_norms(name)["out"] for layer in layers for name in names if "out" in layer.slot_norms(name)]
+    if not norms:
+        raise ValueError(f"{where}, but no slot out is filled.")
+    for norm in norms:
+        if not has_gain(_build(norm, config, "add_norm", config.hidden_size)):
+            raise ValueError(f"{where}, but {norm.to_dict()} has no gain to start there.")
+    for layer in layers:
+        options = layer.residual.options
+        if options.get("side") == "branch" and options["start"] == 0:
+            raise ValueError(
+                f"{where}, and add_norm.residual starts the factor on the branch at 0: of two zeros in a row neither "
+                "ever gets a gradient; keep one."
+            )
+
+
+def _refuse_values(layer: LayerSpec, position: Position) -> None:
+    values = {f"residual.{option}": value for option, value in layer.residual.options.items()}
+    for option, value in (values | {"pre_scale": layer.pre_scale}).items():
+        at_depth(value, position, f"add_norm.{option}")

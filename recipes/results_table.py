@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
-COLUMNS = ("data", "train rows", "`add_norm`", "runs", "accuracy", "loss of the last 50 steps", "train seconds")
+COLUMNS = ("data", "train rows", "`add_norm`", "runs", "accuracy", "loss of the last 50 steps")
 
 
 def load_results() -> list[dict]:
@@ -37,7 +37,8 @@ def table(results: list[dict]) -> str:
         scheme = config["add_norm"] if isinstance(config["add_norm"], str) else json.dumps(config["add_norm"])
         groups[config["dataset"], result["data"]["train"]["rows"], scheme].append(result)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    for (data, rows, scheme), runs in groups.items():
+    # the stock scheme first
+    for (data, rows, scheme), runs in sorted(groups.items(), key=lambda item: (*item[0][:2], item[0][2] != "post_ln")):
         cells = (
             data,
             f"{rows:,}",
@@ -45,7 +46,6 @@ def table(results: list[dict]) -> str:
             str(len(runs)),
             spread([run["metrics"]["accuracy"] for run in runs], 3),
             spread([statistics.mean(run["loss_history"][-50:]) for run in runs], 3),
-            spread([run["train_seconds"] for run in runs], 0),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

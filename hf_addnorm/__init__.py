@@ -1,28 +1,32 @@
 """hf_addnorm: transformer encoders with another add & norm.
 
-Importing it registers every family with AutoConfig, the AutoModel classes and AutoTokenizer.
+Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors.
 """
 
 from .auto import load_pretrained, register_family
-from .models.configuration_addnorm_bert import AddNormBertConfig
-from .models.modeling_addnorm_bert import (
-    AddNormBertForMaskedLM,
-    AddNormBertForMultipleChoice,
-    AddNormBertForNextSentencePrediction,
-    AddNormBertForPreTraining,
-    AddNormBertForQuestionAnswering,
-    AddNormBertForSequenceClassification,
-    AddNormBertForTokenClassification,
-    AddNormBertLMHeadModel,
-    AddNormBertModel,
-)
+from .models.addnorm_config import AddNormConfig
+from .models.configuration_addnorm_albert import *
+from .models.configuration_addnorm_bert import *
+from .models.configuration_addnorm_deberta_v2 import *
+from .models.configuration_addnorm_gpt2 import *
+from .models.configuration_addnorm_modernbert import *
+from .models.configuration_addnorm_vit import *
+from .models.configuration_addnorm_wav2vec2 import *
+from .models.modeling_addnorm_albert import *
+from .models.modeling_addnorm_bert import *
+from .models.modeling_addnorm_deberta_v2 import *
+from .models.modeling_addnorm_gpt2 import *
+from .models.modeling_addnorm_modernbert import *
+from .models.modeling_addnorm_vit import *
+from .models.modeling_addnorm_wav2vec2 import *
 from .models.presets import PRESETS, Preset
 from .models.spec import AddNormSpec
 
 
 __version__ = "0.1.0"
 
-register_family(AddNormBertConfig)
+for _config_class in AddNormConfig.__subclasses__():
+    register_family(_config_class)
 
 
 def presets() -> dict[str, Preset]:
@@ -30,20 +34,6 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
-__all__ = [
-    "AddNormBertConfig",
-    "AddNormBertForMaskedLM",
-    "AddNormBertForMultipleChoice",
-    "AddNormBertForNextSentencePrediction",
-    "AddNormBertForPreTraining",
-    "AddNormBertForQuestionAnswering",
-    "AddNormBertForSequenceClassification",
-    "AddNormBertForTokenClassification",
-    "AddNormBertLMHeadModel",
-    "AddNormBertModel",
-    "AddNormSpec",
-    "Preset",
-    "load_pretrained",
-    "presets",
-    "register_family",
-]
+__all__ = ["AddNormConfig", "AddNormSpec", "Preset", "load_pretrained", "presets", "register_family"]
+# and the families' classes
+__all__ += [name for name in globals() if name.startswith("AddNorm") and name not in __all__]

@@ -5,14 +5,26 @@ import os
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+from transformers.utils import logging
 
 from .models.addnorm_config import AddNormConfig
 from .models.registry import one_of
 from .models.spec import AddNormSpec
 
+
+# what prepares a model's inputs: where the stock family's class is found, and how ours is registered with it
+_PROCESSORS: tuple[tuple[Any, str, str], ...] = (
+    (TOKENIZER_MAPPING, "AutoTokenizer", "fast_tokenizer_class"),
+    (FEATURE_EXTRACTOR_MAPPING, "AutoFeatureExtractor", "feature_extractor_class"),
+    (PROCESSOR_MAPPING, "AutoProcessor", "processor_class"),
+    (IMAGE_PROCESSOR_MAPPING, "AutoImageProcessor", "image_processor_classes"),
+)
 
 # the families by their stock model type
 _FAMILIES: dict[str, type[AddNormConfig]] = {}
@@ -33,9 +45,16 @@ def register_family(config_class: type[Any]) -> None:
         # an Auto class that this Transformers does not have yet needs no entry
         if (auto_class := getattr(transformers, auto_name, None)) is not None:
             auto_class.register(config_class, model_class, exist_ok=True)
-    tokenizer = TOKENIZER_MAPPING.get(CONFIG_MAPPING[config_class.stock_model_type], None)
-    if tokenizer is not None:
-        AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
+    stock = CONFIG_MAPPING[config_class.stock_model_type]
+    verbosity = logging.get_verbosity()
+    # which of its packages an image processor falls back to is no news to someone who imports this
+    logging.set_verbosity_error()
+    for mapping, auto_name, argument in _PROCESSORS:
+        found = mapping.get(stock, None)
+        # an Auto class whose packages are missing (Pillow, for images) is an empty shell
+        if found is not None and "_backends" not in vars(getattr(transformers, auto_name)):
+            getattr(transformers, auto_name).register(config_class, **{argument: found}, exist_ok=True)
+    logging.set_verbosity(verbosity)
     _FAMILIES[config_class.stock_model_type] = config_class
 
 

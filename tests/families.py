@@ -8,21 +8,36 @@ import torch
 import transformers
 
 import hf_addnorm
-from hf_addnorm import AddNormBertConfig, presets
+from hf_addnorm import (
+    AddNormAlbertConfig,
+    AddNormBertConfig,
+    AddNormDebertaV2Config,
+    AddNormGPT2Config,
+    AddNormModernBertConfig,
+    AddNormViTConfig,
+    AddNormWav2Vec2Config,
+    presets,
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family's config, the tiny size it is tested at, and inputs with labels for each of its models."""
+    """A family's config, the tiny size it is tested at, and inputs with labels for each of its models.
+
+    A row may also be a variant of a family: the same classes, another layout.
+    """
 
     config_class: type[Any]
     tiny: dict[str, Any]
     inputs: Callable[[str], dict[str, torch.Tensor]]
+    attentions: tuple[str, ...] = ("eager", "sdpa")
+    # models that no Auto class finds
+    more_models: tuple[str, ...] = ()
 
     @property
     def models(self) -> list[str]:
         """Names of the AddNorm models."""
-        return sorted(set(self.config_class.auto_classes.values()))
+        return sorted({*self.config_class.auto_classes.values(), *self.more_models})
 
     @property
     def stock_config_class(self) -> type[Any]:
@@ -42,45 +57,160 @@ class Family:
 
 
 def _for_model(model: str) -> dict[str, Any]:
-    return {"is_decoder": True} if "LMHead" in model else {}
+    return {"is_decoder": True} if "BertLMHead" in model else {}
+
+
+def _draw(high: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(7))
 
 
 def text_inputs(model: str) -> dict[str, torch.Tensor]:
     """Three sequences of 10 tokens, the second one padded, with labels for the model's task."""
-    generator = torch.Generator().manual_seed(7)
-
-    def draw(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(0, high, shape, generator=generator)
-
-    choices = (3, 2) if "MultipleChoice" in model else (3,)
-    inputs = {"input_ids": draw(99, *choices, 10), "token_type_ids": draw(2, *choices, 10)}
+    choices = (3, 2) if "MultipleChoice" in model or "DoubleHeads" in model else (3,)
+    inputs = {"input_ids": _draw(99, *choices, 10)}
     inputs["attention_mask"] = torch.ones(*choices, 10, dtype=torch.long)
     inputs["attention_mask"][1, ..., 7:] = 0
     labels = {
-        "ForPreTraining": {"labels": draw(99, 3, 10), "next_sentence_label": draw(2, 3)},
-        "LMHead": {"labels": draw(99, 3, 10)},
-        "ForMaskedLM": {"labels": draw(99, 3, 10)},
-        "ForNextSentencePrediction": {"labels": draw(2, 3)},
-        "ForSequenceClassification": {"labels": draw(2, 3)},
-        "ForMultipleChoice": {"labels": draw(2, 3)},
-        "ForTokenClassification": {"labels": draw(2, 3, 10)},
-        "ForQuestionAnswering": {"start_positions": draw(7, 3), "end_positions": draw(7, 3)},
+        "AlbertForPreTraining": {"labels": _draw(99, 3, 10), "sentence_order_label": _draw(2, 3)},
+        "ForPreTraining": {"labels": _draw(99, 3, 10), "next_sentence_label": _draw(2, 3)},
+        "DoubleHeads": {"labels": _draw(99, *choices, 10), "mc_labels": _draw(2, 3)},
+        "LMHead": {"labels": _draw(99, 3, 10)},
+        "ForMaskedLM": {"labels": _draw(99, 3, 10)},
+        "ForNextSentencePrediction": {"labels": _draw(2, 3)},
+        "ForSequenceClassification": {"labels": _draw(2, 3)},
+        "ForMultipleChoice": {"labels": _draw(2, 3)},
+        "ForTokenClassification": {"labels": _draw(2, 3, 10)},
+        "ForQuestionAnswering": {"start_positions": _draw(7, 3), "end_positions": _draw(7, 3)},
     }
     return inputs | next((value for key, value in labels.items() if key in model), {})
 
 
+def two_segment_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with token types."""
+    inputs = text_inputs(model)
+    return inputs | {"token_type_ids": inputs["input_ids"] % 2}
+
+
+def image_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three images of 16 x 16, with labels for the model's task."""
+    inputs = {"pixel_values": torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(7))}
+    if "MaskedImage" in model:
+        return inputs | {"bool_masked_pos": _draw(2, 3, 16).bool()}
+    return inputs | ({"labels": _draw(2, 3)} if "For" in model else {})
+
+
+def sound_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three sounds of 800 samples, which are 12 frames; the second one is padded from sample 500 on."""
+    mask = torch.ones(3, 800, dtype=torch.long)
+    mask[1, 500:] = 0
+    sound = torch.randn(3, 800, generator=torch.Generator().manual_seed(7))
+    inputs = {"input_values": sound * mask, "attention_mask": mask}
+    if "ForPreTraining" in model:
+        masked = torch.zeros(3, 11, dtype=torch.bool)
+        masked[:, 2:6] = True
+        return inputs | {"mask_time_indices": masked, "sampled_negative_indices": _draw(5, 3, 11, 5)}
+    labels = {
+        "ForCTC": {"labels": _draw(20, 3, 3) + 1},
+        "ForSequenceClassification": {"labels": _draw(2, 3)},
+        "ForXVector": {"labels": _draw(2, 3)},
+        "ForAudioFrame": {"labels": torch.nn.functional.one_hot(_draw(2, 3, 11), 2)},
+    }
+    return inputs | next((value for key, value in labels.items() if key in model), {})
+
+
+_TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
+_TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
+_TINY_SOUND = {
+    **_TINY,
+    "conv_dim": (32, 32, 32),
+    "conv_stride": (4, 4, 4),
+    "conv_kernel": (8, 8, 8),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.1,
+    "mask_time_length": 2,
+    "num_codevectors_per_group": 8,
+    "codevector_dim": 16,
+    "proj_codevector_dim": 16,
+    "tdnn_dim": (16, 16),
+    "tdnn_kernel": (3, 3),
+    "tdnn_dilation": (1, 1),
+    "xvector_output_dim": 16,
+    "classifier_proj_size": 16,
+}
+
 FAMILIES = {
-    "bert": Family(
-        AddNormBertConfig,
+    "bert": Family(AddNormBertConfig, _TINY_TEXT, two_segment_inputs),
+    "vit": Family(AddNormViTConfig, {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4}, image_inputs),
+    "albert": Family(AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs),
+    "albert_groups": Family(
+        AddNormAlbertConfig,
+        {**_TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
+        two_segment_inputs,
+    ),
+    "modernbert": Family(
+        AddNormModernBertConfig,
         {
-            "vocab_size": 99,
-            "hidden_size": 32,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 37,
-            "max_position_embeddings": 64,
+            **_TINY_TEXT,
+            "global_attn_every_n_layers": 2,
+            "local_attention": 4,
+            "pad_token_id": 0,
+            "attention_dropout": 0.1,
+            "mlp_dropout": 0.1,
+            "embedding_dropout": 0.1,
+            "classifier_dropout": 0.1,
         },
         text_inputs,
+    ),
+    "deberta_v2": Family(
+        AddNormDebertaV2Config,
+        {
+            **_TINY_TEXT,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+            "legacy": False,
+        },
+        two_segment_inputs,
+        ("eager",),
+    ),
+    "deberta_v2_conv": Family(
+        AddNormDebertaV2Config,
+        {
+            **_TINY_TEXT,
+            "embedding_size": 16,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "conv_kernel_size": 3,
+        },
+        two_segment_inputs,
+        ("eager",),
+    ),
+    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs),
+    "wav2vec2_stable": Family(
+        AddNormWav2Vec2Config,
+        {**_TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
+        sound_inputs,
+    ),
+    "gpt2": Family(
+        AddNormGPT2Config,
+        {
+            "vocab_size": 99,
+            "n_embd": 32,
+            "n_layer": 4,
+            "n_head": 4,
+            "n_inner": 37,
+            "n_positions": 64,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        text_inputs,
+        more_models=("AddNormGPT2DoubleHeadsModel",),
     ),
 }
 

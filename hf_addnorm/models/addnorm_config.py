@@ -35,8 +35,8 @@ class AddNormConfig(PreTrainedConfig):
 
     # the model type of the stock family, whose checkpoints load here as they are
     stock_model_type: ClassVar[str]
-    # the preset that is the stock model
-    default_preset: ClassVar[str] = "post_ln"
+    # the config's name for the stock norms' eps
+    norm_eps_key: ClassVar[str] = "layer_norm_eps"
     # every Auto class that finds the family's models, and the model that it finds
     auto_classes: ClassVar[dict[str, str]]
 
@@ -48,7 +48,7 @@ class AddNormConfig(PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "add_norm":
-            value = AddNormSpec.parse(value, self.default_preset)
+            value = AddNormSpec.parse(value, self.stock_add_norm())
         elif not hasattr(type(self), key):
             _refuse_near_miss(key)
         super().__setattr__(key, value)
@@ -78,13 +78,35 @@ class AddNormConfig(PreTrainedConfig):
         cross = ["cross_attention"] if getattr(self, "add_cross_attention", False) else []
         return ["attention", *cross, "feed_forward"]
 
-    def slot_width(self, sublayer: str, slot: str) -> int:
-        """The number of features in a slot."""
+    def add_norm_depth(self) -> int:
+        """The number of layers that a hidden state runs through."""
+        return self.num_hidden_layers
+
+    def stock_add_norm(self) -> dict[str, Any]:
+        """The spec that is the stock model."""
+        return {"preset": "post_ln"}
+
+    def head_size(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
+        """The number of features that the norm in a slot takes."""
+        if slot in ("q", "k", "v") and qkv_width == "head":
+            return self.head_size()
         return self.intermediate_size if (sublayer, slot) == ("feed_forward", "mid") else self.hidden_size
+
+    def place_width(self, place: str) -> int:
+        """The number of features in a place outside the layers: embed, final or head."""
+        return self.hidden_size
 
     def build_norm(self, norm: Choice, width: int | None = None) -> Any:
         """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
-        from_model = {"eps": self.layer_norm_eps, "groups": self.num_attention_heads}
+        from_model = {
+            "eps": getattr(self, self.norm_eps_key),
+            "bias": getattr(self, "norm_bias", True),
+            "groups": self.num_attention_heads,
+        }
         return build_norm(norm, width or self.hidden_size, **from_model)
 
     def to_dict(self) -> dict[str, Any]:

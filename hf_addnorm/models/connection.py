@@ -1,4 +1,4 @@
-"""The add & norm block of one sublayer."""
+"""The add & norm blocks of one layer."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -6,103 +6,203 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import apply_chunking_to_forward
 
+from .inner import Inner, same
 from .spec import LayerSpec
+from .streams import Hidden
 
 
-# A sublayer without its add & norm: from the branch's input and the norm of the slot `mid` to the branch's output.
-Branch = Callable[[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor]
+# A sublayer without its add & norm: from the branch's input and the norms inside it to the branch's output.
+Branch = Callable[[torch.Tensor, Inner], torch.Tensor]
+
+# norms of the slots within the branch
+_INNER = ("q", "k", "v", "mid")
 
 
 class AddNorm(nn.Module):
-    """One add & norm: the way from the stream through a sublayer and back.
+    """What one sublayer's add & norm is made of: the way from the stream through the sublayer and back.
 
-        x -+-> pre -> * pre_scale -> W_in -> core -> mid -> W_out -> drop, out -+-> residual -> post -> y
-           +--------------------------------------------------------------------^
+        x -+-> pre -> * pre_scale -> q, k, v -> core -> mid -> o -> drop, out -> drop path -+-> residual -> post -> y
+           +--------------------------------------------------------------------------------^
 
-    All of `[batch, seq, hidden]`, but for `mid`, which has the width of the sublayer's inside. An empty slot is the
-    identity. A norm that the stock layer has too stays at the stock layer's path, so that checkpoints keep their
-    keys, and is passed in at call time; the others live here, as `pre_norm`, `mid_norm`, `out_norm`, `post_norm`.
+    All of `[batch, seq, hidden]`, but for `mid`, which has the width of the sublayer's inside, and q, k, v, which are
+    normalised head by head or over their whole width. An empty slot is the identity. A norm that the stock layer has
+    too stays at the stock layer's path, so that checkpoints keep their keys, and is passed in at call time; the others
+    live here, as `pre_norm`, `q_norm`, ..., `post_norm`.
 
     Args:
         spec (`LayerSpec`): the axes of the layer.
-        sublayer (`str`): attention, cross_attention or feed_forward.
-        norms (`dict[str, torch.nn.Module]`): the norms that live here, by slot.
-        residual (`torch.nn.Module`, *optional*): how stream and branch are combined; None where the sublayers of the
-            layer share one, which is then passed in at call time.
+        filled (`set[str]`): the slots that have a norm.
+        norms (`dict[str, torch.nn.Module]`): those of them that live here, by slot.
+        residual (`torch.nn.Module`, *optional*): how the stream is read and written; None where another sublayer of
+            the layer has it.
         pre_scale (`float`): multiplies the output of the norm in `pre`.
+        drop_path (`float`): probability with which a sample's branch is left out in training.
+        head_size (`int`, *optional*): features of a head, where q, k, v are normalised head by head.
     """
 
     def __init__(
         self,
         spec: LayerSpec,
-        sublayer: str,
+        filled: set[str],
         norms: Mapping[str, nn.Module],
         residual: nn.Module | None,
         pre_scale: float,
+        drop_path: float,
+        head_size: int | None,
     ):
         super().__init__()
-        self.filled = frozenset(spec.slot_norms(sublayer))
-        self.pre_scale = pre_scale
+        self.filled = frozenset(filled)
+        self.inner_slots = tuple(slot for slot in _INNER if slot in filled)
+        self.pre_scale, self.drop_path, self.head_size = pre_scale, drop_path, head_size
         self.branch_end = ("dropout", "out") if spec.dropout == "before_out" else ("out", "dropout")
         for slot, norm in norms.items():
             self.add_module(f"{slot}_norm", norm)
         # None is replaced by the layer's own at call time
         self.residual_norm: Any = residual
 
-    def forward(
+    def norm(self, slot: str, x: torch.Tensor, stock_norms: Mapping[str, nn.Module]) -> torch.Tensor:
+        """`x` after the norm of `slot`; the same `x` where the slot is empty."""
+        if slot not in self.filled:
+            return x
+        norm = self._modules.get(f"{slot}_norm") or stock_norms[slot]
+        if slot in ("q", "k", "v") and self.head_size is not None:
+            return norm(x.unflatten(-1, (-1, self.head_size))).flatten(-2)
+        return norm(x)
+
+    def extra_repr(self) -> str:
+        parts = {"pre_scale": (self.pre_scale, 1.0), "drop_path": (self.drop_path, 0.0)}
+        return ", ".join(f"{name}={value:.6g}" for name, (value, idle) in parts.items() if value != idle)
+
+
+class Site:
+    """One sublayer during one forward: its block, its branch and the parts of the stock layer that they use.
+
+    Args:
+        block (`AddNorm`): the block.
+        stream: the kind of state that runs through the layers.
+        residual: the block's residual, or the layer's.
+        branch (`Branch`): the sublayer.
+        dropout (`torch.nn.Module`, *optional*): the stock dropout on the branch's output.
+        stock_norms (`dict[str, torch.nn.Module]`): norms at the stock layer's paths, by slot.
+        chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the sublayer runs in.
+    """
+
+    def __init__(
         self,
-        x: torch.Tensor,
+        block: AddNorm,
+        stream: Any,
+        residual: Any,
         branch: Branch,
-        dropout: nn.Module,
+        dropout: nn.Module | None,
         stock_norms: Mapping[str, nn.Module],
-        residual: nn.Module | None = None,
-    ) -> torch.Tensor:
-        """The stream after the sublayer.
+        chunk: tuple[int, int] | None,
+    ):
+        self.block, self.stream, self.residual = block, stream, residual
+        self.branch, self.dropout, self.stock_norms = branch, dropout, stock_norms
+        self.chunk = chunk
 
-        Args:
-            x (`torch.Tensor`): the stream, [batch, seq, hidden].
-            branch (`Branch`): the sublayer.
-            dropout (`torch.nn.Module`): the stock dropout on the branch's output.
-            stock_norms (`dict[str, torch.nn.Module]`): norms at the stock layer's paths, by slot.
-            residual (`torch.nn.Module`, *optional*): the layer's residual, where the sublayers share one.
-        """
+    def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
+        """`x` after the norm of `slot`."""
+        return self.block.norm(slot, x, self.stock_norms)
 
-        def norm(slot: str, y: torch.Tensor) -> torch.Tensor:
-            if slot not in self.filled:
-                return y
-            return stock_norms[slot](y) if slot in stock_norms else getattr(self, f"{slot}_norm")(y)
+    def read(self, state: Any) -> torch.Tensor:
+        """What the sublayer takes from the state."""
+        return self.stream.read(state, self.residual)
 
-        u = norm("pre", x)
-        if self.pre_scale != 1.0 and "pre" in self.filled:
-            u = u * self.pre_scale
-        f = branch(u, partial(norm, "mid"))
-        for step in self.branch_end:
-            f = dropout(f) if step == "dropout" else norm(step, f)
-        combine = self.residual_norm if residual is None else residual
-        return norm("post", combine(x, f))
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """From there to the branch's input."""
+        u = self.norm("pre", x)
+        return u * self.block.pre_scale if self.block.pre_scale != 1.0 and "pre" in self.block.filled else u
+
+    def leave(self, u: torch.Tensor) -> torch.Tensor:
+        """From the branch's input to what is written."""
+        f = self.branch(u, Inner({slot: partial(self.norm, slot) for slot in self.block.inner_slots}))
+        for step in self.block.branch_end:
+            if step == "out":
+                f = self.norm("out", f)
+            elif self.dropout is not None:
+                f = self.dropout(f)
+        return drop_path(f, self.block.drop_path) if self.block.training else f
+
+    def output(self, x: torch.Tensor) -> torch.Tensor:
+        """From what was read to what is written."""
+        return self.leave(self.enter(x))
+
+    def write(self, state: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
+        """The state with `f` in it, after the norm in `post`; `also` is added before that norm."""
+        post = partial(self.norm, "post") if also is None else lambda y: self.norm("post", y + also)
+        return self.stream.write(state, f, self.residual, post)
+
+    def step(self, state: Any) -> Any:
+        """The state after the sublayer."""
+        return in_chunks(self._step, self.chunk, state)
+
+    def _step(self, state: Any) -> Any:
+        return self.write(state, self.output(self.read(state)))
 
 
 class Connections(nn.Module):
-    """The add & norm blocks of one layer, and the residual that they share, if they do.
+    """The add & norm blocks of one layer at one depth, how they meet, and what they share.
 
     Args:
         blocks (`dict[str, AddNorm]`): by sublayer: attention, cross_attention, feed_forward.
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
+        stream, wiring: the state that runs through the layers; how the sublayers meet.
+        last (`bool`): whether this is the last layer.
+        stream_norm (`torch.nn.Module`, *optional*): the stream's own norm after the last layer.
     """
 
-    def __init__(self, blocks: Mapping[str, AddNorm], residual: nn.Module | None):
+    def __init__(
+        self,
+        blocks: Mapping[str, AddNorm],
+        residual: nn.Module | None,
+        stream: Any,
+        wiring: Any,
+        last: bool,
+        stream_norm: nn.Module | None,
+    ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
         self.residual_norm = residual
+        self.stream_norm = stream_norm
+        self.stream, self.wiring, self.last = stream, wiring, last
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
         return name in self._modules
 
-    def forward(
-        self, name: str, x: torch.Tensor, branch: Branch, dropout: nn.Module, stock_norms: Mapping[str, nn.Module]
-    ) -> torch.Tensor:
-        """The stream after the sublayer `name`; arguments as in `AddNorm.forward`."""
-        return getattr(self, name)(x, branch, dropout, stock_norms, self.residual_norm)
+    def site(self, name: str, branch: Branch, dropout: Any, stock_norms: Any, chunk: Any) -> Site:
+        """The sublayer `name` for one forward."""
+        block: Any = getattr(self, name)
+        residual = block.residual_norm if self.residual_norm is None else self.residual_norm
+        return Site(block, self.stream, residual, branch, dropout, stock_norms, chunk)
+
+    def forward(self, hidden: Hidden, sites: list[Site], then: Any = None) -> Hidden:
+        """The hidden states after the layer, from those before it; `then` is added to the stream at its end."""
+        state = self.wiring(self.stream.enter(hidden), sites)
+        if then is not None:
+            state = self.stream.write(state, then(self.stream.read(state)), None, same)
+        if self.last:
+            return self.stream.finish(state, self.stream_norm or same)
+        return self.stream.leave(state)
+
+
+def in_chunks(function: Callable, chunk: tuple[int, int] | None, x: Any) -> Any:
+    """`function(x)`, computed in chunks of some size along some axis; size 0 and None mean in one piece."""
+    if chunk is None or chunk[0] == 0:
+        return function(x)
+    return apply_chunking_to_forward(function, *chunk, x)
+
+
+def drop_path(f: torch.Tensor, rate: float) -> torch.Tensor:
+    """Stochastic depth: zero for a sample with probability `rate`, else divided by `1 - rate`.
+
+    Source: Huang et al., 2016, arXiv 1603.09382; scaled in training as in Larsson et al., 2016, arXiv 1605.07648.
+    """
+    if rate == 0.0:
+        return f
+    keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
+    return f * (keep.to(f.dtype) / (1 - rate))

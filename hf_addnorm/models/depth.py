@@ -28,11 +28,16 @@ class Position:
     sublayers: int
 
 
-def positions(layers: int, names: Sequence[str]) -> Iterator[tuple[Position, str]]:
-    """Every sublayer of a stack, in order: its position and which of the layer's `names` it is."""
-    for sublayer in range(layers * len(names)):
-        layer, order = divmod(sublayer, len(names))
-        yield Position(layer, layers, sublayer, layers * len(names)), names[order]
+def positions(layers: int, names: Sequence[str], wiring: Any) -> Iterator[tuple[Position, str]]:
+    """Every sublayer of a stack, in order: its position and which of the layer's `names` it is.
+
+    Those that do not write to the stream (`wiring.writes`) have the position of the next one that does.
+    """
+    writers = [order for order in range(len(names)) if wiring.writes(order, len(names))]
+    for layer in range(layers):
+        for order, name in enumerate(names):
+            written = len([writer for writer in writers if writer < order])
+            yield Position(layer, layers, layer * len(writers) + written, layers * len(writers)), name
 
 
 DEPTH_RULES = Registry("depth rule")

@@ -1,14 +1,16 @@
 """Start weights as a function of role and depth: the rules that run inside `_init_weights`.
 
-A rule sees one module at a time, with the role it plays in its sublayer (q, k, v, o, w1, w2 for the Linear layers,
-"out_norm" for a norm in the slot `out`, ...) and its position. All writes go through guarded initialisers, so values
-that a checkpoint brought are never touched.
+A rule for weights sees each Linear layer of a layer, with the role it plays in its sublayer and its position, after
+the stock rules drew it; a rule for norms sees each norm of a slot. All writes go through guarded initialisers, so
+values that a checkpoint brought are never touched.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from transformers import initialization as init
+from transformers.pytorch_utils import Conv1D
 
 from .depth import Position, at_depth, parse_depth_value
 from .norms import set_gain
@@ -21,15 +23,18 @@ LINEAR_ROLES = ("q", "k", "v", "o", "w1", "w2")
 
 
 @dataclass(frozen=True)
-class Role:
-    """What a module is to its sublayer.
+class Linear:
+    """A Linear layer (or GPT-2's Conv1D) as its sublayer sees it.
 
     Args:
-        name (`str`): q, k, v, o (attention), w1, w2 (feed-forward), or `<slot>_norm`.
+        module (`torch.nn.Module`): with a `weight`.
+        roles (`tuple[str, ...]`): q, k, v, o (attention), w1, w2 (feed-forward); several where it is fused, in the
+            order of its output features.
         position (`Position`): where the sublayer stands.
     """
 
-    name: str
+    module: Any
+    roles: tuple[str, ...]
     position: Position
 
 
@@ -47,26 +52,36 @@ class ScaleWeights:
         self.roles = roles if base == "stock" else LINEAR_ROLES
         self.scaled, self.factor, self.base = roles, factor, base
 
-    def apply(self, module: Any, role: Role) -> None:
-        """Draw and scale the weight of `module`, if its role is one of these."""
-        factor = at_depth(self.factor, role.position) if role.name in self.scaled else 1.0
-        if self.base == "xavier_normal":
-            init.xavier_normal_(module.weight, gain=factor)
-        else:
-            init.copy_(module.weight, module.weight * factor)
+    def apply(self, linear: Linear) -> None:
+        """Draw and scale the weight of `linear`, part by part where it is fused."""
+        if not any(role in self.roles for role in linear.roles):
+            return
+        weight = linear.module.weight.clone()
+        parts = weight.chunk(len(linear.roles), dim=1 if isinstance(linear.module, Conv1D) else 0)
+        for role, part in zip(linear.roles, parts, strict=True):
+            factor = at_depth(self.factor, linear.position) if role in self.scaled else 1.0
+            if self.base == "xavier_normal":
+                torch.nn.init.xavier_normal_(part, gain=factor)
+            else:
+                part.mul_(factor)
+        init.copy_(linear.module.weight, weight)
 
 
 class ZeroNorms:
-    """Start the norms of some slots at zero, gain and bias, so that they pass nothing at first."""
+    """Start the norms of some slots at zero, gain and bias, so that they pass nothing at first.
+
+    Args:
+        roles (`tuple[str, ...]`): `<slot>_norm`.
+    """
 
     def __init__(self, roles: tuple[str, ...]):
         self.roles = roles
 
-    def apply(self, module: Any, role: Role) -> None:
+    def apply(self, norm: Any) -> None:
         """Write gain 0 and bias 0."""
-        set_gain(module, 0.0)
-        if getattr(module, "bias", None) is not None:
-            init.zeros_(module.bias)
+        set_gain(norm, 0.0)
+        if getattr(norm, "bias", None) is not None:
+            init.zeros_(norm.bias)
 
 
 @INITS.register("scaled_output")

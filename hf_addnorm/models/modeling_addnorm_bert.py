@@ -1,10 +1,10 @@
 """BERT with another add & norm: the base model and its nine heads."""
 
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from transformers.models.bert.modeling_bert import (
+    BertCrossAttention,
     BertEncoder,
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -17,24 +17,26 @@ from transformers.models.bert.modeling_bert import (
     BertLMHeadModel,
     BertModel,
     BertPreTrainedModel,
+    BertSelfAttention,
 )
-from transformers.pytorch_utils import apply_chunking_to_forward
 
+from .anatomy import Anatomy, Sublayer, numbered
 from .configuration_addnorm_bert import AddNormBertConfig
-from .pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel, Anatomy, Sublayer
+from .inner import Inner, InnerNorms
+from .pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from .streams import Hidden
 
 
-def _attention(name: str) -> Sublayer:
-    return Sublayer(
-        dropout=f"{name}.output.dropout",
-        linears={
-            "q": f"{name}.self.query",
-            "k": f"{name}.self.key",
-            "v": f"{name}.self.value",
-            "o": f"{name}.output.dense",
-        },
-        norms={"post": f"{name}.output.LayerNorm"},
-    )
+class AddNormBertSelfAttention(InnerNorms, BertSelfAttention):
+    """`BertSelfAttention` with norms behind q, k and v."""
+
+    linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v"}
+
+
+class AddNormBertCrossAttention(InnerNorms, BertCrossAttention):
+    """`BertCrossAttention` with norms behind q, k and v."""
+
+    linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v"}
 
 
 class AddNormBertLayer(AddNormLayer, BertLayer):
@@ -43,59 +45,53 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
     x -> attention -> (cross-attention) -> feed-forward -> x      each inside its AddNorm block
     """
 
-    sublayers: ClassVar[dict[str, Sublayer]] = {
-        "attention": _attention("attention"),
-        "cross_attention": _attention("crossattention"),
+    sublayers: ClassVar = {
+        "attention": Sublayer(
+            norms={"post": "attention.output.LayerNorm"},
+            dropout="attention.output.dropout",
+            parts={"attention.self": AddNormBertSelfAttention},
+            linears={"o": "attention.output.dense"},
+        ),
+        "cross_attention": Sublayer(
+            norms={"post": "crossattention.output.LayerNorm"},
+            dropout="crossattention.output.dropout",
+            parts={"crossattention.self": AddNormBertCrossAttention},
+            linears={"o": "crossattention.output.dense"},
+        ),
         "feed_forward": Sublayer(
+            norms={"post": "output.LayerNorm"},
             dropout="output.dropout",
             linears={"w1": "intermediate.dense", "w2": "output.dense"},
-            norms={"post": "output.LayerNorm"},
         ),
     }
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
+        hidden_states: Hidden,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
-        attend = partial(
-            self._attend, encoder_hidden_states=encoder_hidden_states, past_key_values=past_key_values, **kwargs
-        )
-        hidden_states = self.connect(
-            "attention", hidden_states, partial(attend, self.attention, attention_mask=attention_mask)
-        )
+    ) -> Hidden:
+        kwargs |= {"encoder_hidden_states": encoder_hidden_states, "past_key_values": past_key_values}
+
+        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            core, _ = self.attention.self(u, attention_mask=attention_mask, inner=inner, **kwargs)
+            return self.attention.output.dense(inner.norm("mid", core))
+
+        def attend_across(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            core, _ = self.crossattention.self(u, attention_mask=encoder_attention_mask, inner=inner, **kwargs)
+            return self.crossattention.output.dense(inner.norm("mid", core))
+
+        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            return self.output.dense(inner.norm("mid", self.intermediate(u)))
+
+        branches = {"attention": attend, "feed_forward": feed_forward}
         if self.is_decoder and encoder_hidden_states is not None:
-            if not self.connections.has("cross_attention"):
-                raise ValueError(
-                    "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
-                    "config.add_cross_attention=True."
-                )
-            hidden_states = self.connect(
-                "cross_attention",
-                hidden_states,
-                partial(attend, self.crossattention, attention_mask=encoder_attention_mask),
-            )
-
-        return apply_chunking_to_forward(
-            self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, hidden_states
-        )
-
-    def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
-        """The feed-forward's whole block on a chunk of tokens: also its dropout is drawn chunk by chunk, as stock."""
-        return self.connect("feed_forward", attention_output, self._feed_forward)
-
-    @staticmethod
-    def _attend(attention: Any, u: torch.Tensor, mid: Any, **kwargs: Any) -> torch.Tensor:
-        core, _ = attention.self(u, **kwargs)
-        return attention.output.dense(mid(core))
-
-    def _feed_forward(self, u: torch.Tensor, mid: Any) -> torch.Tensor:
-        output: Any = self.output
-        return output.dense(mid(self.intermediate(u)))
+            self.require_cross_attention()
+            branches = {"attention": attend, "cross_attention": attend_across, "feed_forward": feed_forward}
+        return self.run(hidden_states, branches, chunk=(self.chunk_size_feed_forward, self.seq_len_dim))
 
 
 class AddNormBertEncoder(AddNormEncoder, BertEncoder):
@@ -107,12 +103,11 @@ class AddNormBertPreTrainedModel(AddNormPreTrainedModel, BertPreTrainedModel):
 
     config: AddNormBertConfig
     config_class = AddNormBertConfig
-    add_norm_layer = AddNormBertLayer
-    add_norm_encoder = AddNormBertEncoder
     anatomy = Anatomy(
+        layer=AddNormBertLayer,
+        layers=numbered("encoder.layer"),
         encoder="encoder",
-        layers="encoder.layer",
-        sublayers=AddNormBertLayer.sublayers,
+        encoder_class=AddNormBertEncoder,
         embed_norm="embeddings.LayerNorm",
         head_norms=("cls.predictions.transform.LayerNorm",),
     )
@@ -124,9 +119,6 @@ class AddNormBertPreTrainedModel(AddNormPreTrainedModel, BertPreTrainedModel):
 
 class AddNormBertModel(AddNormBertPreTrainedModel, BertModel):
     """`BertModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-    # BertEmbeddings is the stock model's own, adopted as it is
-    _no_split_modules = ["BertEmbeddings", "AddNormBertLayer"]  # trf-ignore: TRF022
 
 
 class AddNormBertForPreTraining(AddNormBertPreTrainedModel, BertForPreTraining):

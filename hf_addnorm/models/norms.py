@@ -115,7 +115,7 @@ def layer_norm(
     hidden_size: int,
     *,
     gain: bool = True,
-    bias: bool = True,
+    bias: bool | None = None,
     eps: Positive | None = None,
     eps_place: Literal["inside", "outside"] = "inside",
     variance: Literal["biased", "unbiased"] = "biased",
@@ -130,18 +130,19 @@ def layer_norm(
     Args:
         hidden_size (`int`): size of the last axis.
         gain (`bool`, *optional*, defaults to `True`): a learned gain per feature.
-        bias (`bool`, *optional*, defaults to `True`): a learned bias per feature.
-        eps (`float`, *optional*): above 0; by default the model's own (`config.layer_norm_eps`).
+        bias (`bool`, *optional*): a learned bias per feature; by default as the model's own norms.
+        eps (`float`, *optional*): above 0; by default that of the model's own norms.
         eps_place (`str`, *optional*, defaults to `"inside"`): add eps inside the root, or "outside" of it.
         variance (`str`, *optional*, defaults to `"biased"`): divide by n, or with "unbiased" by n - 1.
     Returns:
         `torch.nn.LayerNorm` for the form that torch has a kernel for, else a `DeviationNorm`.
     Raises:
-        ValueError: if `eps` is not given where there is no model to take it from.
+        ValueError: if `eps` or `bias` is not given where there is no model to take it from.
     Dtype: statistics in float32 at least, returned in `x.dtype`. Init: gain = 1, bias = 0.
     """
-    if eps is None:
-        raise ValueError("layer_norm needs eps: it is null and there is no model to take it from.")
+    if eps is None or bias is None:
+        missing = "eps" if eps is None else "bias"
+        raise ValueError(f"layer_norm needs {missing}: it is null and there is no model to take it from.")
     if eps_place == "inside" and variance == "biased" and gain >= bias:
         return nn.LayerNorm(hidden_size, eps=eps, elementwise_affine=gain, bias=bias)
     return DeviationNorm(hidden_size, gain, bias, eps, eps_place, variance)
@@ -274,7 +275,7 @@ def none(hidden_size: int) -> nn.Module:
 
 
 # options that a value leaves to the model
-_LEFT_OPEN = {"eps": None, "groups": "heads"}
+_LEFT_OPEN = {"eps": None, "bias": None, "groups": "heads"}
 
 
 def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
@@ -283,7 +284,7 @@ def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
     Args:
         norm (`Choice`): kind and options.
         hidden_size (`int`): width of the slot.
-        from_model: the model's own `eps`, and for `groups = "heads"` its number of heads as `groups`.
+        from_model: the model's own `eps` and `bias`, and for `groups = "heads"` its number of heads as `groups`.
     """
     options = {
         key: from_model[key] if key in from_model and value == _LEFT_OPEN[key] else value

@@ -1,23 +1,31 @@
-"""How an AddNorm model is made of a stock one: anatomy, adoption, initialisation.
+"""How an AddNorm model is made of a stock one: adoption, initialisation.
 
 The stock class builds itself; then its parts are adopted, under their own names, by classes that know the spec.
 """
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 
+from .anatomy import Anatomy, Sublayer
 from .connection import AddNorm, Branch, Connections
 from .depth import at_depth, positions
-from .initialization import INITS, Role
+from .initialization import INITS, Linear, ScaleWeights, ZeroNorms
 from .norms import Norm
 from .refusals import refuse
-from .residuals import RESIDUALS, LearnedResidual
+from .registry import Choice
+from .residuals import LearnedResidual
 from .spec import AddNormSpec
+from .streams import STREAMS, Hidden, HyperConnection
+from .wirings import WIRINGS
 
 
 try:
@@ -31,41 +39,7 @@ except ImportError:  # never with a Transformers that loads safetensors
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class Sublayer:
-    """Where one sublayer's parts are; paths are dotted, from the layer.
-
-    Args:
-        dropout (`str`): the dropout on the branch's output.
-        linears (`dict[str, str]`): the Linear layers by role: q, k, v, o or w1, w2.
-        norms (`dict[str, str]`): the stock layer's own norms, by the slot that each one fills.
-    """
-
-    dropout: str
-    linears: dict[str, str]
-    norms: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """What a family says about its stock model; paths are dotted, from the base model unless said.
-
-    Args:
-        encoder (`str`): the module that runs the layers.
-        layers (`str`): its list of layers.
-        sublayers (`dict[str, Sublayer]`): in the order in which they run; a layer may lack some.
-        embed_norm (`str`): the norm after the sum of the embeddings.
-        head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
-    """
-
-    encoder: str
-    layers: str
-    sublayers: dict[str, Sublayer]
-    embed_norm: str
-    head_norms: tuple[str, ...] = ()
-
-
-def get_part(module: nn.Module, path: str) -> nn.Module:
+def get_part(module: nn.Module, path: str) -> Any:
     """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
     for name in path.split("."):
         module = getattr(module, name)
@@ -95,6 +69,13 @@ def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
     return module
 
 
+def adopt_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
+    """Replace the submodule at a dotted path by a `cls` made of its parts."""
+    adopted = adopt(cls, module.get_submodule(path))
+    module.set_submodule(path, adopted, strict=True)
+    return adopted
+
+
 class AddNormLayer(nn.Module):
     """Mixin for a family's layer: runs its sublayers through their add & norm blocks.
 
@@ -104,39 +85,114 @@ class AddNormLayer(nn.Module):
     """
 
     sublayers: ClassVar[dict[str, Sublayer]]
+    connections: Any
 
-    def install_add_norm(self, spec: AddNormSpec, config: Any, index: int) -> None:
-        """Build the blocks of layer `index`, put norms at the stock layer's paths, mark each part with its role."""
-        depth = config.num_hidden_layers
-        layer_spec = spec.layer(index, depth)
+    def adopt_parts(self, config: Any) -> None:
+        """Let the parts that run with norms inside be adopted; once per layer."""
+        # what the stock layer's paths hold by now: a norm that several depths may share, or nothing
+        self.stock_choices: dict[str, Choice | None] = {}
+        self.add_norm_linears: list[Linear] = []
+        for name in config.add_norm_sublayers():
+            for path, cls in self.sublayers[name].parts.items():
+                adopt_at(self, path, cls)
+
+    def install_add_norm(self, spec: AddNormSpec, config: Any, depth: int, layers: int) -> Connections:
+        """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""
+        layer_spec = spec.layer(depth, layers)
+        stream, wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
+        names = config.add_norm_sublayers()
         shared = None
         blocks = {}
-        for position, name in positions(depth, config.add_norm_sublayers()):
-            if position.layer != index:
+        for position, name in positions(layers, names, wiring):
+            if position.layer != depth:
                 continue
-            parts = self.sublayers[name]
-            norms = {
-                slot: config.build_norm(choice, config.slot_width(name, slot))
+            order = names.index(name)
+            choices = {
+                slot: choice
                 for slot, choice in layer_spec.slot_norms(name).items()
+                if wiring.uses(slot, order, len(names))
             }
-            for slot, norm in norms.items():
-                norm.add_norm_role = Role(f"{slot}_norm", position)
-            for slot, path in parts.norms.items():
-                self.set_submodule(path, norms.pop(slot, nn.Identity()), strict=True)
-            for role, path in parts.linears.items():
-                linear: Any = self.get_submodule(path)
-                linear.add_norm_role = Role(role, position)
-            residual = RESIDUALS.build(layer_spec.residual, config.hidden_size, position)
-            if layer_spec.residual.options.get("share") == "layer":
-                shared, residual = shared or residual, None
-            blocks[name] = AddNorm(layer_spec, name, norms, residual, at_depth(layer_spec.pre_scale, position))
-        self.connections = Connections(blocks, shared)
+            norms = self._place_norms(self.sublayers[name], choices, name, layer_spec.qkv_width, config)
+            self._note_linears(self.sublayers[name], position)
+            residual = None
+            if wiring.writes(order, len(names)):
+                residual = stream.build_residual(layer_spec.residual, config.hidden_size, position)
+                if layer_spec.residual.options.get("share") == "layer":
+                    shared, residual = shared or residual, None
+            blocks[name] = AddNorm(
+                layer_spec,
+                set(choices),
+                norms,
+                residual,
+                at_depth(layer_spec.pre_scale, position),
+                at_depth(layer_spec.drop_path, position),
+                config.head_size() if layer_spec.qkv_width == "head" else None,
+            )
+        last = depth == layers - 1
+        stream_norm = config.build_norm(spec.norm) if last and stream.has_norm else None
+        return Connections(blocks, shared, stream, wiring, last, stream_norm)
 
-    def connect(self, name: str, x: torch.Tensor, branch: Branch) -> torch.Tensor:
-        """The stream after the sublayer `name`, whose computation is `branch`."""
-        parts = self.sublayers[name]
-        stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
-        return self.connections(name, x, branch, get_part(self, parts.dropout), stock_norms)
+    def _place_norms(
+        self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any
+    ) -> dict[str, nn.Module]:
+        """Put norms at the stock layer's paths; those that have no place there are returned, by slot."""
+        norms = {
+            slot: config.build_norm(choice, config.slot_width(name, slot, qkv_width))
+            for slot, choice in choices.items()
+        }
+        for slot, norm in norms.items():
+            norm.add_norm_role = f"{slot}_norm"
+        for slot, path in parts.norms.items():
+            choice, held = choices.get(slot), self.stock_choices.get(path)
+            if held is None:
+                self.set_submodule(path, norms.get(slot, nn.Identity()), strict=True)
+                self.stock_choices[path] = choice
+            # at another depth of a shared layer, the same norm is shared as in the stock model
+            if choice is not None and choice == self.stock_choices[path]:
+                del norms[slot]
+        return norms
+
+    def _note_linears(self, parts: Sublayer, position: Any) -> None:
+        known = [id(linear.module) for linear in self.add_norm_linears]
+        for path, roles in parts.roles().items():
+            module = self.get_submodule(path)
+            if id(module) not in known:
+                self.add_norm_linears.append(Linear(module, roles, position))
+
+    def run(
+        self,
+        hidden_states: Hidden,
+        branches: Mapping[str, Branch],
+        connections: Connections | None = None,
+        chunk: tuple[int, int] | None = None,
+        then: Any = None,
+    ) -> Any:
+        """The hidden states after the layer.
+
+        Args:
+            hidden_states: those before it.
+            branches (`dict[str, Branch]`): the sublayers that run, in order.
+            connections (`Connections`, *optional*): the blocks, where they are not the layer's own.
+            chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the feed-forward runs in.
+            then (`torch.nn.Module`, *optional*): something that the stock layer adds to the stream at its end.
+        """
+        blocks: Any = self.connections if connections is None else connections
+        sites = []
+        for name, branch in branches.items():
+            parts = self.sublayers[name]
+            stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
+            dropout = None if parts.dropout is None else get_part(self, parts.dropout)
+            in_chunks = chunk if name == "feed_forward" and chunk is not None and chunk[0] > 0 else None
+            sites.append(blocks.site(name, branch, dropout, stock_norms, in_chunks))
+        return blocks(hidden_states, sites, then)
+
+    def require_cross_attention(self) -> None:
+        """Refuse an encoder's hidden states where there is nothing to read them."""
+        if not self.connections.has("cross_attention"):
+            raise ValueError(
+                "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
+                "config.add_cross_attention=True."
+            )
 
 
 class AddNormEncoder(nn.Module):
@@ -147,10 +203,30 @@ class AddNormEncoder(nn.Module):
 
     final_norm: nn.Module
 
+    def run_layers(self, *args: Any, **kwargs: Any) -> Any:
+        """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
+        return super().forward(*args, **kwargs)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        outputs: Any = super().forward(*args, **kwargs)
+        outputs = self.run_layers(*args, **kwargs)
         outputs.last_hidden_state = self.final_norm(outputs.last_hidden_state)
+        if outputs.get("hidden_states"):
+            # a loop that collects them itself: the readable part of each, and the last one normed
+            states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]
+            outputs.hidden_states = (*states, outputs.last_hidden_state)
         return outputs
+
+
+class EmbedDropout(nn.Dropout):
+    """The dropout after the embeddings with the norm of the place `embed` before it, where the stock model has none.
+
+    x -> embed -> drop -> x
+    """
+
+    embed_norm: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.embed_norm(x))
 
 
 class AddNormPreTrainedModel(PreTrainedModel):
@@ -161,8 +237,15 @@ class AddNormPreTrainedModel(PreTrainedModel):
     """
 
     anatomy: ClassVar[Anatomy]
-    add_norm_layer: ClassVar[type[AddNormLayer]]
-    add_norm_encoder: ClassVar[type[AddNormEncoder]]
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
+        for stock in cls.__mro__[1:]:
+            layout = get_checkpoint_conversion_mapping(stock.__name__)
+            if layout is not None:
+                register_checkpoint_conversion_mapping(cls.__name__, layout, overwrite=True)
+                break
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
         if not hasattr(config, "add_norm"):
@@ -188,6 +271,11 @@ class AddNormPreTrainedModel(PreTrainedModel):
         """The family's base model."""
         raise NotImplementedError
 
+    @classmethod
+    def anatomy_of(cls, config: Any) -> Anatomy:
+        """The anatomy of a model of this config; one for all unless a family says otherwise."""
+        return cls.anatomy
+
     def post_init(self) -> None:
         """Install the spec's blocks, then what `PreTrainedModel` does last."""
         spec = AddNormSpec.parse(self.config.add_norm)
@@ -200,38 +288,75 @@ class AddNormPreTrainedModel(PreTrainedModel):
             base.post_init()
             setattr(self, self.base_model_prefix, base)
             if spec.head != "stock":
-                for path in self.anatomy.head_norms:
-                    if has_part(self, path):
-                        self.set_submodule(path, self._place_norm(spec, spec.head), strict=True)
+                self._place_at(self.anatomy_of(self.config).head_norms, spec, spec.head, "head")
+        present = {type(module).__name__ for module in self.modules()}
+        layer = self.anatomy_of(self.config).layer.__name__
+        self._no_split_modules = {layer, *(self._no_split_modules or ())} & present
         super().post_init()
 
-    def _place_norm(self, spec: AddNormSpec, place: Any) -> nn.Module:
+    def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
         norm = spec.place_norm(place)
-        return nn.Identity() if norm is None else self.config.build_norm(norm)
+        return nn.Identity() if norm is None else self.config.build_norm(norm, self.config.place_width(name))
+
+    def _place_at(self, paths: tuple[str, ...], spec: AddNormSpec, place: Any, name: str) -> None:
+        for path in paths:
+            if has_part(self, path):
+                self.set_submodule(path, self._place_norm(spec, place, name), strict=True)
 
     def _install_in_base(self, spec: AddNormSpec) -> None:
         refuse(spec, self.config)
+        anatomy = self.anatomy_of(self.config)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
-        self.set_submodule(self.anatomy.embed_norm, self._place_norm(spec, spec.embed), strict=True)
-        layers: Any = self.get_submodule(self.anatomy.layers)
-        for index, stock in enumerate(layers):
-            layers[index] = adopt(self.add_norm_layer, stock)
-            layers[index].install_add_norm(spec, self.config, index)
-        encoder = adopt(self.add_norm_encoder, self.get_submodule(self.anatomy.encoder))
-        encoder.final_norm = self._place_norm(spec, spec.final)
-        self.set_submodule(self.anatomy.encoder, encoder, strict=True)
-        if self.add_norm_inits:
-            # a base model adopted from a head was started by the stock rules already
-            for module in self.modules():
-                if hasattr(module, "add_norm_role"):
-                    module._is_hf_initialized = False  # type: ignore[assignment]
+        self._install_embed(anatomy, spec)
+        self._place_at(anatomy.other_norms, spec, True, "embed")
+        for path, cls in anatomy.other_parts.items():
+            if has_part(self, path):
+                adopt_at(self, path, cls).stream = STREAMS.build(spec.stream)
+        encoder: Any = adopt_at(self, anatomy.encoder, anatomy.encoder_class) if anatomy.encoder_class else self
+        if anatomy.final_norm is not None:
+            self._place_at((anatomy.final_norm,), spec, spec.final, "final")
+        else:
+            encoder.final_norm = self._place_norm(spec, spec.final, "final")
+        self._install_in_layers(anatomy, spec, encoder)
+
+    def _install_embed(self, anatomy: Anatomy, spec: AddNormSpec) -> None:
+        if anatomy.embed_norm is not None:
+            self._place_at((anatomy.embed_norm,), spec, spec.embed, "embed")
+        elif anatomy.embed_dropout is not None and spec.embed not in ("auto", False):
+            adopt_at(self, anatomy.embed_dropout, EmbedDropout).embed_norm = self._place_norm(
+                spec, spec.embed, "embed"
+            )
+
+    def _install_in_layers(self, anatomy: Anatomy, spec: AddNormSpec, encoder: Any) -> None:
+        paths = anatomy.layers(self.config)
+        layers: dict[str, Any] = {}
+        for path in dict.fromkeys(paths):
+            layers[path] = adopt_at(self, path, anatomy.layer)
+            layers[path].adopt_parts(self.config)
+            # the stock class has started its weights by the stock rules alone
+            layers[path]._is_hf_initialized = False
+        blocks = [
+            layers[path].install_add_norm(spec, self.config, depth, len(paths)) for depth, path in enumerate(paths)
+        ]
+        if len(layers) == len(paths):
+            for path, connections in zip(paths, blocks, strict=True):
+                layers[path].connections = connections
+        else:
+            encoder.connections = nn.ModuleList(blocks)
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # as custom code, a module without parameters of its own would be passed over: rules that start its children's
+        # weights, ours and stock ones, would be lost. Every initialiser that runs here spares loaded weights.
+        super()._initialize_weights(module)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (Norm, LearnedResidual)):
+        if isinstance(module, (Norm, LearnedResidual, HyperConnection)):
             module.reset_parameters()
-        if (role := getattr(module, "add_norm_role", None)) is not None:
-            for rule in self.add_norm_inits:
-                if role.name in rule.roles:
-                    rule.apply(module, role)
+        for rule in getattr(self, "add_norm_inits", ()):
+            if isinstance(rule, ZeroNorms) and getattr(module, "add_norm_role", None) in rule.roles:
+                rule.apply(module)
+            if isinstance(rule, ScaleWeights) and isinstance(module, AddNormLayer):
+                for linear in module.add_norm_linears:
+                    rule.apply(linear)

@@ -8,6 +8,8 @@ from .depth import Position, at_depth, positions
 from .norms import has_gain
 from .registry import Choice
 from .spec import AddNormSpec, LayerSpec
+from .streams import STREAMS
+from .wirings import WIRINGS
 
 
 # Axes that act through one slot: (axis, the value that does nothing, the slot, what the axis does).
@@ -27,18 +29,38 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
         ValueError: an override for layers that are not there, an axis that does nothing, a norm that does not fit its
             place, a depth rule without a value, starts that no gradient leaves. The sentence names field and value.
     """
-    layers = [spec.layer(index, config.num_hidden_layers) for index in range(config.num_hidden_layers)]
+    depth = config.add_norm_depth()
+    layers = [spec.layer(index, depth) for index in range(depth)]
     names = config.add_norm_sublayers()
+    wiring = WIRINGS.build(spec.wiring)
+    _refuse_combinations(spec)
     _refuse_idle_axes(spec, layers, names)
     _refuse_starts(spec, layers, names, config)
-    for position, name in positions(len(layers), names):
-        _refuse_values(layers[position.layer], position)
-        for slot, norm in layers[position.layer].slot_norms(name).items():
-            _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot))
+    for position, name in positions(len(layers), names, wiring):
+        layer = layers[position.layer]
+        _refuse_values(layer, position)
+        for slot, norm in layer.slot_norms(name).items():
+            _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
     for place in ("embed", "final", "head"):
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
-            _build(placed, config, f"add_norm.{place}", config.hidden_size)
+            _build(placed, config, f"add_norm.{place}", config.place_width(place))
+
+
+def _refuse_combinations(spec: AddNormSpec) -> None:
+    residuals = [
+        spec.residual,
+        *(override.axes["residual"] for override in spec.layers if "residual" in override.axes),
+    ]
+    if spec.stream.kind == "hyper_connections" and any(residual.kind != "add" for residual in residuals):
+        raise ValueError(
+            "add_norm.residual: hyper_connections weigh what a sublayer adds themselves, with beta; allowed is 'add'."
+        )
+    if spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple:
+        raise ValueError(
+            f"add_norm.wiring is 'b2t' and add_norm.stream is {spec.stream.kind!r}: b2t adds the layer's input to one "
+            "stream, and here there are several; allowed is 'single'."
+        )
 
 
 def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
@@ -84,5 +106,10 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
 
 def _refuse_values(layer: LayerSpec, position: Position) -> None:
     values = {f"residual.{option}": value for option, value in layer.residual.options.items()}
-    for option, value in (values | {"pre_scale": layer.pre_scale}).items():
-        at_depth(value, position, f"add_norm.{option}")
+    for option, value in (values | {"pre_scale": layer.pre_scale, "drop_path": layer.drop_path}).items():
+        number = at_depth(value, position, f"add_norm.{option}")
+        if option == "drop_path" and not 0 <= number < 1:
+            raise ValueError(
+                f"add_norm.drop_path is {number:.6g} in layer {position.layer + 1}; allowed is a number, at least 0 "
+                "and below 1."
+            )

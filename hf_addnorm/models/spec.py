@@ -11,26 +11,18 @@ from .norms import NORMS
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .residuals import RESIDUALS
+from .streams import STREAMS
+from .wirings import WIRINGS
 
 
 FORMAT_VERSION = 1
 
-SLOTS = ("pre", "mid", "out", "post")
+SLOTS = ("pre", "q", "k", "v", "mid", "out", "post")
 
 SUBLAYERS = ("attention", "cross_attention", "feed_forward")
 
-STREAMS = Registry("stream")
-WIRINGS = Registry("wiring")
-
-
-@STREAMS.register("single")
-def single() -> None:
-    """One tensor runs through the layers; the stock encoder loop carries it."""
-
-
-@WIRINGS.register("sequential")
-def sequential() -> None:
-    """The sublayers of a layer follow each other: attention (cross-attention), feed-forward."""
+# those of the feed-forward, which has no q, k, v
+_FEED_FORWARD_SLOTS = ("pre", "mid", "out", "post")
 
 
 # A norm slot holds True (the spec's own norm stands here), False (nothing) or a norm of its own.
@@ -43,19 +35,24 @@ class LayerSpec:
 
     Args:
         norm (`Choice`): the norm of every slot that names none of its own.
-        attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots, pre/mid/out/post.
+        attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots: pre, q, k, v, mid, out,
+            post; q, k and v are those of an attention.
+        qkv_width (`str`): the norms in q, k and v take "head" by head, with one gain for all, or the "hidden" size.
         residual (`Choice`): how stream and branch are combined.
         pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
         dropout (`str`): "before_out" or "after_out", the branch's dropout relative to the norm in `out`.
+        drop_path (`float` or `Choice`): the probability with which a sample's branch is left out in training.
     """
 
     norm: Choice
     attention: dict[str, SlotNorm]
     cross_attention: dict[str, SlotNorm]
     feed_forward: dict[str, SlotNorm]
+    qkv_width: str
     residual: Choice
     pre_scale: float | Choice
     dropout: str
+    drop_path: float | Choice
 
     def slot_norms(self, sublayer: str) -> dict[str, Choice]:
         """The norm of every filled slot of `sublayer`."""
@@ -74,17 +71,17 @@ def _parse_slot_norm(value: Any, where: str, word: str = "") -> SlotNorm:
     raise ValueError(f"{where} is {value!r}; allowed is {words}, a norm ({', '.join(NORMS)}) or a dict of one.")
 
 
-def _parse_slots(value: Any, where: str) -> dict[str, SlotNorm]:
+def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict[str, SlotNorm]:
     if isinstance(value, (list, tuple)) and all(isinstance(slot, str) for slot in value):
         value = dict.fromkeys(value, True)
     if not isinstance(value, Mapping):
         raise ValueError(
-            f"{where} is {value!r}; allowed is a list of slots ({', '.join(SLOTS)}) or a dict from slot to norm."
+            f"{where} is {value!r}; allowed is a list of slots ({', '.join(slots)}) or a dict from slot to norm."
         )
     for slot in value:
-        if slot not in SLOTS:
-            raise ValueError(f"{where}: {unknown('slot', slot, SLOTS)}")
-    parsed = {slot: _parse_slot_norm(value[slot], f"{where}.{slot}") for slot in SLOTS if slot in value}
+        if slot not in slots:
+            raise ValueError(f"{where}: {unknown('slot', slot, slots)}")
+    parsed = {slot: _parse_slot_norm(value[slot], f"{where}.{slot}") for slot in slots if slot in value}
     return {slot: norm for slot, norm in parsed.items() if norm is not False}
 
 
@@ -121,10 +118,12 @@ def _layer_parsers(default: Mapping[str, Any]) -> dict[str, Any]:
         "norm": choice(NORMS, "norm"),
         "attention": _parse_slots,
         "cross_attention": _parse_slots,
-        "feed_forward": _parse_slots,
+        "feed_forward": partial(_parse_slots, slots=_FEED_FORWARD_SLOTS),
+        "qkv_width": partial(parse_option, Literal["head", "hidden"]),
         "residual": choice(RESIDUALS, "residual"),
         "pre_scale": parse_depth_value,
         "dropout": partial(parse_option, Literal["before_out", "after_out"]),
+        "drop_path": parse_depth_value,
     }
 
 
@@ -228,9 +227,11 @@ class AddNormSpec:
         cross_attention (`dict` or `None`): likewise, by default as `attention`.
         final (`SlotNorm`): after the last layer.
         head (`"stock"` or `SlotNorm`): the heads' own norms; "stock" leaves them alone.
+        qkv_width (`str`): the norms in q, k, v take "head" by head, or the "hidden" size.
         residual (`Choice`): how stream and branch are combined.
         pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
         dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
+        drop_path (`float` or `Choice`): stochastic depth, the probability with which a sample's branch is left out.
         stream, wiring (`Choice`): the state that runs through the layers; how a layer's sublayers meet.
         init (`list[Choice]`): rules for the start weights; empty is the stock init.
         layers (`list[Override]`): per-layer exceptions, later ones win.
@@ -245,21 +246,23 @@ class AddNormSpec:
     feed_forward: dict[str, SlotNorm]
     final: SlotNorm
     head: str | SlotNorm
+    qkv_width: str
     residual: Choice
     pre_scale: float | Choice
     dropout: str
+    drop_path: float | Choice
     stream: Choice
     wiring: Choice
     init: list[Choice]
     layers: list[Override]
 
     @classmethod
-    def parse(cls, value: Any, default_preset: str = "post_ln") -> "AddNormSpec":
+    def parse(cls, value: Any, default: Mapping[str, Any] | None = None) -> "AddNormSpec":
         """A spec from what a user or a config.json wrote.
 
         Args:
-            value: the name of a preset, a dict of axes (over its "preset", or `default_preset`), a spec, or None.
-            default_preset (`str`, *optional*, defaults to `"post_ln"`): the family's stock form.
+            value: the name of a preset, a dict of axes (over its "preset", or `default`), a spec, or None.
+            default (`dict`, *optional*, defaults to `{"preset": "post_ln"}`): the stock form of the family.
         Raises:
             ValueError: unknown key, unknown name (the nearest known ones are named), value not allowed, axes that
                 contradict each other, or a format newer than this version reads.
@@ -268,8 +271,9 @@ class AddNormSpec:
             return value
         if hasattr(value, "to_dict"):
             value = value.to_dict()
+        default = default or {"preset": "post_ln"}
         if value is None:
-            value = default_preset
+            value = default
         if isinstance(value, str):
             value = {"preset": value}
         if not isinstance(value, Mapping):
@@ -288,7 +292,9 @@ class AddNormSpec:
         for key in value:
             if key not in known:
                 raise ValueError(f"add_norm: {unknown('key', key, known)}")
-        preset = value.get("preset", default_preset)
+        if "preset" not in value:
+            value = {**default, **value}
+        preset = value["preset"]
         if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"add_norm.preset: {unknown('preset', preset, PRESETS)}")
         axes = _axes(_STOCK_AXES, {})
@@ -334,9 +340,11 @@ _STOCK_AXES = {
     "feed_forward": ["post"],
     "final": False,
     "head": "stock",
+    "qkv_width": "head",
     "residual": "add",
     "pre_scale": 1.0,
     "dropout": "before_out",
+    "drop_path": 0.0,
     "stream": "single",
     "wiring": "sequential",
     "init": [],

@@ -114,7 +114,7 @@ class BertModelTest(common.ModelTesterMixin, generation.GenerationTesterMixin, u
         is_default = not CONFIG_KWARGS or CONFIG_CLASS(**CONFIG_KWARGS).add_norm == CONFIG_CLASS().add_norm
         kwargs = {} if is_default else {"add_norm": CONFIG_CLASS(**CONFIG_KWARGS).add_norm.to_dict()}
         self.config_tester = configuration_common.ConfigTester(
-            self, config_class=CONFIG_CLASS, hidden_size=37, **kwargs
+            self, config_class=CONFIG_CLASS, hidden_size=36, **kwargs
         )
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):

@@ -1,0 +1,69 @@
+"""What a family says about its stock model: where its parts are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .inner import InnerNorms, as_tuple
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """Where one sublayer's parts are; paths are dotted, from the layer.
+
+    Args:
+        norms (`dict[str, str]`): the stock layer's own norms, by the slot that each one fills.
+        dropout (`str`, *optional*): the dropout on the branch's output.
+        parts (`dict[str, type]`): stock modules that run with norms inside, and the class that adopts each.
+        linears (`dict[str, str]`): the other Linear layers, by their role: q, k, v, o, w1 or w2.
+    """
+
+    norms: dict[str, str]
+    dropout: str | None = None
+    parts: dict[str, type[InnerNorms]] = field(default_factory=dict)
+    linears: dict[str, str] = field(default_factory=dict)
+
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """Every Linear layer's path, with its roles."""
+        found: dict[str, tuple[str, ...]] = {path: (role,) for role, path in self.linears.items()}
+        for path, cls in self.parts.items():
+            found |= {f"{path}.{name}": as_tuple(roles) for name, roles in cls.linear_roles.items()}
+        return found
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a family's parts are; paths are dotted, from the base model unless said.
+
+    Args:
+        layer (`type`): the class that adopts a layer.
+        layers (`Callable`): from the config to the path of every layer, in the order in which they run; a path stands
+            there several times where layers are shared.
+        encoder (`str`): the module that runs the layers; empty where the base model does.
+        encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything.
+        embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
+        embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
+        final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.
+        other_norms (`tuple[str, ...]`): stock norms on the stream that are in no slot; they stay where they are and
+            follow the spec's kind of norm.
+        head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
+        other_parts (`dict[str, type]`): further stock modules, and the class that adopts each.
+    """
+
+    layer: Any
+    layers: Callable[[Any], list[str]]
+    encoder: str = ""
+    encoder_class: Any = None
+    embed_norm: str | None = None
+    embed_dropout: str | None = None
+    final_norm: str | None = None
+    other_norms: tuple[str, ...] = ()
+    head_norms: tuple[str, ...] = ()
+    other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
+
+
+def numbered(path: str) -> Callable[[Any], list[str]]:
+    """The layers of a list at `path`, each once."""
+    return lambda config: [f"{path}.{index}" for index in range(config.num_hidden_layers)]

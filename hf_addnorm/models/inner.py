@@ -1,0 +1,98 @@
+"""Norms inside a sublayer: beside its Linear layers, while the stock forward runs as it is.
+
+A norm is a sibling of the Linear layer that it stands behind or before, never its child or its wrapper: adapters and
+quantisers replace a Linear, and a norm that it owned would be lost, or would see another input than the adapter.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+
+Roles = str | tuple[str, ...]
+
+
+def same(x: torch.Tensor, *_: Any) -> torch.Tensor:
+    """The identity."""
+    return x
+
+
+class Inner:
+    """The norms inside one sublayer, by slot: q, k, v behind the projections, mid before the output projection.
+
+    Args:
+        norms (`dict[str, Callable]`): of the filled slots only.
+    """
+
+    def __init__(self, norms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]):
+        self.norms = norms
+
+    def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
+        """`x` after the norm of `slot`; the same `x` where the slot is empty."""
+        return self.norms[slot](x) if slot in self.norms else x
+
+    def project(self, linear: nn.Module, roles: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
+        """A projection with its norms around it; one with several roles is fused, and each part has its own norm."""
+        if roles[0] in ("o", "w2"):
+            return linear(self.norm("mid", x))
+        parts = linear(x).chunk(len(roles), dim=-1)
+        return torch.cat([self.norm(role, part) for role, part in zip(roles, parts, strict=True)], dim=-1)
+
+    def touches(self, roles: tuple[str, ...]) -> bool:
+        """Whether a projection with these roles has a norm beside it."""
+        return "mid" in self.norms if roles[0] in ("o", "w2") else any(role in self.norms for role in roles)
+
+
+class Seen:
+    """A module as its own forward sees it while some of its parts are replaced."""
+
+    def __init__(self, module: nn.Module, replaced: Mapping[str, Callable]):
+        self._module = module
+        self._replaced = replaced
+
+    def __getattr__(self, name: str) -> Any:
+        replaced = self._replaced
+        if name in replaced:
+            return replaced[name]
+        return getattr(self._module, name)
+
+
+class InnerNorms(nn.Module):
+    """Mixin for a stock attention or feed-forward class, which runs with norms beside its Linear layers.
+
+        x -> q, k, v -> their norms -> core -> mid -> o -> branch's output        (or w1 -> core -> mid -> w2)
+
+    The class that mixes it in names its Linear layers, and the parts of the stock forward that belong to the add &
+    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `inner` (`Inner`).
+    """
+
+    linear_roles: ClassVar[dict[str, Roles]]
+    left_to_block: ClassVar[tuple[str, ...]] = ()
+    stock_forward: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if InnerNorms in cls.__mro__[:-1] and "linear_roles" in vars(cls):
+            stock: Any = cls.__mro__[cls.__mro__.index(InnerNorms) + 1]
+            cls.stock_forward = staticmethod(stock.forward)
+
+    def replaced(self, inner: Inner) -> dict[str, Callable]:
+        """What the stock forward sees in the place of its parts, by name."""
+        parts: dict[str, Callable] = dict.fromkeys(self.left_to_block, same)
+        for name, roles in self.linear_roles.items():
+            roles = as_tuple(roles)
+            if inner.touches(roles):
+                parts[name] = partial(inner.project, getattr(self, name), roles)
+        return parts
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        parts = self.replaced(kwargs.pop("inner"))
+        return self.stock_forward(Seen(self, parts) if parts else self, *args, **kwargs)
+
+
+def as_tuple(roles: Roles) -> tuple[str, ...]:
+    """One role or several, as a tuple."""
+    return (roles,) if isinstance(roles, str) else roles

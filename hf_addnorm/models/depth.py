@@ -72,6 +72,17 @@ def power(
     return factor * (log(base) if log_of else base) ** exponent
 
 
+@DEPTH_RULES.register("linear")
+def linear(position: Position, *, first: Finite = 0.0, last: Finite) -> float:
+    """From `first` in the first layer to `last` in the last one; a single layer has `last`.
+
+    Source: stochastic depth's schedule, Huang et al., 2016, arXiv 1603.09382.
+    """
+    if position.layers == 1:
+        return last
+    return first + (last - first) * position.layer / (position.layers - 1)
+
+
 @DEPTH_RULES.register("cait")
 def cait(position: Position) -> float:
     """LayerScale's start by depth: 0.1 up to 18 layers, 1e-5 up to 24, 1e-6 beyond.

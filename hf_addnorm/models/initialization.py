@@ -115,6 +115,15 @@ def sub_ln(*, base: Literal["xavier_normal", "stock"] = "xavier_normal") -> Scal
     return ScaleWeights(("v", "o", "w1", "w2"), parse_depth_value(factor, "init"), base)
 
 
+@INITS.register("b2t")
+def b2t() -> ScaleWeights:
+    """q, k, v, o, w1, w2 times 1/sqrt(L), the model's own draw.
+
+    Source: B2T connection, Takase et al., 2022, arXiv 2206.00330.
+    """
+    return ScaleWeights(LINEAR_ROLES, parse_depth_value({"kind": "power", "of": "layers", "exponent": -0.5}, "init"))
+
+
 @INITS.register("zero_out_norm")
 def zero_out_norm() -> ZeroNorms:
     """Norms in the slot `out` start at gain 0 and bias 0: every sublayer starts as the identity.

@@ -129,6 +129,58 @@ PRESETS: dict[str, Preset] = {
         source="CaiT, Touvron et al., 2021, arXiv 2103.17239",
         spec={**_PRE, "residual": {"kind": "vector", "start": "cait"}},
     ),
+    "hybrid_norm": Preset(
+        formula="y <- RMS(x + W_o attn(RMS(q), RMS(k), RMS(v))); x <- y + M(y); RMS after the last layer",
+        flow="x -+-> q, k, v -> RMS of each head -> core -> W_o -> drop -> + -> RMS -> y   (attention)\n"
+        "   +------------------------------------------------------^\n"
+        "y -+-> M -> drop -> + -> x   (feed-forward; final: RMS)\n"
+        "   +----------------^",
+        source="HybridNorm, Zhuo et al., 2025, arXiv 2503.04598",
+        spec={
+            "norm": "rms_norm",
+            "attention": ["q", "k", "v", "post"],
+            "feed_forward": [],
+            "final": True,
+            "init": ["scaled_output"],
+        },
+        note="The norms of q, k, v are one per role, shared by the heads, before a rotary embedding.",
+    ),
+    "parallel": Preset(
+        formula="x <- x + A(N(x)) + M(N(x)), one N for both; N after the last layer",
+        flow="x -+-> N -+-> A -> drop -> + -> + -> x   (final: N)\n"
+        "   |      +-> M -> drop -^    |\n"
+        "   +--------------------------^",
+        source="GPT-J, Wang & Komatsuzaki, 2021; PaLM, Chowdhery et al., 2022, arXiv 2204.02311",
+        spec={**_PRE, "wiring": "parallel"},
+        note="A layer adds to the stream once; depth rules count it as one sublayer.",
+    ),
+    "b2t": Preset(
+        formula="h <- N(x + A(x)); x <- N'(x + h + M(h))",
+        flow="x -+-> A -> drop -> + -> N -> h -+-> M -> drop -> + -> N' -> x\n"
+        "   +----------------^            +----------------^\n"
+        "   +----------------------------------------------^",
+        source="B2T connection, Takase et al., 2022, arXiv 2206.00330",
+        spec={"wiring": "b2t", "init": ["b2t"]},
+        note="All weights of the layers start 1/sqrt(L) times as large.",
+    ),
+    "residual": Preset(
+        formula="x <- N(x + F(x)), y <- y + F(x); x + N'(y) after the last layer",
+        flow="x -+-> F -> drop -+-> + -> N -> x\n"
+        "   +--------------------^\n"
+        "y ----------------> + --> y   (at the end: x + N'(y))\n"
+        "        F -> drop --^",
+        source="ResiDual, Xie et al., 2023, arXiv 2304.14802",
+        spec={"stream": "dual"},
+        note="Hidden states between the layers are those of x.",
+    ),
+    "hyper_connections": Preset(
+        formula="u = a_0^T H; H <- A^T H + b F(N(u))^T, H n copies of the stream; N after the sum of the copies",
+        flow="H -+-> a_0 -> N -> F -> drop -> b -> + -> H   (n streams; at the end: sum, N)\n"
+        "   +-> A ------------------------------^",
+        source="Hyper-Connections, static, Zhu et al., 2024, arXiv 2409.19606",
+        spec={**_PRE, "stream": {"kind": "hyper_connections", "reduce": "sum"}},
+        note="At its start every copy is the plain pre-norm stream. Hidden states between the layers are the sums.",
+    ),
     "dyt": Preset(
         formula="x <- x + F(DyT(x)); DyT after the last layer",
         flow="x -+-> DyT -> F -> drop -> + -> x   (final: DyT)\n   +------------------------^",

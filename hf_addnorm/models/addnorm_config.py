@@ -86,14 +86,18 @@ class AddNormConfig(PreTrainedConfig):
         """The spec that is the stock model."""
         return {"preset": "post_ln"}
 
-    def head_size(self) -> int:
+    def add_norm_is_causal(self) -> bool:
+        """Whether a token may not see later ones."""
+        return bool(getattr(self, "is_decoder", False))
+
+    def add_norm_head_size(self) -> int:
         """Features of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
         """The number of features that the norm in a slot takes."""
         if slot in ("q", "k", "v") and qkv_width == "head":
-            return self.head_size()
+            return self.add_norm_head_size()
         return self.intermediate_size if (sublayer, slot) == ("feed_forward", "mid") else self.hidden_size
 
     def place_width(self, place: str) -> int:

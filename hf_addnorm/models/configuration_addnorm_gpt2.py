@@ -47,6 +47,9 @@ class AddNormGPT2Config(AddNormConfig, GPT2Config):
     def stock_add_norm(self) -> dict[str, Any]:
         return {"preset": "pre_ln"}
 
+    def add_norm_is_causal(self) -> bool:
+        return True
+
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
         if (sublayer, slot) == ("feed_forward", "mid"):
             return self.n_inner or 4 * self.hidden_size

@@ -150,6 +150,7 @@ class Connections(nn.Module):
         blocks (`dict[str, AddNorm]`): by sublayer: attention, cross_attention, feed_forward.
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
+        depth (`int`): the layer's index.
         last (`bool`): whether this is the last layer.
         stream_norm (`torch.nn.Module`, *optional*): the stream's own norm after the last layer.
     """
@@ -160,6 +161,7 @@ class Connections(nn.Module):
         residual: nn.Module | None,
         stream: Any,
         wiring: Any,
+        depth: int,
         last: bool,
         stream_norm: nn.Module | None,
     ):
@@ -168,7 +170,7 @@ class Connections(nn.Module):
             self.add_module(name, block)
         self.residual_norm = residual
         self.stream_norm = stream_norm
-        self.stream, self.wiring, self.last = stream, wiring, last
+        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, last
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
@@ -181,9 +183,14 @@ class Connections(nn.Module):
         return Site(block, self.stream, residual, branch, dropout, stock_norms, chunk)
 
     def forward(self, hidden: Hidden, sites: list[Site], then: Any = None) -> Hidden:
-        """The hidden states after the layer, from those before it; `then` is added to the stream at its end."""
-        state = self.wiring(self.stream.enter(hidden), sites)
-        if then is not None:
+        """The hidden states after the layer, from those before it; `then` is added to the stream at its end.
+
+        Without sites the layer is skipped: the state stays as it is.
+        """
+        state = self.stream.enter(hidden)
+        if sites:
+            state = self.wiring(state, sites)
+        if sites and then is not None:
             state = self.stream.write(state, then(self.stream.read(state)), None, same)
         if self.last:
             return self.stream.finish(state, self.stream_norm or same)

@@ -47,9 +47,9 @@ class Inner:
 
 
 class Seen:
-    """A module as its own forward sees it while some of its parts are replaced."""
+    """A module (or a config) as a stock forward sees it while some of its parts are replaced."""
 
-    def __init__(self, module: nn.Module, replaced: Mapping[str, Callable]):
+    def __init__(self, module: Any, replaced: Mapping[str, Any]):
         self._module = module
         self._replaced = replaced
 

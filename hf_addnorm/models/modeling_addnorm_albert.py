@@ -69,6 +69,8 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
         connections: Any = None,
         **kwargs: Any,
     ) -> Hidden:
+        chunk = (self.chunk_size_feed_forward, self.seq_len_dim)
+
         def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
             return self.attention(u, attention_mask, inner=inner, **kwargs)[0]
 
@@ -76,7 +78,7 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
             def in_one_piece(part: torch.Tensor) -> torch.Tensor:
                 return self.ffn_output(inner.norm("mid", self.activation(self.ffn(part))))
 
-            return in_chunks(in_one_piece, (self.chunk_size_feed_forward, self.seq_len_dim), u)
+            return in_chunks(in_one_piece, None if self.mixes_tokens else chunk, u)
 
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward}, connections)
 

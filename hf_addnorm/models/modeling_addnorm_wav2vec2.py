@@ -1,5 +1,6 @@
 """Wav2Vec2 with another add & norm: the base model and its heads."""
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
     Wav2Vec2Encoder,
     Wav2Vec2EncoderLayer,
     Wav2Vec2EncoderLayerStableLayerNorm,
+    Wav2Vec2EncoderStableLayerNorm,
     Wav2Vec2FeedForward,
     Wav2Vec2ForAudioFrameClassification,
     Wav2Vec2ForCTC,
@@ -61,7 +63,13 @@ class AddNormWav2Vec2Layer(AddNormLayer):
     attention: Any
     feed_forward: Any
 
-    def forward(self, hidden_states: Hidden, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Hidden:
+    def forward(
+        self,
+        hidden_states: Hidden,
+        attention_mask: torch.Tensor | None = None,
+        skipped: Collection[int] = (),
+        **kwargs: Any,
+    ) -> Hidden:
         def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
             return self.attention(u, attention_mask=attention_mask, inner=inner, **kwargs)[0]
 
@@ -69,7 +77,7 @@ class AddNormWav2Vec2Layer(AddNormLayer):
             return self.feed_forward(u, inner=inner)
 
         branches = {"attention": attend, "feed_forward": feed_forward}
-        return self.run(hidden_states, branches, then=getattr(self, "adapter_layer", None))
+        return self.run(hidden_states, branches, then=getattr(self, "adapter_layer", None), skipped=skipped)
 
 
 class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, Wav2Vec2EncoderLayer):
@@ -86,6 +94,14 @@ class AddNormWav2Vec2EncoderLayerStableLayerNorm(AddNormWav2Vec2Layer, Wav2Vec2E
 
 class AddNormWav2Vec2Encoder(AddNormEncoder, Wav2Vec2Encoder):
     """Wav2Vec2's encoder with the norm of the place `final`."""
+
+    reads_tokens = True
+
+
+class AddNormWav2Vec2EncoderStableLayerNorm(AddNormEncoder, Wav2Vec2EncoderStableLayerNorm):
+    """The same in the stable layout, where the stock encoder has that norm."""
+
+    reads_tokens = True
 
 
 class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedModel):
@@ -104,6 +120,7 @@ class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedM
         layer=AddNormWav2Vec2EncoderLayerStableLayerNorm,
         layers=numbered("encoder.layers"),
         encoder="encoder",
+        encoder_class=AddNormWav2Vec2EncoderStableLayerNorm,
         embed_dropout="encoder.dropout",
         final_norm="encoder.layer_norm",
     )

@@ -31,6 +31,9 @@ class Norm(nn.Module):
     Init: gain = 1 (weight = 1, or zero_centered_weight = 0), bias = 0.
     """
 
+    # whether statistics are taken over tokens
+    mixes_tokens = False
+
     def __init__(self, hidden_size: int, gain: bool, bias: bool, zero_centered: bool = False):
         super().__init__()
         self.hidden_size = hidden_size

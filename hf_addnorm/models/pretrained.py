@@ -4,10 +4,13 @@ The stock class builds itself; then its parts are adopted, under their own names
 """
 
 import copy
-from collections.abc import Mapping
+import inspect
+from collections.abc import Collection, Mapping
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import (
@@ -19,12 +22,14 @@ from .anatomy import Anatomy, Sublayer
 from .connection import AddNorm, Branch, Connections
 from .depth import at_depth, positions
 from .initialization import INITS, Linear, ScaleWeights, ZeroNorms
+from .inner import Seen
 from .norms import Norm
 from .refusals import refuse
 from .registry import Choice
 from .residuals import LearnedResidual
 from .spec import AddNormSpec
 from .streams import STREAMS, Hidden, HyperConnection
+from .token_mask import TokenMask, current, running_with
 from .wirings import WIRINGS
 
 
@@ -76,6 +81,21 @@ def adopt_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
     return adopted
 
 
+def _tell_its_tokens(layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    # before a checkpoint begins, so that its recomputation is told the same
+    return args, kwargs | {"tokens": current()}
+
+
+def _told_its_tokens(forward: Any) -> Any:
+    @wraps(forward)
+    def with_tokens(self: Any, *args: Any, tokens: TokenMask | None = None, **kwargs: Any) -> Any:
+        if tokens is None:
+            return forward(self, *args, **kwargs)
+        return running_with(tokens, forward, self, *args, **kwargs)
+
+    return with_tokens
+
+
 class AddNormLayer(nn.Module):
     """Mixin for a family's layer: runs its sublayers through their add & norm blocks.
 
@@ -86,6 +106,13 @@ class AddNormLayer(nn.Module):
 
     sublayers: ClassVar[dict[str, Sublayer]]
     connections: Any
+    # whether a norm in it takes statistics over tokens
+    mixes_tokens = False
+
+    def __init_subclass__(cls, **kwargs: Any):
+        if "forward" in vars(cls):
+            cls.forward = _told_its_tokens(cls.forward)
+        super().__init_subclass__(**kwargs)
 
     def adopt_parts(self, config: Any) -> None:
         """Let the parts that run with norms inside be adopted; once per layer."""
@@ -126,11 +153,14 @@ class AddNormLayer(nn.Module):
                 residual,
                 at_depth(layer_spec.pre_scale, position),
                 at_depth(layer_spec.drop_path, position),
-                config.head_size() if layer_spec.qkv_width == "head" else None,
+                config.add_norm_head_size() if layer_spec.qkv_width == "head" else None,
             )
+        if spec.mixes_tokens(layers) and not self.mixes_tokens:
+            self.mixes_tokens = True
+            self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
         stream_norm = config.build_norm(spec.norm) if last and stream.has_norm else None
-        return Connections(blocks, shared, stream, wiring, last, stream_norm)
+        return Connections(blocks, shared, stream, wiring, depth, last, stream_norm)
 
     def _place_norms(
         self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any
@@ -147,8 +177,9 @@ class AddNormLayer(nn.Module):
             if held is None:
                 self.set_submodule(path, norms.get(slot, nn.Identity()), strict=True)
                 self.stock_choices[path] = choice
-            # at another depth of a shared layer, the same norm is shared as in the stock model
-            if choice is not None and choice == self.stock_choices[path]:
+                norms.pop(slot, None)
+            # at another depth of a shared layer, the same norm is shared as in the stock model; not its statistics
+            elif choice == held and not getattr(norms[slot], "mixes_tokens", False):
                 del norms[slot]
         return norms
 
@@ -166,6 +197,7 @@ class AddNormLayer(nn.Module):
         connections: Connections | None = None,
         chunk: tuple[int, int] | None = None,
         then: Any = None,
+        skipped: Collection[int] = (),
     ) -> Any:
         """The hidden states after the layer.
 
@@ -175,14 +207,17 @@ class AddNormLayer(nn.Module):
             connections (`Connections`, *optional*): the blocks, where they are not the layer's own.
             chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the feed-forward runs in.
             then (`torch.nn.Module`, *optional*): something that the stock layer adds to the stream at its end.
+            skipped (`Collection[int]`): the depths at which a layer is left out of this forward.
         """
         blocks: Any = self.connections if connections is None else connections
+        if blocks.depth in skipped:
+            return blocks(hidden_states, [])
         sites = []
         for name, branch in branches.items():
             parts = self.sublayers[name]
             stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
-            in_chunks = chunk if name == "feed_forward" and chunk is not None and chunk[0] > 0 else None
+            in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
             sites.append(blocks.site(name, branch, dropout, stock_norms, in_chunks))
         return blocks(hidden_states, sites, then)
 
@@ -202,19 +237,53 @@ class AddNormEncoder(nn.Module):
     """
 
     final_norm: nn.Module
+    config: Any
+    layers: Any
+    # where the mask that the encoder is given, and no other, counts tokens: sound
+    reads_tokens = False
+    # the rate of the layer drop, where the stock loop may not skip layers by itself
+    layer_drop = 0.0
+    stock_forward: ClassVar[Any]
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        stock: Any = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
+        cls.stock_forward = staticmethod(stock.forward)
 
     def run_layers(self, *args: Any, **kwargs: Any) -> Any:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
-        return super().forward(*args, **kwargs)
+        if self.layer_drop == 0.0:
+            return self.stock_forward(self, *args, **kwargs)
+        # a layer that is skipped still has to begin or end the state, and all processes must skip the same ones
+        if self.training:
+            kwargs["skipped"] = draw_skipped(self.layer_drop, len(self.layers), args[0].device)
+        config = Seen(self.config, {"layerdrop": 0.0})
+        return self.stock_forward(Seen(self, {"config": config}), *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = self.run_layers(*args, **kwargs)
+        if self.reads_tokens:
+            tokens = TokenMask.of(kwargs.get("attention_mask"))
+            outputs = running_with(tokens, self.run_layers, *args, **kwargs)
+        else:
+            outputs = self.run_layers(*args, **kwargs)
         outputs.last_hidden_state = self.final_norm(outputs.last_hidden_state)
         if outputs.get("hidden_states"):
             # a loop that collects them itself: the readable part of each, and the last one normed
             states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]
             outputs.hidden_states = (*states, outputs.last_hidden_state)
         return outputs
+
+
+def draw_skipped(rate: float, layers: int, device: torch.device) -> set[int]:
+    """The layers that one forward skips, each with probability `rate`: the same on all processes.
+
+    Source: LayerDrop, Fan et al., 2019, arXiv 1909.11556.
+    """
+    draws = torch.rand(layers)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        draws = draws.to(device)
+        dist.broadcast(draws, src=0)
+    return {depth for depth, draw in enumerate(draws.tolist()) if draw < rate}
 
 
 class EmbedDropout(nn.Dropout):
@@ -229,6 +298,24 @@ class EmbedDropout(nn.Dropout):
         return super().forward(self.embed_norm(x))
 
 
+def _mask_position(forward: Any) -> int | None:
+    names = list(inspect.signature(forward).parameters)
+    return names.index("attention_mask") - 1 if "attention_mask" in names else None
+
+
+def _reads_tokens(forward: Any, position: int) -> Any:
+    """A model's forward that knows its tokens while it runs, where a norm asks for them."""
+
+    @wraps(forward)
+    def with_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.mixes_tokens:
+            return forward(self, *args, **kwargs)
+        mask = args[position] if len(args) > position else kwargs.get("attention_mask")
+        return running_with(TokenMask.of(mask), forward, self, *args, **kwargs)
+
+    return with_tokens
+
+
 class AddNormPreTrainedModel(PreTrainedModel):
     """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
 
@@ -237,10 +324,14 @@ class AddNormPreTrainedModel(PreTrainedModel):
     """
 
     anatomy: ClassVar[Anatomy]
+    # whether a norm in it takes statistics over tokens
+    mixes_tokens = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
+        if (position := _mask_position(cls.forward)) is not None:
+            cls.forward = _reads_tokens(cls.forward, position)
         for stock in cls.__mro__[1:]:
             layout = get_checkpoint_conversion_mapping(stock.__name__)
             if layout is not None:
@@ -279,6 +370,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
     def post_init(self) -> None:
         """Install the spec's blocks, then what `PreTrainedModel` does last."""
         spec = AddNormSpec.parse(self.config.add_norm)
+        self.mixes_tokens = spec.mixes_tokens(self.config.add_norm_depth())
         base_class = self.add_norm_base()
         if isinstance(self, base_class):
             self._install_in_base(spec)
@@ -292,6 +384,8 @@ class AddNormPreTrainedModel(PreTrainedModel):
         present = {type(module).__name__ for module in self.modules()}
         layer = self.anatomy_of(self.config).layer.__name__
         self._no_split_modules = {layer, *(self._no_split_modules or ())} & present
+        in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}
+        self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *in_float32}
         super().post_init()
 
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
@@ -315,8 +409,11 @@ class AddNormPreTrainedModel(PreTrainedModel):
         encoder: Any = adopt_at(self, anatomy.encoder, anatomy.encoder_class) if anatomy.encoder_class else self
         if anatomy.final_norm is not None:
             self._place_at((anatomy.final_norm,), spec, spec.final, "final")
-        else:
-            encoder.final_norm = self._place_norm(spec, spec.final, "final")
+        if anatomy.encoder_class is not None:
+            here = anatomy.final_norm is None
+            encoder.final_norm = self._place_norm(spec, spec.final, "final") if here else nn.Identity()
+            if self.mixes_tokens or STREAMS.build(spec.stream).is_tuple:
+                encoder.layer_drop = getattr(self.config, "layerdrop", 0.0)
         self._install_in_layers(anatomy, spec, encoder)
 
     def _install_embed(self, anatomy: Anatomy, spec: AddNormSpec) -> None:
@@ -343,6 +440,17 @@ class AddNormPreTrainedModel(PreTrainedModel):
                 layers[path].connections = connections
         else:
             encoder.connections = nn.ModuleList(blocks)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        function = kwargs.get("gradient_checkpointing_func", args[0] if args else None)
+        stream = self.config.add_norm.stream
+        if enable and STREAMS.build(stream).is_tuple and getattr(function, "keywords", {}).get("use_reentrant", True):
+            raise ValueError(
+                f"use_reentrant is true, and add_norm.stream is {stream.kind!r}: reentrant checkpointing loses the "
+                "gradients of a state of several tensors; allowed is gradient_checkpointing_kwargs="
+                '{"use_reentrant": False}.'
+            )
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # as custom code, a module without parameters of its own would be passed over: rules that start its children's

@@ -1,5 +1,7 @@
 """What a model cannot have: specs whose axes contradict each other, or the model that they are put into."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +21,37 @@ _THROUGH_A_SLOT = (
 )
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A scheme that has no meaning in some models.
+
+    Args:
+        where (`str`): the axis that the sentence names.
+        applies (`Callable`): from spec and config to whether it is refused.
+        reason (`str`): the mathematical reason.
+    """
+
+    where: str
+    applies: Callable[[AddNormSpec, Any], bool]
+    reason: str
+
+
+REFUSALS: dict[str, Refusal] = {
+    "token_norm_in_a_causal_model": Refusal(
+        "norm",
+        lambda spec, config: config.add_norm_is_causal() and spec.mixes_tokens(config.add_norm_depth()),
+        "statistics over tokens (batch_norm, instance_norm) would let a token see the later ones, and a causal model "
+        "predicts those from it",
+    ),
+    "b2t_over_several_streams": Refusal(
+        "wiring",
+        lambda spec, config: spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple,
+        "b2t adds the layer's input to its output once more; with several streams (dual, hyper_connections) the input "
+        "is not one tensor, and each of them carries it already",
+    ),
+}
+
+
 def refuse(spec: AddNormSpec, config: Any) -> None:
     """Refuse a spec that a model of `config` cannot have.
 
@@ -33,6 +66,9 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     layers = [spec.layer(index, depth) for index in range(depth)]
     names = config.add_norm_sublayers()
     wiring = WIRINGS.build(spec.wiring)
+    for refusal in REFUSALS.values():
+        if refusal.applies(spec, config):
+            raise ValueError(f"add_norm.{refusal.where}: {refusal.reason}.")
     _refuse_combinations(spec)
     _refuse_idle_axes(spec, layers, names)
     _refuse_starts(spec, layers, names, config)
@@ -55,11 +91,6 @@ def _refuse_combinations(spec: AddNormSpec) -> None:
     if spec.stream.kind == "hyper_connections" and any(residual.kind != "add" for residual in residuals):
         raise ValueError(
             "add_norm.residual: hyper_connections weigh what a sublayer adds themselves, with beta; allowed is 'add'."
-        )
-    if spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple:
-        raise ValueError(
-            f"add_norm.wiring is 'b2t' and add_norm.stream is {spec.stream.kind!r}: b2t adds the layer's input to one "
-            "stream, and here there are several; allowed is 'single'."
         )
 
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from .depth import parse_depth_value
 from .initialization import INITS
-from .norms import NORMS
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .residuals import RESIDUALS
 from .streams import STREAMS
+from .token_norms import NORMS
 from .wirings import WIRINGS
 
 
@@ -315,6 +315,14 @@ class AddNormSpec:
         if axes["cross_attention"] is None:
             axes["cross_attention"] = axes["attention"]
         return LayerSpec(**axes)
+
+    def mixes_tokens(self, layers: int) -> bool:
+        """Whether any norm of a model with so many layers takes statistics over tokens."""
+        choices = [self.place_norm(place) for place in (self.embed, self.final, self.head)]
+        for index in range(layers):
+            layer = self.layer(index, layers)
+            choices += [norm for name in SUBLAYERS for norm in layer.slot_norms(name).values()]
+        return any(getattr(NORMS[choice.kind], "mixes_tokens", False) for choice in choices if choice is not None)
 
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
         """The norm of a place outside the layers (embed, final, head), or None."""

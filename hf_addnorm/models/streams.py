@@ -102,8 +102,10 @@ class HyperConnection(nn.Module):
         streams (`int`): n.
         position (`Position`): the sublayer k (from 0) starts by reading stream k mod n.
     Parameters: alpha [n, 1 + n], beta [n]. Init: alpha_0 = e_(k mod n), alpha_1 = 1, beta = 1, at which every stream
-    is the plain sum. Dtype: that of H.
+    is the plain sum. Dtype: that of H; the parameters stay in float32.
     """
+
+    keep_in_float32 = (r"residual_norm\.(alpha|beta)",)
 
     def __init__(self, streams: int, position: Position):
         super().__init__()

@@ -34,11 +34,12 @@ def table(results: list[dict]) -> str:
     groups = defaultdict(list)
     for result in results:
         config = result["config"]
-        scheme = config["add_norm"] if isinstance(config["add_norm"], str) else json.dumps(config["add_norm"])
+        # null takes the checkpoint as it is
+        scheme = json.dumps(config["add_norm"] or "stock").strip('"')
         groups[config["dataset"], result["data"]["train"]["rows"], scheme].append(result)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     # the stock scheme first
-    for (data, rows, scheme), runs in sorted(groups.items(), key=lambda item: (*item[0][:2], item[0][2] != "post_ln")):
+    for (data, rows, scheme), runs in sorted(groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("stock", "post_ln"))):
         cells = (
             data,
             f"{rows:,}",

@@ -177,8 +177,10 @@ class Connections(nn.Module):
         return name in self._modules
 
     def site(self, name: str, branch: Branch, dropout: Any, stock_norms: Any, chunk: Any) -> Site:
-        """The sublayer `name` for one forward."""
+        """The sublayer `name` for one forward; in chunks only where they are independent of each other."""
         block: Any = getattr(self, name)
+        if self.stream.is_tuple or block.drop_path > 0:
+            chunk = None
         residual = block.residual_norm if self.residual_norm is None else self.residual_norm
         return Site(block, self.stream, residual, branch, dropout, stock_norms, chunk)
 

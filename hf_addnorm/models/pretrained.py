@@ -20,7 +20,7 @@ from transformers.conversion_mapping import (
 
 from .anatomy import Anatomy, Sublayer
 from .connection import AddNorm, Branch, Connections
-from .depth import at_depth, positions
+from .depth import Position, at_depth, positions
 from .initialization import INITS, Linear, ScaleWeights, ZeroNorms
 from .inner import Seen
 from .norms import Norm
@@ -118,7 +118,8 @@ class AddNormLayer(nn.Module):
         """Let the parts that run with norms inside be adopted; once per layer."""
         # what the stock layer's paths hold by now: a norm that several depths may share, or nothing
         self.stock_choices: dict[str, Choice | None] = {}
-        self.add_norm_linears: list[Linear] = []
+        # by path: a Linear may be replaced later, by an adapter or a quantiser
+        self.add_norm_linears: dict[str, tuple[tuple[str, ...], Position]] = {}
         for name in config.add_norm_sublayers():
             for path, cls in self.sublayers[name].parts.items():
                 adopt_at(self, path, cls)
@@ -140,7 +141,8 @@ class AddNormLayer(nn.Module):
                 if wiring.uses(slot, order, len(names))
             }
             norms = self._place_norms(self.sublayers[name], choices, name, layer_spec.qkv_width, config)
-            self._note_linears(self.sublayers[name], position)
+            for path, roles in self.sublayers[name].roles().items():
+                self.add_norm_linears.setdefault(path, (roles, position))
             residual = None
             if wiring.writes(order, len(names)):
                 residual = stream.build_residual(layer_spec.residual, config.hidden_size, position)
@@ -182,13 +184,6 @@ class AddNormLayer(nn.Module):
             elif choice == held and not getattr(norms[slot], "mixes_tokens", False):
                 del norms[slot]
         return norms
-
-    def _note_linears(self, parts: Sublayer, position: Any) -> None:
-        known = [id(linear.module) for linear in self.add_norm_linears]
-        for path, roles in parts.roles().items():
-            module = self.get_submodule(path)
-            if id(module) not in known:
-                self.add_norm_linears.append(Linear(module, roles, position))
 
     def run(
         self,
@@ -466,5 +461,5 @@ class AddNormPreTrainedModel(PreTrainedModel):
             if isinstance(rule, ZeroNorms) and getattr(module, "add_norm_role", None) in rule.roles:
                 rule.apply(module)
             if isinstance(rule, ScaleWeights) and isinstance(module, AddNormLayer):
-                for linear in module.add_norm_linears:
-                    rule.apply(linear)
+                for path, (roles, position) in module.add_norm_linears.items():
+                    rule.apply(Linear(module.get_submodule(path), roles, position))

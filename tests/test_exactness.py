@@ -85,9 +85,15 @@ def test_checkpoints_load_both_ways(family, model, tmp_path):
         assert torch.equal(value, back.state_dict()[key]), key
 
 
+DECODERS = {"bert": "AddNormBertLMHeadModel", "gpt2": "AddNormGPT2LMHeadModel"}
+
+
 @pytest.mark.parametrize("add_cross_attention", [False, True])
-def test_decoder_with_cache_is_stock(add_cross_attention):
-    stock, ours = _pair("bert", "AddNormBertLMHeadModel", add_cross_attention=add_cross_attention)
+@pytest.mark.parametrize("family", DECODERS)
+def test_decoder_with_cache_is_stock(family, add_cross_attention):
+    stock, ours = _pair(family, DECODERS[family], add_cross_attention=add_cross_attention)
+    fill_with_pattern(stock)
+    ours.load_state_dict(stock.state_dict())
     inputs = {"input_ids": torch.randint(5, 99, (2, 6))}
     if add_cross_attention:
         inputs["encoder_hidden_states"] = torch.randn(2, 9, 32)
@@ -104,8 +110,9 @@ def test_decoder_with_cache_is_stock(add_cross_attention):
     torch.testing.assert_close(steps[1], ours(**inputs).logits[:, 4:], rtol=1e-4, atol=1e-6)
 
 
-def test_generation_with_cache_is_stock():
-    stock, ours = _pair("bert", "AddNormBertLMHeadModel")
+@pytest.mark.parametrize("family", DECODERS)
+def test_generation_with_cache_is_stock(family):
+    stock, ours = _pair(family, DECODERS[family])
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     prompt = torch.randint(5, 99, (2, 6))
     generated = [net.eval().generate(prompt, **options) for net in (stock, ours)]

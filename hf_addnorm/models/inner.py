@@ -89,7 +89,7 @@ class InnerNorms(nn.Module):
         return parts
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        parts = self.replaced(kwargs.pop("inner"))
+        parts = self.replaced(kwargs.pop("inner", Inner({})))
         return self.stock_forward(Seen(self, parts) if parts else self, *args, **kwargs)
 
 

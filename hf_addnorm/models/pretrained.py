@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -333,14 +333,6 @@ class AddNormPreTrainedModel(PreTrainedModel):
                 register_checkpoint_conversion_mapping(cls.__name__, layout, overwrite=True)
                 break
 
-    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
-        if not hasattr(config, "add_norm"):
-            raise ValueError(
-                f"{type(self).__name__} needs a config with add_norm, got a {type(config).__name__}: make it with the "
-                f"family's AddNorm config."
-            )
-        super().__init__(config, *args, **kwargs)
-
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
@@ -364,6 +356,11 @@ class AddNormPreTrainedModel(PreTrainedModel):
 
     def post_init(self) -> None:
         """Install the spec's blocks, then what `PreTrainedModel` does last."""
+        if not hasattr(self.config, "add_norm"):
+            raise ValueError(
+                f"{type(self).__name__} needs a config with add_norm, got a {type(self.config).__name__}: make it with "
+                "the family's AddNorm config."
+            )
         spec = AddNormSpec.parse(self.config.add_norm)
         self.mixes_tokens = spec.mixes_tokens(self.config.add_norm_depth())
         base_class = self.add_norm_base()

@@ -40,8 +40,6 @@ def register_family(config_class: type[Any]) -> None:
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_name, name in config_class.auto_classes.items():
         model_class = getattr(modeling, name)
-        # a class that is marked so is saved together with its code
-        model_class.register_for_auto_class(auto_name)
         # an Auto class that this Transformers does not have yet needs no entry
         if (auto_class := getattr(transformers, auto_name, None)) is not None:
             auto_class.register(config_class, model_class, exist_ok=True)

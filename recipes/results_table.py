@@ -39,7 +39,9 @@ def table(results: list[dict]) -> str:
         groups[config["dataset"], result["data"]["train"]["rows"], scheme].append(result)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     # the stock scheme first
-    for (data, rows, scheme), runs in sorted(groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("stock", "post_ln"))):
+    for (data, rows, scheme), runs in sorted(
+        groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("stock", "post_ln"))
+    ):
         cells = (
             data,
             f"{rows:,}",

@@ -100,7 +100,7 @@ def image_inputs(model: str) -> dict[str, torch.Tensor]:
 
 
 def sound_inputs(model: str) -> dict[str, torch.Tensor]:
-    """Three sounds of 800 samples, which are 12 frames; the second one is padded from sample 500 on."""
+    """Three sounds of 800 samples, which are 11 frames; the second one is padded from sample 500 on."""
     mask = torch.ones(3, 800, dtype=torch.long)
     mask[1, 500:] = 0
     sound = torch.randn(3, 800, generator=torch.Generator().manual_seed(7))

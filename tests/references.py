@@ -4,14 +4,15 @@ Every table is keyed like the registry that it is the reference of, and the test
 without a reference fails. Everything runs in the dtype of its inputs; the tests use float64.
 
 Weights of a whole encoder have neutral names: `layers.{i}.{q,k,v,o,w1,w2}.{weight,bias}`,
-`layers.{i}.{attn,cross,ffn}.{pre,mid,out,post}.*`, `layers.{i}.{attn,cross,ffn}.{alpha,lambda}`, `final.*`.
+`layers.{i}.{attn,cross,ffn}.{pre,mid,out,post}.*`, `layers.{i}.{attn,cross}.{q,k,v}_norm.*`,
+`layers.{i}.{attn,cross,ffn}.{alpha,beta,lambda}`, `stream.*` (a stream's own norm after the last layer), `final.*`.
 """
 
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ def _affine_map(x, p, **_):
 
 def _gain_and_bias(width, *, gain=True, bias=True, zero_centered=False, **_):
     start = {}
+    bias = MODEL_BIAS if bias is None else bias
     if gain:
         start |= {"zero_centered_weight": ((width,), 0.0)} if zero_centered else {"weight": ((width,), 1.0)}
     return start | ({"bias": ((width,), 0.0)} if bias else {})
@@ -94,7 +96,7 @@ def _gain_and_bias(width, *, gain=True, bias=True, zero_centered=False, **_):
 # "heads" stands for this many in a width of: 12 -> 4, 7 -> 7, 33 -> 3
 HEADS = {12: 4, 7: 7, 33: 3}
 # BERT's own
-MODEL_EPS = 1e-12
+MODEL_EPS, MODEL_BIAS = 1e-12, True
 
 NORM_REFERENCES = {
     "layer_norm": Reference(
@@ -102,7 +104,7 @@ NORM_REFERENCES = {
         start=_gain_and_bias,
         samples={
             "gain": [True, False],
-            "bias": [True, False],
+            "bias": [None, True, False],
             "eps": [None, 1e-3],
             "eps_place": ["inside", "outside"],
             "variance": ["biased", "unbiased"],
@@ -152,7 +154,12 @@ def _cait(layer, layers, k, sublayers):
     return 1e-6
 
 
-DEPTH_REFERENCES: dict[str, Callable[..., float]] = {"power": _power, "cait": _cait}
+def _ramp(layer, layers, k, sublayers, *, last, first=0.0):
+    # weighted by the distances to both ends
+    return last if layers == 1 else ((layers - layer) * first + (layer - 1) * last) / (layers - 1)
+
+
+DEPTH_REFERENCES: dict[str, Callable[..., float]] = {"power": _power, "linear": _ramp, "cait": _cait}
 
 
 def depth_value(value: Any, layer: int, layers: int, k: int, sublayers: int) -> float:
@@ -194,19 +201,19 @@ RESIDUAL_REFERENCES = {
 }
 
 
-# --- init rules: role -> (factor on the weight, from the number of sublayers), the draw that it multiplies ---
+# --- init rules: the factor on the weights of some roles, and the draw that it multiplies ---
 
 
 @dataclass(frozen=True)
 class InitReference:
-    """What an init rule does: the roles whose weight it multiplies, and by how much in a stack of n sublayers.
+    """What an init rule does: the roles whose weight it multiplies, and by how much with L layers and n sublayers.
 
     `base` is the draw that is multiplied by default, and `bases` are all that the rule offers; `zeroes` are the roles
     whose every parameter starts such that the gain and the bias are 0.
     """
 
     roles: tuple[str, ...] = ()
-    factor: Callable[[int], float] = lambda sublayers: 1.0
+    factor: Callable[[int, int], float] = lambda layers, sublayers: 1.0
     base: str = "stock"
     bases: tuple[str, ...] = ("stock",)
     zeroes: tuple[str, ...] = ()
@@ -214,15 +221,17 @@ class InitReference:
 
 INIT_REFERENCES = {
     # GPT-2: "scale the weights of residual layers at initialization by 1/sqrt(N), N the number of residual layers"
-    "scaled_output": InitReference(("o", "w2"), lambda n: 1 / math.sqrt(n)),
+    "scaled_output": InitReference(("o", "w2"), lambda layers, n: 1 / math.sqrt(n)),
     # DeepNet, table 2: encoder (8N)^-1/4 of 2N sublayers, decoder of an encoder-decoder (12M)^-1/4 of 3M
     "deepnorm": InitReference(
-        ("v", "o", "w1", "w2"), lambda n: (4 * n) ** -0.25, "xavier_normal", ("xavier_normal", "stock")
+        ("v", "o", "w1", "w2"), lambda layers, n: (4 * n) ** -0.25, "xavier_normal", ("xavier_normal", "stock")
     ),
     # Magneto, figure 2: encoder sqrt(log 2N), decoder with cross-attention sqrt(log 3M)
     "sub_ln": InitReference(
-        ("v", "o", "w1", "w2"), lambda n: math.sqrt(math.log(n)), "xavier_normal", ("xavier_normal", "stock")
+        ("v", "o", "w1", "w2"), lambda layers, n: math.sqrt(math.log(n)), "xavier_normal", ("xavier_normal", "stock")
     ),
+    # B2T, the authors' rescaling_init: every weight of a layer times L^-1/2, in encoder and decoder
+    "b2t": InitReference(("q", "k", "v", "o", "w1", "w2"), lambda layers, n: 1 / math.sqrt(layers)),
     # Swin V2: gain and bias of the norm after the branch start at 0
     "zero_out_norm": InitReference(zeroes=("out_norm",)),
 }
@@ -241,16 +250,22 @@ ACTIVATIONS = {
 }
 
 
-def _attention(w, prefix, u, memory, heads, allowed, mid):
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _attention(w, prefix, u, memory, heads, allowed, mid=_same, whole=lambda role, y: y, per_head=lambda role, y: y):
+    """`whole` and `per_head` act on q, k and v, before and after they are cut into heads."""
     head = u.shape[-1] // heads
-    q, k, v = (_linear(w, f"{prefix}{role}", u if role == "q" else memory) for role in "qkv")
+    q, k, v = (whole(role, _linear(w, f"{prefix}{role}", u if role == "q" else memory)) for role in "qkv")
     outputs = []
     # one head at a time: slow and plain
     for h in range(heads):
         part = slice(h * head, (h + 1) * head)
-        scores = q[..., part] @ k[..., part].transpose(-1, -2) / math.sqrt(head)
+        q_h, k_h, v_h = (per_head(role, y[..., part]) for role, y in zip("qkv", (q, k, v), strict=True))
+        scores = q_h @ k_h.transpose(-1, -2) / math.sqrt(head)
         weights = torch.softmax(scores.masked_fill(~allowed, -math.inf), dim=-1)
-        outputs.append(weights @ v[..., part])
+        outputs.append(weights @ v_h)
     return _linear(w, f"{prefix}o", mid(torch.cat(outputs, dim=-1)))
 
 
@@ -326,37 +341,196 @@ def _layer_scale(x, s):
     return x + s.scale("lambda") * s.drop(s.branch(s.norm("pre", x)))
 
 
+def _hybrid_norm(x, s):
+    if s.name == "ffn":
+        return x + s.drop(s.branch(x))
+    return s.norm("post", x + s.drop(s.branch(x, per_head=lambda role, y: s.norm(f"{role}_norm", y))))
+
+
+def in_turn(sublayer: Callable[[Any, Site], Any]) -> Callable[[Any, list[Site]], Any]:
+    """A layer whose sublayers run one after the other."""
+
+    def layer(state, sites):
+        for site in sites:
+            state = sublayer(state, site)
+        return state
+
+    return layer
+
+
+def parallel(x, sites):
+    """GPT-J, PaLM: all branches from one norm."""
+    u = sites[0].norm("pre", x)
+    return x + sum(s.drop(s.branch(u)) for s in sites)
+
+
+def parallel_of_their_own(x, sites):
+    """GPT-NeoX: each branch from a norm of its own."""
+    return x + sum(s.drop(s.branch(s.norm("pre", x))) for s in sites)
+
+
+def parallel_post(x, sites):
+    """The post-norm form, `N(x + A(x) + M(x))`."""
+    return sites[-1].norm("post", x + sum(s.drop(s.branch(x)) for s in sites))
+
+
+def _b2t(x, sites):
+    h = x
+    for s in sites[:-1]:
+        h = s.norm("post", h + s.drop(s.branch(h)))
+    last = sites[-1]
+    return last.norm("post", x + h + last.drop(last.branch(h)))
+
+
+def residual_dual(scale: float = 1.0) -> Callable:
+    """ResiDual: the post-norm stream x, and the sum y of all outputs times `scale`."""
+
+    def sublayer(state, s):
+        x, y = state
+        f = s.drop(s.branch(x))
+        return s.norm("post", x + f), y + scale * f
+
+    return sublayer
+
+
+def hyper_connected(norm_slot: str) -> Callable:
+    """Static hyper-connections over a list of streams, with the norm in "pre", or in "post" of every stream."""
+
+    def sublayer(streams, s):
+        alpha, beta, n = s.scale("alpha"), s.scale("beta"), len(streams)
+        u = sum(alpha[source, 0] * streams[source] for source in range(n))
+        f = s.drop(s.branch(s.norm("pre", u) if norm_slot == "pre" else u))
+        # column 1 + t says what goes into stream t
+        mixed = [sum(alpha[source, 1 + t] * streams[source] for source in range(n)) + beta[t] * f for t in range(n)]
+        return [s.norm("post", h) for h in mixed] if norm_slot == "post" else mixed
+
+    return sublayer
+
+
 @dataclass(frozen=True)
 class EncoderReference:
-    """A preset: one sublayer, the kind of its norms, whether one stands after the last layer."""
+    """A scheme: one layer, the kind of its norms, whether one stands after the last layer.
 
-    sublayer: Callable[[torch.Tensor, Site], torch.Tensor]
+    Where the state between layers is not one tensor, `start` makes it of the embeddings, `shown` is what a reader of
+    hidden states sees of it, and `finish` makes one tensor of it, with a norm of the stream's own.
+    """
+
+    layer: Callable[[Any, list[Site]], Any]
     norm: str = "layer_norm"
     final: bool = True
+    start: Callable[[torch.Tensor], Any] = _same
+    shown: Callable[[Any], torch.Tensor] = _same
+    finish: Callable[[Any, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
+
+
+def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
+    return EncoderReference(in_turn(sublayer), **kwargs)
+
+
+def _dual(scale: float = 1.0) -> EncoderReference:
+    return EncoderReference(
+        in_turn(residual_dual(scale)),
+        final=False,
+        start=lambda x: (x, scale * x),
+        shown=lambda state: state[0],
+        finish=lambda state, norm: state[0] + norm(state[1]),
+    )
+
+
+def _hyper(streams: int, reduce: Callable[[list[torch.Tensor]], torch.Tensor], norm_slot: str, final: bool):
+    return EncoderReference(
+        in_turn(hyper_connected(norm_slot)),
+        final=final,
+        start=lambda x: [x] * streams,
+        shown=reduce,
+        finish=lambda state, norm: reduce(state),
+    )
 
 
 ENCODER_REFERENCES = {
-    "post_ln": EncoderReference(_post_ln, final=False),
-    "pre_ln": EncoderReference(_pre_ln),
-    "pre_rms_norm": EncoderReference(_pre_ln, norm="rms_norm"),
-    "sandwich_ln": EncoderReference(_sandwich_ln),
-    "res_post_norm": EncoderReference(_res_post_norm),
-    "sub_ln": EncoderReference(_sub_ln),
-    "normformer": EncoderReference(_normformer),
-    "mix_ln": EncoderReference(_mix_ln),
-    "layer_norm_scaling": EncoderReference(_layer_norm_scaling),
-    "deepnorm": EncoderReference(_deepnorm, final=False),
-    "rezero": EncoderReference(_rezero, final=False),
-    "layer_scale": EncoderReference(_layer_scale),
-    "dyt": EncoderReference(_pre_ln, norm="dyt"),
+    "post_ln": _sublayers(_post_ln, final=False),
+    "pre_ln": _sublayers(_pre_ln),
+    "pre_rms_norm": _sublayers(_pre_ln, norm="rms_norm"),
+    "sandwich_ln": _sublayers(_sandwich_ln),
+    "res_post_norm": _sublayers(_res_post_norm),
+    "sub_ln": _sublayers(_sub_ln),
+    "normformer": _sublayers(_normformer),
+    "mix_ln": _sublayers(_mix_ln),
+    "layer_norm_scaling": _sublayers(_layer_norm_scaling),
+    "deepnorm": _sublayers(_deepnorm, final=False),
+    "rezero": _sublayers(_rezero, final=False),
+    "layer_scale": _sublayers(_layer_scale),
+    "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
+    "parallel": EncoderReference(parallel),
+    "b2t": EncoderReference(_b2t, final=False),
+    "residual": _dual(),
+    "hyper_connections": _hyper(4, sum, "pre", final=True),
+    "dyt": _sublayers(_pre_ln, norm="dyt"),
 }
 
-# what the encoder below can do on the axes that it does not take as an argument
-STREAMS_COVERED, WIRINGS_COVERED = {"single"}, {"sequential"}
+
+def _qk_norm_of_the_whole_width(x, s):
+    if s.name == "ffn":
+        return _post_ln(x, s)
+    normed = lambda role, y: y if role == "v" else s.norm(f"{role}_norm", y)  # noqa: E731
+    return s.norm("post", x + s.drop(s.branch(x, whole=normed)))
+
+
+def _hybrid_norm_star(x, s):
+    """HybridNorm*, whose first layer is normed before its attention too."""
+    if s.layer > 1 or s.name == "ffn":
+        return _hybrid_norm(x, s)
+    f = s.branch(s.norm("pre", x), per_head=lambda role, y: s.norm(f"{role}_norm", y))
+    return s.norm("post", x + s.drop(f))
+
+
+def _parallel_dual(state, sites):
+    x, y = state
+    f = sum(s.drop(s.branch(x)) for s in sites)
+    return sites[-1].norm("post", x + f), y + 0.25 * f
+
+
+def _mean(streams: list[torch.Tensor]) -> torch.Tensor:
+    return sum(streams) / len(streams)
+
+
+# schemes that no preset has, over the other options of the axes: the spec, and its formula
+OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
+    "parallel_norms_of_their_own": (
+        {"preset": "parallel", "wiring": {"kind": "parallel", "shared_norm": False}},
+        EncoderReference(parallel_of_their_own),
+    ),
+    "parallel_post": ({"wiring": "parallel"}, EncoderReference(parallel_post, final=False)),
+    "parallel_dual": (
+        {"wiring": "parallel", "stream": {"kind": "dual", "scale": 0.25}},
+        replace(_dual(0.25), layer=_parallel_dual),
+    ),
+    "dual_scaled": ({"stream": {"kind": "dual", "scale": 0.05}}, _dual(0.05)),
+    "hyper_post_mean": (
+        {"stream": {"kind": "hyper_connections", "streams": 3}},
+        _hyper(3, _mean, "post", final=False),
+    ),
+    "hyper_of_one_stream": (
+        {"preset": "hyper_connections", "stream": {"kind": "hyper_connections", "streams": 1}},
+        _hyper(1, _mean, "pre", final=True),
+    ),
+    "qk_norm_of_the_whole_width": (
+        {"attention": ["q", "k", "post"], "qkv_width": "hidden"},
+        _sublayers(_qk_norm_of_the_whole_width, final=False),
+    ),
+    "hybrid_norm_star": (
+        {"preset": "hybrid_norm", "layers": [{"first": 1, "attention": ["pre", "q", "k", "v", "post"]}]},
+        _sublayers(_hybrid_norm_star, norm="rms_norm"),
+    ),
+}
+
+# what the references above do on the axes that the encoder below does not take as an argument
+STREAMS_COVERED = {"single", "dual", "hyper_connections"}
+WIRINGS_COVERED = {"sequential", "parallel", "b2t"}
 
 
 def encode(
-    preset: str,
+    reference: EncoderReference,
     w: Mapping[str, torch.Tensor],
     x: torch.Tensor,
     *,
@@ -370,12 +544,11 @@ def encode(
     memory_allowed: torch.Tensor | None = None,
     drop: Callable[[torch.Tensor], torch.Tensor] = lambda y: y,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The stream after every layer, and the result after the final norm.
+    """The hidden state after every layer, and the result after the final norm.
 
     `allowed` [batch, queries, keys] says who may attend to whom; with `memory` every layer has a cross-attention;
-    `norm` replaces the preset's own kind of norm.
+    `norm` replaces the scheme's own kind of norm.
     """
-    reference = ENCODER_REFERENCES[preset]
     kind, options = norm or (reference.norm, {"eps": eps} if reference.norm == "layer_norm" else {})
     names = ["attn", "ffn"] if memory is None else ["attn", "cross", "ffn"]
 
@@ -384,35 +557,38 @@ def encode(
 
     def params(prefix, slot):
         # "pre" -> its weight and bias; "alpha" -> the tensor of that name, under the key ""
-        start = f"{prefix}.{slot}"
+        start = f"{prefix}{slot}"
         return {key[len(start) :].lstrip("."): value for key, value in w.items() if f"{key}.".startswith(f"{start}.")}
 
-    streams = []
+    state, streams = reference.start(x), []
     for i in range(layers):
         branches = {
-            "attn": lambda u, mid=lambda y: y, i=i: _attention(w, f"layers.{i}.", u, u, heads, allowed, mid),
-            "cross": lambda u, mid=lambda y: y, i=i: _attention(
-                w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, mid
+            "attn": lambda u, i=i, **inner: _attention(w, f"layers.{i}.", u, u, heads, allowed, **inner),
+            "cross": lambda u, i=i, **inner: _attention(
+                w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, **inner
             ),
-            "ffn": lambda u, mid=lambda y: y, i=i: _linear(
+            "ffn": lambda u, mid=_same, i=i: _linear(
                 w, f"layers.{i}.w2", mid(ACTIVATIONS[act](_linear(w, f"layers.{i}.w1", u)))
             ),
         }
-        for name in names:
-            site = Site(
+        sites = [
+            Site(
                 name=name,
                 layer=i + 1,
                 layers=layers,
                 sublayers=len(names) * layers,
                 branch=branches[name],
                 drop=drop,
-                params=lambda slot, prefix=f"layers.{i}.{name}": params(prefix, slot),
+                params=lambda slot, prefix=f"layers.{i}.{name}.": params(prefix, slot),
                 norm_of=norm_of,
             )
-            x = reference.sublayer(x, site)
-        streams.append(x)
-    final = {key.removeprefix("final."): value for key, value in w.items() if key.startswith("final.")}
-    return streams, norm_of(x, final) if reference.final else x
+            for name in names
+        ]
+        state = reference.layer(state, sites)
+        if i == layers - 1:
+            state = reference.finish(state, lambda y: norm_of(y, params("", "stream")))
+        streams.append(state if i == layers - 1 else reference.shown(state))
+    return streams, norm_of(state, params("", "final")) if reference.final else state
 
 
 # --- where BERT keeps what has a neutral name ---
@@ -429,13 +605,15 @@ _BERT_PARTS = (
     }
 )
 _BERT_SUBLAYERS = {"attention": "attn", "cross_attention": "cross", "feed_forward": "ffn"}
-_RESIDUAL_NAMES = {"alpha": "alpha", "weight": "lambda"}
+_RESIDUAL_NAMES = {"alpha": "alpha", "beta": "beta", "weight": "lambda"}
 
 
 def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
     """The neutral names of a parameter of an AddNormBertModel's encoder; several where sublayers share it."""
     if match := re.fullmatch(r"encoder\.final_norm\.(\w+)", path):
         return [f"final.{match[1]}"]
+    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.stream_norm\.(\w+)", path):
+        return [f"stream.{match[1]}"]
     _, _, i, rest = path.split(".", 3)
     if match := re.fullmatch(r"connections\.residual_norm\.(\w+)", rest):
         names = ["attn", "cross", "ffn"] if cross_attention else ["attn", "ffn"]
@@ -443,6 +621,8 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
     if match := re.fullmatch(r"connections\.(\w+)\.residual_norm\.(\w+)", rest):
         return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{_RESIDUAL_NAMES[match[2]]}"]
     if match := re.fullmatch(r"connections\.(\w+)\.(\w+)_norm\.(\w+)", rest):
-        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{match[2]}.{match[3]}"]
+        # beside the Linear layers q, k, v of a cross-attention, their norms need a name of their own
+        slot = f"{match[2]}_norm" if match[2] in ("q", "k", "v") else match[2]
+        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{slot}.{match[3]}"]
     part, parameter = rest.rsplit(".", 1)
     return [f"layers.{i}.{_BERT_PARTS[part]}.{parameter}"]

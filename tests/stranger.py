@@ -1,6 +1,7 @@
 """A process in which hf_addnorm cannot be imported: loads saved cases as remote code and re-saves them.
 
-Usage: python stranger.py CASES.json, a list of {"folder", "resave", "autos": [...], "inputs", "expected"}.
+Usage: python stranger.py CASES.json, a list of {"folder", "autos": [...], "reference"}; the folder holds "inputs" and
+"expected", too. With {"stock", "stock_class"}, the stock folder loads here, and the stock class loads what is saved.
 """
 
 import importlib.abc
@@ -20,28 +21,49 @@ sys.meta_path.insert(0, _Hide())
 
 import torch
 import transformers
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 
-def _load(auto, folder):
-    return getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
+def _load(case, auto, folder):
+    """The model, through an Auto class or, where none finds it, its own."""
+    if auto is None:
+        model = get_class_from_dynamic_module(case["reference"], folder).from_pretrained(folder)
+    else:
+        model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    assert type(model).__name__ == case["reference"].split(".")[1]
+    return model
+
+
+def _check(case) -> None:
+    folder = case["folder"]
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    assert type(config).__module__.startswith("transformers_modules."), type(config)
+    inputs, expected = torch.load(f"{folder}/inputs"), torch.load(f"{folder}/expected")
+    for auto in case["autos"] or [None]:
+        model = _load(case, auto, folder)
+    assert torch.equal(model(**inputs)[0], expected), case
+    model.save_pretrained(f"{folder}-again")
+    again = _load(case, auto, f"{folder}-again")
+    assert torch.equal(again(**inputs)[0], expected), case
+    # a model that is built here, from a config alone
+    if auto is not None:
+        fresh = getattr(transformers, auto).from_config(config, trust_remote_code=True)
+        assert fresh.state_dict().keys() == model.state_dict().keys()
+    if "stock" in case:
+        stock_class = getattr(transformers, case["stock_class"])
+        for cls, source in ((type(model), case["stock"]), (stock_class, f"{folder}-again")):
+            net, info = cls.from_pretrained(source, output_loading_info=True)
+            assert not any(info.values()), (case, info)
+            assert torch.equal(net(**inputs)[0], expected), case
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    for case in json.loads(Path(sys.argv[1]).read_text()):
-        config = _load("AutoConfig", case["folder"])
-        assert type(config).__module__.startswith("transformers_modules."), type(config)
-        inputs, expected = torch.load(case["inputs"]), torch.load(case["expected"])
-        for auto in case["autos"]:
-            model = _load(auto, case["folder"])
-            assert type(model).__module__.startswith("transformers_modules."), type(model)
-        assert torch.equal(model(**inputs)[0], expected), case
-        model.save_pretrained(case["resave"])
-        again = _load(auto, case["resave"])
-        assert torch.equal(again(**inputs)[0], expected), case
-        # a model that is built here, from a config alone
-        fresh = getattr(transformers, auto).from_config(config, trust_remote_code=True)
-        assert fresh.state_dict().keys() == model.state_dict().keys()
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    for case in cases:
+        _check(case)
+    sys.stdout.write(f"checked {len(cases)}\n")
 
 
 if __name__ == "__main__":

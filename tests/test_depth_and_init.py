@@ -29,6 +29,9 @@ POWERS = [
     {"of": "layer", "exponent": 0},
 ]
 
+LINEARS = [{"last": 0.3}, {"first": 0.9, "last": 0.1}, {"first": 0.25, "last": 0.25}]
+RULES = [*({"kind": "power", **o} for o in POWERS), *({"kind": "linear", **o} for o in LINEARS), "cait"]
+
 # every slot that an init rule may need is filled
 EVERY_SLOT = dict.fromkeys(["pre", "mid", "out", "post"], True)
 
@@ -82,15 +85,15 @@ def unscaled(layers, decoder=False):
 
 def test_every_depth_rule_has_a_reference():
     assert set(DEPTH_REFERENCES) == set(DEPTH_RULES)
-    used = {key for options in POWERS for key in options}
-    assert used == set(DEPTH_RULES.options("power"))
-    assert not DEPTH_RULES.options("cait")
+    for kind in DEPTH_RULES:
+        used = {key for rule in RULES if isinstance(rule, dict) and rule["kind"] == kind for key in rule} - {"kind"}
+        assert used == set(DEPTH_RULES.options(kind))
     counted = {options["of"] for options in POWERS}
     assert counted == {"layer", "layers", "sublayer", "sublayers"}
 
 
 @pytest.mark.parametrize("stack", STACKS, ids=str)
-@pytest.mark.parametrize("rule", [*({"kind": "power", **options} for options in POWERS), "cait"], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=str)
 def test_depth_rule_matches_its_formula(rule, stack):
     value = parse_depth_value(rule, "add_norm.x")
     options = {"kind": rule} if isinstance(rule, str) else dict(rule)
@@ -157,6 +160,15 @@ def test_a_decoder_without_cross_attention_counts_two_sublayers():
 )
 def test_cait_table(layers, start):
     assert {at_depth(parse_depth_value("cait", "x"), p) for p in positions(layers, 2)} == {start}
+
+
+@pytest.mark.parametrize(
+    ("layers", "rates"), [(1, [0.2]), (2, [0.0, 0.2]), (5, [0.0, 0.05, 0.1, 0.15, 0.2])], ids=["1", "2", "5"]
+)
+def test_linear_ends_at_its_ends(layers, rates):
+    """The schedule of stochastic depth; the sublayers of a layer have one rate."""
+    value = parse_depth_value({"kind": "linear", "last": 0.2}, "x")
+    assert [at_depth(value, p) for p in positions(layers, 2)] == pytest.approx([r for r in rates for _ in "ab"])
 
 
 @pytest.mark.parametrize(("layers", "start"), [(18, 0.1), (19, 1e-5), (25, 1e-6)])
@@ -233,7 +245,7 @@ def test_scales_exactly_the_documented_roles(kind, stack):
     scaled = set()
     for path, weight in after.items():
         role = role_of(path)
-        factor = reference.factor(layers * per_layer) if role in reference.roles else 1.0
+        factor = reference.factor(layers, layers * per_layer) if role in reference.roles else 1.0
         scaled |= {role} if role in reference.roles else set()
         assert torch.equal(weight, before[path] * factor), path
     assert scaled == set(reference.roles)
@@ -256,7 +268,7 @@ def test_xavier_draw(kind, decoder):
     assert set(by_role) == {"q", "k", "v", "o", "w1", "w2"}
     for role, draws in by_role.items():
         draw = torch.cat([d.flatten() for d in draws])
-        factor = reference.factor(layers * (3 if decoder else 2)) if role in reference.roles else 1.0
+        factor = reference.factor(layers, layers * (3 if decoder else 2)) if role in reference.roles else 1.0
         # 3 x 64 x 64 numbers: a standard error of 0.6 %
         assert draw.std().item() == pytest.approx(factor, rel=0.03), role
         # a uniform draw ends at 1.73 standard deviations
@@ -329,9 +341,11 @@ def test_zero_out_norm_on_a_norm_without_gain_is_refused(out):
         ({"preset": "deepnorm", "init": {"kind": "deepnorm", "base": "stock"}}, "stock", {"v": 96**-0.25}),
         ("sub_ln", "xavier", dict.fromkeys(["v", "o", "w1", "w2"], math.sqrt(math.log(24)))),
         ({"preset": "pre_ln", "init": "scaled_output"}, "stock", {"o": 24**-0.5, "w2": 24**-0.5}),
+        ("b2t", "stock", dict.fromkeys(["q", "k", "v", "o", "w1", "w2"], 12**-0.5)),
+        ("hybrid_norm", "stock", {"o": 24**-0.5, "w2": 24**-0.5}),
         ("res_post_norm", "stock", {}),
     ],
-    ids=["deepnorm", "deepnorm-stock", "sub_ln", "scaled_output", "zero_out_norm"],
+    ids=["deepnorm", "deepnorm-stock", "sub_ln", "scaled_output", "b2t", "hybrid_norm", "zero_out_norm"],
 )
 def test_loaded_weights_are_not_scaled_and_missing_ones_are(add_norm, std, scaled, tmp_path):
     stock_keys = {f.name for f in dataclasses.fields(BertConfig)} - {"architectures"}

@@ -5,6 +5,7 @@ formulas alone are checked.
 """
 
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,18 @@ from references import (
     ENCODER_REFERENCES,
     HEADS,
     NORM_REFERENCES,
+    OTHER_ENCODERS,
     STREAMS_COVERED,
     WIRINGS_COVERED,
     assert_close,
     encode,
+    hyper_connected,
     neutral_names,
 )
 from safetensors import safe_open
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
-from hf_addnorm.models.initialization import INITS
+from hf_addnorm.models.depth import Position
 from hf_addnorm.models.norms import NORMS, build_norm
 from hf_addnorm.models.presets import PRESETS
 from hf_addnorm.models.residuals import RESIDUALS
@@ -48,8 +51,18 @@ ENCODER_FILES = {
     "encoder_deepnorm": "deepnorm",
     "encoder_rezero": "rezero",
     "encoder_layerscale_pre_ln": "layer_scale",
+    "encoder_b2t": "b2t",
 }
-INIT_FILES = {"init_deepnorm": ("deepnorm", "deepnorm"), "init_sub_ln": ("sub_ln", "sub_ln")}
+# file -> the preset, and its init rule in the authors' form
+INIT_FILES = {
+    "init_deepnorm": ("deepnorm", {"kind": "deepnorm", "base": "stock"}),
+    "init_sub_ln": ("sub_ln", {"kind": "sub_ln", "base": "stock"}),
+    "init_b2t": ("b2t", "b2t"),
+}
+STREAM_FILES = {"residual_hyper_connections_static": "hyper_connections"}
+
+# the norms over tokens
+IN_TEST_TOKEN_NORMS = {"norm_masked_batch_norm", "norm_instance_norm_masked", "norm_instance_norm_unbiased"}
 
 # file -> what it needs that is not there yet, by registry: once the name exists, the file must be tested above
 NOT_YET = {
@@ -57,17 +70,11 @@ NOT_YET = {
     "norm_prms_norm": (NORMS, "prms_norm"),
     "norm_derf": (NORMS, "derf"),
     "norm_group_norm": (NORMS, "group_norm"),
-    "norm_masked_batch_norm": (NORMS, "batch_norm"),
     "norm_rep_bn": (NORMS, "rep_bn"),
-    "norm_instance_norm_masked": (NORMS, "instance_norm"),
-    "norm_instance_norm_unbiased": (NORMS, "instance_norm"),
-    "encoder_b2t": (PRESETS, "b2t"),
-    "init_b2t": (INITS, "b2t"),
     "residual_gpas_after_add": (RESIDUALS, "gpas"),
     "residual_gpas_on_skip": (RESIDUALS, "gpas"),
     "residual_denseformer": (STREAMS, "denseformer"),
     "residual_denseformer_dilated": (STREAMS, "denseformer"),
-    "residual_hyper_connections_static": (STREAMS, "hyper_connections"),
 }
 
 PRECISIONS = [(torch.float64, "tolerance"), (torch.float32, "tolerance_fp32")]
@@ -120,10 +127,11 @@ def additive(allowed, dtype):
 
 
 def run_encoder(model, hidden, allowed, memory=None, memory_allowed=None):
-    """The stream after every layer, and the encoder's result."""
+    """What a reader of hidden states sees after every layer, and the encoder's result."""
     streams = []
     hooks = [
-        layer.register_forward_hook(lambda _, __, output: streams.append(output)) for layer in model.encoder.layer
+        layer.register_forward_hook(lambda _, __, out: streams.append(out[0] if isinstance(out, tuple) else out))
+        for layer in model.encoder.layer
     ]
     result = model.encoder(
         hidden,
@@ -141,7 +149,7 @@ def run_encoder(model, hidden, allowed, memory=None, memory_allowed=None):
 
 @needs_golden
 def test_every_golden_file_is_tested_or_named_as_not_yet():
-    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES}
+    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES, *STREAM_FILES, *IN_TEST_TOKEN_NORMS}
     assert not tested & set(NOT_YET)
     assert {file.stem for file in GOLDEN.glob("*.safetensors")} == tested | set(NOT_YET)
 
@@ -168,13 +176,15 @@ def test_norm(file, dtype, tolerance):
         options["eps_place"] = params["eps_place"].removesuffix("_sqrt")
     if "init_alpha" in params:
         options["alpha_init"] = params["init_alpha"]
+    if "bias" in NORMS.options(kind):
+        options["bias"] = "param.bias" in tensors
     renamed = {}
     if params.get("gain") == "1+weight":
         options["zero_centered"] = True
         renamed = {"weight": "zero_centered_weight"}
     x = tensors["input.x"].requires_grad_()
-    # an eps that no file uses: nothing may be left to the model
-    norm = build_norm(NORMS.parse({"kind": kind, **options}, "norm"), x.shape[-1], eps=0.123, groups=1)
+    # an eps that no file uses, and no bias: nothing may be left to the model
+    norm = build_norm(NORMS.parse({"kind": kind, **options}, "norm"), x.shape[-1], eps=0.123, bias=False, groups=1)
     if hasattr(norm, "reset_parameters"):
         norm.reset_parameters()
     if "init_alpha" in params:
@@ -304,7 +314,7 @@ def test_the_references_are_the_golden_encoders(file):
     tensors, meta, weights, allowed = read_encoder(file, torch.float64)
     params, hidden = meta["params"], tensors["input.hidden"].requires_grad_()
     options = {key: params[key] for key in ("layers", "heads", "act", "eps") if key in params}
-    streams, result = encode(ENCODER_FILES[file], weights, hidden, allowed=allowed, **options)
+    streams, result = encode(ENCODER_REFERENCES[ENCODER_FILES[file]], weights, hidden, allowed=allowed, **options)
     check_encoder(streams, result, hidden, tensors, meta, "tolerance")
 
 
@@ -317,10 +327,12 @@ def test_init_ratios(file):
     tensors, meta = load(file)
     preset, init = INIT_FILES[file]
     roles = {key.removeprefix("output.ratio."): value for key, value in tensors.items() if ".ratio." in key}
+    # what is not a weight is at its start value, a ratio of 1, and for a bias 0 in both: see test_depth_and_init
+    assert all((roles.pop(role, torch.ones(1)) == 1).all() for role in ("norm", "w1_bias"))
     assert set(roles) == {"q", "k", "v", "o", "w1", "w2"}
     for column, layers in enumerate(tensors["input.layers"].tolist()):
         by_init = []
-        for rules in ([], {"kind": init, "base": "stock"}):
+        for rules in ([], init):
             torch.manual_seed(0)
             by_init.append(build_encoder(tiny_config({"preset": preset, "init": rules}, layers))[1])
         before, after = by_init
@@ -338,6 +350,59 @@ def test_deepnorm_skip_scale():
         model, _ = build_encoder(tiny_config("deepnorm", layers))
         for block in (model.encoder.layer[0].connections.attention, model.encoder.layer[-1].connections.feed_forward):
             assert block.residual_norm.skip_scale == pytest.approx(alpha, rel=float(meta["tolerance"]))
+
+
+# --- streams ---
+
+
+@needs_golden
+@both_precisions
+@pytest.mark.parametrize("file", STREAM_FILES)
+def test_stream(file, dtype, tolerance):
+    tensors, meta = load(file, dtype)
+    params = meta["params"]
+    assert (params["dynamic"], params["norm"]) == (False, None)
+    options = {"streams": params["streams"], "reduce": params["reduce"]}
+    stream = STREAMS.build(STREAMS.parse({"kind": STREAM_FILES[file], **options}, "stream"))
+    x = tensors["input.x"].requires_grad_()
+    given = {key.removeprefix("param."): value for key, value in tensors.items() if key.startswith("param.")}
+    weights = {}
+    state, layers = stream.enter(x), params["layers"]
+    for i in range(layers):
+        connection = stream.build_residual(RESIDUALS.parse("add", "x"), x.shape[-1], Position(i, layers, i, layers))
+        block = torch.nn.Linear(x.shape[-1], x.shape[-1])
+        for module, prefix in ((connection, f"layers.{i}.static_"), (block, f"layers.{i}.block.")):
+            module.to(dtype).load_state_dict({name: given[prefix + name] for name in module.state_dict()})
+            weights |= {prefix + name: parameter for name, parameter in module.named_parameters()}
+        state = stream.write(state, block(stream.read(state, connection)), connection, lambda y: y)
+        assert_golden(state, tensors, f"output.streams.{i}", meta, tolerance)
+    assert set(weights) == set(given)
+    y = stream.finish(state, lambda y: y)
+    assert_golden(y, tensors, "output.y", meta, tolerance)
+    (y * tensors["cotangent"]).sum().backward()
+    grads = {"x": x.grad} | {name: weight.grad for name, weight in weights.items()}
+    assert {f"grad.{name}" for name in grads} == {key for key in tensors if key.startswith("grad.")}
+    for name, grad in grads.items():
+        assert_golden(grad, tensors, f"grad.{name}", meta, tolerance)
+
+
+@needs_golden
+def test_the_reference_is_the_golden_hyper_connection():
+    tensors, meta = load("residual_hyper_connections_static")
+    streams = [tensors["input.x"]] * meta["params"]["streams"]
+    for i in range(meta["params"]["layers"]):
+        layer = {
+            key.removeprefix(f"param.layers.{i}."): t for key, t in tensors.items() if f"param.layers.{i}." in key
+        }
+        site = types.SimpleNamespace(
+            scale=lambda name, layer=layer: layer[f"static_{name}"],
+            branch=lambda u, layer=layer: u @ layer["block.weight"].T + layer["block.bias"],
+            drop=lambda f: f,
+            norm=lambda slot, y: y,
+        )
+        streams = hyper_connected("pre")(streams, site)
+        assert_golden(torch.stack(streams, -2), tensors, f"output.streams.{i}", meta, "tolerance")
+    assert_golden(sum(streams), tensors, "output.y", meta, "tolerance")
 
 
 # --- presets, by their formulas ---
@@ -372,14 +437,16 @@ def random_inputs(decoder):
     return x, allowed & torch.ones(5, 5).tril().bool(), memory, memory_real[:, None, :].expand(-1, 5, -1)
 
 
-def compare_with_formula(preset, add_norm, decoder, norm=None, layers=7):
+def compare_with_formula(reference, add_norm, decoder, norm=None, layers=7):
     """Every layer's output, the result and the gradients, with random weights and a pattern in dropout's place."""
     config = tiny_config(add_norm, layers, is_decoder=decoder, add_cross_attention=decoder, hidden_act="gelu")
     model, weights = build_encoder(config)
     generator = torch.Generator().manual_seed(4)
     for path, parameter in model.encoder.named_parameters():
         if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.15, generator=generator)
+            # four streams keep their size with 0.5
+            std = 0.5 if path.endswith("residual_norm.alpha") else 0.15
+            torch.nn.init.normal_(parameter, std=std, generator=generator)
         else:
             # far from every start value, and of both signs in the biases
             low = -0.5 if path.endswith("bias") else 0.3
@@ -397,7 +464,7 @@ def compare_with_formula(preset, add_norm, decoder, norm=None, layers=7):
         first = next(other for other, q in weights.items() if q is p)
         expected_weights[name] = expected_weights[first]
     streams_expected, expected = encode(
-        preset,
+        reference,
         expected_weights,
         hidden_expected,
         layers=layers,
@@ -427,12 +494,34 @@ def compare_with_formula(preset, add_norm, decoder, norm=None, layers=7):
 @pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_is_its_formula(preset, decoder):
-    compare_with_formula(preset, preset, decoder)
+    compare_with_formula(ENCODER_REFERENCES[preset], preset, decoder)
 
 
-@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
+@pytest.mark.parametrize("name", OTHER_ENCODERS)
+def test_scheme_beyond_the_presets_is_its_formula(name, decoder):
+    add_norm, reference = OTHER_ENCODERS[name]
+    compare_with_formula(reference, add_norm, decoder, layers=4)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *OTHER_ENCODERS])
+def test_hidden_states_of_the_whole_model(name):
+    """The embeddings, what each layer but the last gives its reader, and the result."""
+    spec = OTHER_ENCODERS[name][0] if name in OTHER_ENCODERS else name
+    model, _ = build_encoder(tiny_config({**({"preset": spec} if isinstance(spec, str) else spec), "embed": False}, 4))
+    for table in (model.embeddings.position_embeddings, model.embeddings.token_type_embeddings):
+        torch.nn.init.zeros_(table.weight)
+    x, allowed, *_ = random_inputs(decoder=False)
+    streams, result = run_encoder(model, x, allowed)
+    out = model(inputs_embeds=x, attention_mask=allowed[:, 0].long(), output_hidden_states=True)
+    for state, expected in zip(out.hidden_states, [x, *streams[:-1], result], strict=True):
+        torch.testing.assert_close(state, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(out.last_hidden_state, out.hidden_states[-1])
+
+
+@pytest.mark.parametrize("kind", NORM_REFERENCES)
 @pytest.mark.parametrize("preset", ["post_ln", "sandwich_ln", "sub_ln"])
 def test_preset_with_another_norm_is_its_formula(preset, kind):
     options = {"eps": 1e-5} if "eps" in NORMS.options(kind) else {}
     add_norm = {"preset": preset, "norm": {"kind": kind, **options}}
-    compare_with_formula(preset, add_norm, decoder=False, norm=(kind, options), layers=3)
+    compare_with_formula(ENCODER_REFERENCES[preset], add_norm, decoder=False, norm=(kind, options), layers=3)

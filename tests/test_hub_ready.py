@@ -1,5 +1,6 @@
 """Saved folders carry their code: loaded where hf_addnorm cannot be imported, and without remote code where it is."""
 
+import itertools
 import json
 import os
 import re
@@ -11,39 +12,48 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, MODELS, SPECS, fill_with_pattern
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
 import hf_addnorm
-from hf_addnorm import AddNormBertConfig, AddNormBertModel
+from hf_addnorm import AddNormBertModel
 
 
 CODE = Path(hf_addnorm.__file__).parent / "models"
 
 
-@pytest.mark.parametrize("specs", [["post_ln", "all_slots"], ["rezero", "by_layer"]], ids="+".join)
-def test_every_auto_class_loads_as_a_stranger_and_saves_again(specs, tmp_path):
-    cases = []
-    for spec in specs:
-        for family, model in MODELS:
-            row = FAMILIES[family]
-            net = row.model_class(model)(row.config(model, SPECS[spec])).eval()
-            fill_with_pattern(net)
-            folder = tmp_path / f"{spec}-{model}"
-            net.save_pretrained(folder)
-            # as loaded: weights that are mapped from a file are aligned differently, which BLAS shows in the last bit
-            net = row.model_class(model).from_pretrained(folder)
-            inputs = {key: value for key, value in row.inputs(model).items() if not re.search("label|positions", key)}
-            torch.save(inputs, folder.with_suffix(".in"))
-            torch.save(net(**inputs)[0].detach(), folder.with_suffix(".out"))
-            autos = [auto for auto, name in row.config_class.auto_classes.items() if name == model]
-            cases.append(
-                {
-                    "folder": str(folder),
-                    "resave": f"{folder}-again",
-                    "autos": autos,
-                    "inputs": f"{folder}.in",
-                    "expected": f"{folder}.out",
-                }
-            )
+# every model once, with the specs in turn; the base models once more as stock models
+CASES = [(family, model, spec) for (family, model), spec in zip(MODELS, itertools.cycle(SPECS), strict=False)]
+STOCK_CASES = [(family, row.config_class.auto_classes["AutoModel"]) for family, row in FAMILIES.items()]
+
+
+def _save_case(folder, family, model, spec):
+    """A model with its inputs and what it makes of them, for `stranger.py`."""
+    row = FAMILIES[family]
+    net = row.model_class(model)(row.config(model, SPECS.get(spec)))
+    fill_with_pattern(net)
+    net.save_pretrained(folder)
+    # as loaded: weights that are mapped from a file are aligned differently, which BLAS shows in the last bit
+    net = row.model_class(model).from_pretrained(folder)
+    inputs = {key: value for key, value in row.inputs(model).items() if not re.search("label|positions", key)}
+    torch.save(inputs, folder / "inputs")
+    torch.save(net(**inputs)[0].detach(), folder / "expected")
+    autos = [auto for auto, name in row.config_class.auto_classes.items() if name == model]
+    reference = f"{type(net).__module__.split('.')[-1]}.{model}"
+    return {"folder": str(folder), "autos": autos, "reference": reference}
+
+
+def test_every_model_loads_as_a_stranger_and_saves_again(tmp_path):
+    cases = [_save_case(tmp_path / "-".join(case), *case) for case in CASES]
+    for family, model in STOCK_CASES:
+        case = _save_case(tmp_path / f"{family}-stock", family, model, None)
+        row = FAMILIES[family]
+        stock = row.stock_class(model)(row.stock_config(model))
+        fill_with_pattern(stock)
+        stock.save_pretrained(tmp_path / f"{family}-of-stock")
+        cases.append(case | {"stock": str(tmp_path / f"{family}-of-stock"), "stock_class": type(stock).__name__})
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     script = Path(__file__).with_name("stranger.py")
@@ -57,6 +67,7 @@ def test_every_auto_class_loads_as_a_stranger_and_saves_again(specs, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.split() == ["checked", str(len(MODELS) + len(FAMILIES))]
 
 
 @pytest.mark.parametrize(("family", "model"), MODELS)
@@ -90,17 +101,63 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
     assert set(expected) - set(row.config_class.auto_classes) <= {"AutoModelWithLMHead"}
 
 
-def test_config_alone_carries_its_code(tmp_path):
-    AddNormBertConfig(add_norm="deepnorm").save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} == {path.name for path in CODE.glob("[a-z]*.py")}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_config_alone_carries_its_code(family, tmp_path):
+    row = FAMILIES[family]
+    row.config("").save_pretrained(tmp_path)
+    files = {path.name for path in tmp_path.glob("*.py")}
+    shared = {path.name for path in CODE.glob("[a-z]*.py") if not re.match("(modeling|configuration)_", path.name)}
+    modules = [sys.modules[cls.__module__] for cls in (row.config_class, row.model_class(row.models[0]))]
+    assert files == shared | {Path(module.__file__).name for module in modules}
 
 
-def test_tokenizer_of_a_folder_with_a_vocabulary_only(tmp_path):
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"]
-    (tmp_path / "vocab.txt").write_text("\n".join(vocab))
-    AddNormBertConfig(vocab_size=7).save_pretrained(tmp_path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer("hello world").input_ids == [2, 5, 6, 3]
+PROCESSORS = {
+    "AutoTokenizer": TOKENIZER_MAPPING,
+    "AutoFeatureExtractor": FEATURE_EXTRACTOR_MAPPING,
+    "AutoImageProcessor": IMAGE_PROCESSOR_MAPPING,
+    "AutoProcessor": PROCESSOR_MAPPING,
+}
+PROCESSOR_CASES = [
+    (family, auto)
+    for family, row in FAMILIES.items()
+    for auto, mapping in PROCESSORS.items()
+    if row.stock_config_class in mapping
+]
+
+
+def _bert_tokenizer():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello"]
+    return transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+
+
+# the kinds of file that BERT's is not
+TOKENIZER_FILES = {
+    "albert": transformers.AlbertTokenizer,
+    "deberta-v2": transformers.DebertaV2Tokenizer,
+    "gpt2": transformers.GPT2Tokenizer,
+}
+
+
+@pytest.mark.parametrize(("family", "auto"), PROCESSOR_CASES)
+def test_what_prepares_inputs_is_found_by_the_config_alone(family, auto, tmp_path):
+    row = FAMILIES[family]
+    found = []
+    for config in (row.stock_config(""), row.config("")):
+        folder = tmp_path / config.model_type
+        TOKENIZER_FILES.get(row.config_class.stock_model_type, _bert_tokenizer)().save_pretrained(folder)
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5}))
+        (folder / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": 8000, "do_resize": False}))
+        config.save_pretrained(folder)
+        found.append(getattr(transformers, auto).from_pretrained(folder))
+    assert type(found[0]) is type(found[1])
+    assert PROCESSORS[auto][row.config_class] == PROCESSORS[auto][row.stock_config_class]
+    if auto == "AutoTokenizer":
+        assert found[0]("hello").input_ids == found[1]("hello").input_ids
+
+
+def test_every_family_has_something_that_prepares_inputs():
+    assert {family for family, _ in PROCESSOR_CASES} == set(FAMILIES)
 
 
 def test_files_that_travel_import_nothing_that_does_not():
@@ -109,7 +166,7 @@ def test_files_that_travel_import_nothing_that_does_not():
         text = file.read_text()
         for line in re.findall(r"^(?:from|import) .*$", text, flags=re.MULTILINE):
             module = line.split()[1]
-            assert re.fullmatch(r"\.[a-z_]+", module) or module.split(".")[0] in allowed, f"{file.name}: {line}"
+            assert re.fullmatch(r"\.[a-z_0-9]+", module) or module.split(".")[0] in allowed, f"{file.name}: {line}"
         # Transformers finds the files to copy by this expression, in docstrings too
         for name in re.findall(r"^\s*from\s+\.(\S+)\s+import", text, flags=re.MULTILINE):
             assert (CODE / f"{name}.py").exists(), f"{file.name}: {name}"
@@ -128,11 +185,14 @@ def test_a_newer_format_and_an_unknown_preset_in_a_saved_config_are_named(tmp_pa
             AddNormBertModel.from_pretrained(tmp_path)
 
 
-def test_saving_into_the_same_folder_twice_and_sharded(tmp_path):
-    net = AddNormBertModel(FAMILIES["bert"].config("AddNormBertModel", "sub_ln"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saving_into_the_same_folder_twice_and_sharded(family, tmp_path):
+    row = FAMILIES[family]
+    net = row.model_class(row.config_class.auto_classes["AutoModel"])(row.config("", "sub_ln"))
     net.save_pretrained(tmp_path)
     net.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    back = AddNormBertModel.from_pretrained(tmp_path)
+    back, info = type(net).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
     for key, value in net.state_dict().items():
         assert torch.equal(value, back.state_dict()[key]), key

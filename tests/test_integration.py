@@ -1,6 +1,6 @@
-"""The models inside the tools that people use: compile, export, checkpointing, Trainer, PEFT, pipelines."""
+"""The models inside the tools that people use: checkpointing, Trainer, pipelines, ONNX, generation."""
 
-import re
+import copy
 
 import pytest
 import torch
@@ -13,10 +13,32 @@ from hf_addnorm import (
     AddNormBertForMaskedLM,
     AddNormBertForSequenceClassification,
     AddNormBertModel,
+    AddNormGPT2LMHeadModel,
+    AddNormSpec,
+    AddNormViTForImageClassification,
+    AddNormWav2Vec2ForSequenceClassification,
 )
+from hf_addnorm.models.streams import STREAMS
 
 
 BERT = FAMILIES["bert"]
+
+
+# BERT with every spec, every other row with those that reach all of a family's own code
+FEW_SPECS = ("post_ln", "all_slots", "hybrid_norm", "residual", "hyper_connections")
+CASES = [(family, spec) for family in FAMILIES for spec in (SPECS if family == "bert" else FEW_SPECS)]
+TEXT_CASES = [(family, spec) for family, spec in CASES if "input_ids" in FAMILIES[family].inputs("")]
+SDPA_CASES = [(family, spec) for family, spec in CASES if "sdpa" in FAMILIES[family].attentions]
+ONE_STREAM = [spec for spec in SPECS if not STREAMS.build(AddNormSpec.parse(SPECS[spec]).stream).is_tuple]
+
+
+def _base(family, spec, **kwargs):
+    """The base model with patterned weights, and its inputs."""
+    row = FAMILIES[family]
+    model = row.config_class.auto_classes["AutoModel"]
+    net = row.model_class(model)(row.config(model, SPECS[spec], **kwargs)).eval()
+    fill_with_pattern(net)
+    return net, row.inputs(model)
 
 
 def _classifier(spec, **kwargs):
@@ -30,14 +52,17 @@ def _gradients(net, inputs):
     return {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_every_parameter_has_a_gradient(spec):
-    net = _classifier(spec).train()
-    fill_with_pattern(net)
-    gradients = _gradients(net, text_inputs("ForSequenceClassification"))
-    # the softmax does not see a shift of all keys
-    silent = [name for name, grad in gradients.items() if not name.endswith("key.bias") and not grad.abs().sum() > 0]
-    assert silent == []
+@pytest.mark.parametrize(("family", "spec"), CASES)
+def test_every_parameter_has_a_gradient(family, spec):
+    net, inputs = _base(family, spec, layerdrop=0.0)
+    output = net.train()(**inputs)
+    for value in (output.last_hidden_state, output.get("pooler_output")):
+        if value is not None:
+            value.backward(torch.randn_like(value), retain_graph=True)
+    # the softmax does not see a shift of all keys, and what masked frames are replaced with is drawn
+    spared = ("key.bias", "k_proj.bias", "key_proj.bias", "masked_spec_embed")
+    silent = [name for name, value in net.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+    assert [name for name in silent if not name.endswith(spared)] == []
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -47,55 +72,50 @@ def test_gradient_checkpointing_gives_equal_gradients(spec, reentrant):
     fill_with_pattern(net)
     inputs = text_inputs("ForSequenceClassification")
     plain = _gradients(net, inputs)
+    if reentrant and spec not in ONE_STREAM:
+        with pytest.raises(ValueError, match="use_reentrant"):
+            net.activation_checkpointing_enable({"use_reentrant": True})
+        return
     net.activation_checkpointing_enable({"use_reentrant": reentrant})
     checkpointed = _gradients(net, inputs)
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_attention_implementations_agree(spec):
-    inputs = text_inputs("AddNormBertModel")
-    net = AddNormBertModel(BERT.config("", SPECS[spec])).eval()
-    fill_with_pattern(net)
-    real = inputs["attention_mask"].bool()
+@pytest.mark.parametrize(("family", "spec"), SDPA_CASES)
+def test_attention_implementations_agree(family, spec):
+    net, inputs = _base(family, spec)
     outputs = {}
-    for attention in ("eager", "sdpa", "flex_attention"):
+    # what flex attention compiles takes its time: BERT alone
+    for attention in ("eager", "sdpa", "flex_attention") if family == "bert" else ("eager", "sdpa"):
         net.set_attn_implementation(attention)
         with torch.no_grad():  # flex attention has no backward on CPU
-            outputs[attention] = net(**inputs)[0][real]
-    for attention in ("sdpa", "flex_attention"):
-        torch.testing.assert_close(outputs[attention], outputs["eager"], rtol=1e-4, atol=1e-5)
+            outputs[attention] = net(**inputs)[0]
+    if family in dict(TEXT_CASES):
+        real = inputs["attention_mask"].bool()
+        outputs = {attention: output[real] for attention, output in outputs.items()}
+    eager = outputs.pop("eager")
+    for output in outputs.values():
+        torch.testing.assert_close(output, eager, rtol=1e-4, atol=5e-5)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_padding_changes_no_real_token(spec):
-    inputs = text_inputs("AddNormBertModel")
-    net = AddNormBertModel(BERT.config("", SPECS[spec])).eval()
-    fill_with_pattern(net)
+@pytest.mark.parametrize(("family", "spec"), TEXT_CASES)
+def test_padding_changes_no_real_token(family, spec):
+    net, inputs = _base(family, spec)
     other = dict(inputs)
     other["input_ids"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 98 - inputs["input_ids"])
+    assert not torch.equal(other["input_ids"], inputs["input_ids"])
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(net(**inputs)[0][real], net(**other)[0][real], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", ["post_ln", "all_slots", "rezero", "by_layer"])
-def test_compiles_as_one_graph(spec):
-    inputs = text_inputs("AddNormBertModel")
-    net = AddNormBertModel(BERT.config("", SPECS[spec])).eval()
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(**inputs)[0], net(**inputs)[0])
-
-
 @pytest.mark.parametrize("spec", ["post_ln", "all_slots", "rezero"])
-def test_exports(spec, tmp_path):
+def test_exports_to_onnx(spec, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     inputs = {key: value for key, value in text_inputs("").items() if key in ("input_ids", "attention_mask")}
     net = _classifier(spec).eval()
     fill_with_pattern(net)
-    program = torch.export.export(net, (), kwargs=inputs)
-    torch.testing.assert_close(program.module()(**inputs).logits, net(**inputs).logits)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     torch.onnx.export(net, (), str(tmp_path / "model.onnx"), kwargs=inputs, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     (logits, *_) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
@@ -115,15 +135,22 @@ def test_hidden_states_are_the_stream_and_the_last_one_is_normed():
     torch.testing.assert_close(net.encoder.final_norm(last_stream[0]), output.last_hidden_state)
 
 
-def test_weight_decay_spares_norms_and_residual_scales():
-    for spec in ("all_slots", "rezero", "layer_scale", "normformer", "zero_centered", "post_dyt_everywhere"):
-        net = AddNormBertForMaskedLM(BERT.config("", SPECS[spec]))
-        decayed = Trainer.get_decay_parameter_names(None, net)
-        assert decayed
-        for name in decayed:
-            assert re.search(r"(query|key|value|dense|embeddings|decoder)\.weight$", name), name
-        matrices = {name for name, value in net.state_dict().items() if value.dim() == 2}
-        assert matrices == set(decayed)
+# CONTRIBUTING names this limit; the recipes' own decay groups know our norms by type
+DECAYED = pytest.mark.xfail(strict=True, reason="Trainer knows GPT-2's ln_1, ln_2, ln_f by type, nn.LayerNorm, alone")
+DECAY_CASES = [
+    pytest.param("gpt2", spec, marks=DECAYED if spec in ("pre_rms_norm", "all_slots", "hybrid_norm", "dyt") else ())
+    for spec in (*FEW_SPECS, "pre_rms_norm", "dyt")
+]
+
+
+@pytest.mark.parametrize(("family", "spec"), [case for case in CASES if case[0] != "gpt2"] + DECAY_CASES)
+def test_weight_decay_takes_what_it_takes_in_the_stock_model(family, spec):
+    row = FAMILIES[family]
+    net, _ = _base(family, spec)
+    stock = row.stock_class(type(net).__name__)(row.stock_config(""))
+    expected = Trainer.get_decay_parameter_names(None, stock)
+    assert expected
+    assert Trainer.get_decay_parameter_names(None, net) == expected
 
 
 @pytest.fixture
@@ -155,31 +182,31 @@ def test_pipelines(tmp_path, tokenizer):
     AddNormBertForMaskedLM(BERT.config("", "pre_rms_norm")).save_pretrained(tmp_path / "mlm")
     tokenizer.save_pretrained(tmp_path / "mlm")
     assert len(transformers.pipeline("fill-mask", str(tmp_path / "mlm"))("w1 [MASK]")) == 5
+    AddNormGPT2LMHeadModel(FAMILIES["gpt2"].config("", "residual")).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    assert transformers.pipeline("text-generation", str(tmp_path / "lm"))("w1 w2", max_new_tokens=3)
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-@pytest.mark.parametrize("spec", ["post_ln", "sub_ln", "all_slots"])
-def test_lora_merged_equals_unmerged(spec):
-    peft = pytest.importorskip("peft")
-    net = _classifier(spec).eval()
-    fill_with_pattern(net)
-    adapted = peft.get_peft_model(
-        net, peft.LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="SEQ_CLS")
-    ).eval()
-    inputs = text_inputs("")
-    before = adapted(**inputs).logits
-    merged = adapted.merge_and_unload()
-    torch.testing.assert_close(merged(**inputs).logits, before, rtol=1e-4, atol=1e-4)
-    assert type(merged.bert.encoder.layer[0]).__name__ == "AddNormBertLayer"
+def test_pipelines_of_images_and_sound(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    AddNormViTForImageClassification(FAMILIES["vit"].config("", "residual")).save_pretrained(tmp_path / "image")
+    (tmp_path / "image" / "preprocessor_config.json").write_text('{"size": {"height": 16, "width": 16}}')
+    scores = transformers.pipeline("image-classification", str(tmp_path / "image"))(pillow.new("RGB", (20, 20)))
+    assert {score["label"] for score in scores} == {"LABEL_0", "LABEL_1"}
+    config = FAMILIES["wav2vec2"].config("", "residual")
+    AddNormWav2Vec2ForSequenceClassification(config).save_pretrained(tmp_path / "sound")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "sound")
+    scores = transformers.pipeline("audio-classification", str(tmp_path / "sound"))(torch.randn(800).numpy())
+    assert {score["label"] for score in scores} == {"LABEL_0", "LABEL_1"}
 
 
-@pytest.mark.parametrize("spec", ["post_ln", "pre_ln", "all_slots"])
+@pytest.mark.parametrize("spec", ["post_ln", "pre_ln", "all_slots", "residual", "hyper_connections"])
 def test_encoder_decoder_generates_with_cache(spec, tmp_path):
     encoder = AddNormBertModel(BERT.config("", SPECS[spec]))
-    decoder = hf_decoder = transformers.AutoModelForCausalLM.from_config(
-        BERT.config("LMHead", SPECS[spec], add_cross_attention=True)
+    decoder = transformers.AutoModelForCausalLM.from_config(
+        BERT.config("AddNormBertLMHeadModel", SPECS[spec], add_cross_attention=True)
     )
-    fill_with_pattern(encoder), fill_with_pattern(hf_decoder)
+    fill_with_pattern(encoder), fill_with_pattern(decoder)
     pair = transformers.EncoderDecoderModel(encoder=encoder, decoder=decoder).eval()
     pair.config.decoder_start_token_id = pair.generation_config.decoder_start_token_id = 2
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -191,9 +218,19 @@ def test_encoder_decoder_generates_with_cache(spec, tmp_path):
     assert torch.equal(cached, back.generate(**inputs, **options))
 
 
-def test_deepcopy_and_resized_embeddings():
-    import copy
+@pytest.mark.parametrize(("family", "spec"), CASES)
+def test_a_deep_copy_is_another_model(family, spec):
+    net, inputs = _base(family, spec)
+    expected = net(**inputs)[0]
+    twin = copy.deepcopy(net)
+    assert torch.equal(twin(**inputs)[0], expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(net(**inputs)[0], expected)
 
+
+def test_resized_embeddings():
     net = AddNormBertForMaskedLM(BERT.config("", "rezero"))
     twin = copy.deepcopy(net)
     twin.resize_token_embeddings(120)

@@ -1,11 +1,14 @@
-"""Every norm kind against its formula in float64, over all of its options."""
+"""Every norm kind of one token against its formula in float64, over all of its options.
+
+The norms over tokens are in test_token_norms.
+"""
 
 import math
 from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from references import HEADS, MODEL_EPS, NORM_REFERENCES, assert_close, combinations
+from references import HEADS, MODEL_BIAS, MODEL_EPS, NORM_REFERENCES, assert_close, combinations
 
 from hf_addnorm.models.norms import NORMS, build_norm, set_gain
 
@@ -36,7 +39,7 @@ HALVES = [torch.bfloat16, torch.float16]
 def build(kind, options, width, dtype=torch.float64):
     """The norm, with every parameter far from its start value."""
     choice = NORMS.parse({"kind": kind, **options}, "add_norm.norm")
-    norm = build_norm(choice, width, eps=MODEL_EPS, groups=HEADS.get(width, 1))
+    norm = build_norm(choice, width, eps=MODEL_EPS, bias=MODEL_BIAS, groups=HEADS.get(width, 1))
     generator = torch.Generator().manual_seed(0)
     for parameter in norm.parameters():
         torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
@@ -76,23 +79,24 @@ def expected(kind, options, x, norm):
 
 
 def test_every_norm_has_a_reference():
-    assert set(NORM_REFERENCES) == set(NORMS)
-    assert {kind for kind, _ in REPRESENTATIVES} == set(NORMS)
+    of_one_token = {kind for kind, norm in NORMS.items() if not getattr(norm, "mixes_tokens", False)}
+    assert set(NORM_REFERENCES) == of_one_token
+    assert {kind for kind, _ in REPRESENTATIVES} == of_one_token
 
 
-@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("kind", NORM_REFERENCES)
 def test_every_option_has_samples(kind):
     options, samples = NORMS.options(kind), NORM_REFERENCES[kind].samples
     assert set(samples) == set(options)
     for name, option in options.items():
         assert option.default in samples[name] or isinstance(option.default, float)
-        if option.annotation is bool:
-            assert set(samples[name]) == {True, False}
+        if bool in (option.annotation, *get_args(option.annotation)):
+            assert {True, False} <= set(samples[name])
         if get_origin(option.annotation) is Literal:
             assert set(samples[name]) == set(get_args(option.annotation))
 
 
-@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("kind", NORM_REFERENCES)
 def test_exactly_the_contradictions_are_refused(kind):
     reference = NORM_REFERENCES[kind]
     for options in combinations(reference.samples):
@@ -279,7 +283,7 @@ def test_compiles_as_one_graph(kind, options):
 def test_a_width_that_does_not_fit_is_refused(kind, options, width, words):
     choice = NORMS.parse({"kind": kind, **options}, "add_norm.norm")
     with pytest.raises(ValueError) as error:
-        build_norm(choice, width, eps=MODEL_EPS, groups=4)
+        build_norm(choice, width, eps=MODEL_EPS, bias=True, groups=4)
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -287,6 +291,8 @@ def test_a_width_that_does_not_fit_is_refused(kind, options, width, words):
     ("choice", "words"),
     [
         ("layer_norm", ["layer_norm", "eps", "no model to take it from"]),
+        ({"kind": "layer_norm", "eps": 1e-5}, ["layer_norm", "bias", "no model to take it from"]),
+        ({"kind": "layer_norm", "bias": False}, ["layer_norm", "eps", "no model to take it from"]),
         ({"kind": "affine", "groups": "heads"}, ["affine", "groups", "heads", "no model"]),
     ],
 )
@@ -294,3 +300,22 @@ def test_what_is_left_to_the_model_needs_one(choice, words):
     with pytest.raises(ValueError) as error:
         NORMS.build(NORMS.parse(choice, "add_norm.norm"), 12)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("model_bias", [True, False])
+@pytest.mark.parametrize("kind", NORMS)
+def test_only_what_is_left_open_is_the_models(kind, model_bias):
+    """LayerNorm's bias and eps are the model's own by default; whatever a spec says stands."""
+    options = NORMS.options(kind)
+    given = {"eps": 0.25, "bias": model_bias, "groups": 4}
+    norm = build_norm(NORMS.parse(kind, "add_norm.norm"), 12, **given)
+    left_open = "bias" in options and options["bias"].default is None
+    assert left_open == (kind == "layer_norm")
+    if "bias" in options:
+        assert (norm.bias is not None) == (model_bias if left_open else options["bias"].default)
+        said = build_norm(NORMS.parse({"kind": kind, "bias": not model_bias}, "add_norm.norm"), 12, **given)
+        assert (said.bias is not None) != model_bias
+    if "eps" in options:
+        assert norm.eps == (0.25 if options["eps"].default is None else options["eps"].default)
+        said = build_norm(NORMS.parse({"kind": kind, "eps": 0.5}, "add_norm.norm"), 12, **given)
+        assert said.eps == 0.5

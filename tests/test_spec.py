@@ -37,11 +37,19 @@ EVERYTHING = {
     "preset": "sandwich_ln",
     "norm": {"kind": "rms_norm", "zero_centered": True, "eps": 1e-5},
     "embed": {"kind": "layer_norm", "bias": False},
-    "attention": {"pre": True, "mid": {"kind": "affine", "groups": "heads", "bias": False}, "out": "dyt"},
+    "attention": {
+        "pre": True,
+        "q": True,
+        "k": {"kind": "layer_norm", "bias": True},
+        "v": "none",
+        "mid": {"kind": "affine", "groups": "heads", "bias": False},
+        "out": "dyt",
+    },
     "cross_attention": ["pre", "out"],
     "feed_forward": {"pre": "layer_norm", "out": True, "post": "none"},
     "final": "layer_norm",
     "head": "rms_norm",
+    "qkv_width": "hidden",
     "residual": {
         "kind": "constant",
         "skip_scale": {"kind": "power", "of": "sublayers", "exponent": 0.25},
@@ -49,12 +57,15 @@ EVERYTHING = {
     },
     "pre_scale": {"kind": "power", "of": "layer", "exponent": -0.5},
     "dropout": "after_out",
+    "drop_path": {"kind": "linear", "first": 0.1, "last": 0.5},
+    "stream": {"kind": "dual", "scale": 0.5},
+    "wiring": {"kind": "parallel", "shared_norm": False},
     "init": ["zero_out_norm", "scaled_output"],
     "layers": [
         {"first": 1, "norm": "dyt"},
         {"last": 1, "attention": ["pre"], "residual": {"kind": "vector", "start": "cait"}},
         {"index": [1, -1], "pre_scale": 0.5},
-        {"index": 2, "dropout": "before_out"},
+        {"index": 2, "dropout": "before_out", "qkv_width": "head", "drop_path": 0},
         {"range": [0, 2], "feed_forward": {"out": {"kind": "dyt", "alpha_init": 1}}},
         {"first_fraction": 0.5, "cross_attention": []},
         {"last_fraction": 1, "residual": {"kind": "scalar", "share": "layer", "side": "skip", "start": 1}},
@@ -68,12 +79,14 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "final": (NORMS, lambda choice: {"final": choice}),
     "head": (NORMS, lambda choice: {"head": choice}),
     "attention.mid": (NORMS, lambda choice: {"attention": {"mid": choice}}),
+    "attention.q": (NORMS, lambda choice: {"attention": {"q": choice}}),
     "cross_attention.pre": (NORMS, lambda choice: {"cross_attention": {"pre": choice}}),
     "feed_forward.out": (NORMS, lambda choice: {"feed_forward": {"out": choice}}),
     "residual": (RESIDUALS, lambda choice: {"residual": choice}),
     "residual.skip_scale": (DEPTH_RULES, lambda choice: {"residual": {"kind": "constant", "skip_scale": choice}}),
     "residual.start": (DEPTH_RULES, lambda choice: {"residual": {"kind": "vector", "start": choice}}),
     "pre_scale": (DEPTH_RULES, lambda choice: {"preset": "pre_ln", "pre_scale": choice}),
+    "drop_path": (DEPTH_RULES, lambda choice: {"drop_path": choice}),
     "init[0]": (INITS, lambda choice: {"preset": "sandwich_ln", "init": [choice]}),
     "stream": (STREAMS, lambda choice: {"stream": choice}),
     "wiring": (WIRINGS, lambda choice: {"wiring": choice}),
@@ -81,7 +94,7 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "layers[0].residual": (RESIDUALS, lambda choice: {"layers": [{"first": 1, "residual": choice}]}),
 }
 # the options that a kind cannot be without
-NEEDED = {"power": {"of": "layer", "exponent": 1.0}}
+NEEDED = {"power": {"of": "layer", "exponent": 1.0}, "linear": {"last": 0.5}}
 
 
 def config(add_norm=None, **kwargs):
@@ -122,9 +135,8 @@ def test_preset_round_trips(preset):
 
 def test_a_spec_that_uses_everything_round_trips():
     assert {next(iter(override)) for override in EVERYTHING["layers"]} == set(SELECTORS)
-    assert set(EVERYTHING) | {"stream", "wiring", "format_version"} == {
-        f.name for f in dataclasses.fields(AddNormSpec)
-    }
+    assert set(EVERYTHING) | {"format_version"} == {f.name for f in dataclasses.fields(AddNormSpec)}
+    assert set(EVERYTHING["attention"]) | {"post"} == set(SLOTS)
     spec = parse(EVERYTHING)
     assert parse(through_json(spec)) == spec
     assert through_json(parse(through_json(spec))) == through_json(spec)
@@ -203,9 +215,11 @@ def test_name_dict_and_spec_are_the_same(preset):
 def test_nothing_is_stock_bert():
     assert parse(None) == parse("post_ln") == parse({}) == AddNormBertConfig().add_norm
     spec = parse(None)
-    assert spec.norm == Choice("layer_norm", {**spec.norm.options, "eps": None})
+    assert spec.norm == Choice("layer_norm", {**spec.norm.options, "eps": None, "bias": None})
     assert spec.attention == spec.feed_forward == {"post": True}
     assert (spec.embed, spec.final, spec.head, spec.init, spec.layers) == ("auto", False, "stock", [], [])
+    assert (spec.stream, spec.wiring, spec.residual) == (Choice("single"), Choice("sequential"), Choice("add"))
+    assert (spec.qkv_width, spec.drop_path) == ("head", 0.0)
 
 
 def test_public_presets_are_the_table():
@@ -340,12 +354,15 @@ def test_every_axis_of_a_layer_can_be_overridden(axis):
         "attention": ["pre"],
         "cross_attention": ["pre"],
         "feed_forward": ["pre"],
+        "qkv_width": "hidden",
         "residual": "vector",
         "pre_scale": 0.5,
         "dropout": "after_out",
+        "drop_path": {"kind": "linear", "last": 0.5},
     }[axis]
     # sandwich: every slot that the axes above need is filled
     spec = parse({"preset": "sandwich_ln", "layers": [{"index": 1, axis: value}]})
+    assert parse(through_json(spec)) == spec
     stock, changed = spec.layer(0, 4), spec.layer(1, 4)
     assert stock == parse("sandwich_ln").layer(0, 4)
     differing = {f.name for f in dataclasses.fields(LayerSpec) if getattr(stock, f.name) != getattr(changed, f.name)}
@@ -364,6 +381,20 @@ def test_overrides_reach_the_model():
     residuals = [type(layer.connections.feed_forward.residual_norm).__name__ for layer in layers]
     assert residuals == ["ScalarResidual", "Add", "Add", "Add"]
     assert type(layers[3].connections.attention.pre_norm).__name__ == "DynamicTanh"
+
+
+def test_overrides_of_the_new_axes_reach_the_model():
+    slots = ["q", "k", "v", "post"]
+    spec = {
+        "attention": slots,
+        "drop_path": {"kind": "linear", "last": 0.6},
+        "layers": [{"last": 1, "qkv_width": "hidden"}, {"index": [1, 2], "drop_path": 0.5}],
+    }
+    blocks = [layer.connections.attention for layer in AddNormBertModel(config(spec)).encoder.layer]
+    for slot in ("q", "k", "v"):
+        # two heads of 4
+        assert [len(getattr(block, f"{slot}_norm").weight) for block in blocks] == [4, 4, 4, 8]
+    assert [block.drop_path for block in blocks] == pytest.approx([0.0, 0.5, 0.5, 0.6])
 
 
 @pytest.mark.parametrize(
@@ -533,7 +564,7 @@ def test_a_near_miss_of_the_key_is_refused_everywhere(key, tmp_path):
     ("stored", "words"),
     [
         ("pre_lm", ["add_norm.preset", "'pre_lm'", "pre_ln"]),
-        ({"preset": "hyper_connections"}, ["add_norm.preset", "'hyper_connections'", *PRESETS]),
+        ({"preset": "denseformer"}, ["add_norm.preset", "'denseformer'", *PRESETS]),
         ({"preset": "pre_ln", "sparsity": 1}, ["add_norm", "'sparsity'", "residual"]),
         ({"format_version": FORMAT_VERSION + 1}, ["format_version", str(FORMAT_VERSION + 1), "newer hf_addnorm"]),
     ],
@@ -592,8 +623,12 @@ _ALLOWED = "allowed is"
         ({"init": "depnorm"}, ["add_norm.init[0]", "'depnorm'", "Did you mean deepnorm"]),
         ({"init": ["scaled_output", "t_fixup"]}, ["add_norm.init[1]", "'t_fixup'", *INITS]),
         ({"init": {"base": "stock"}}, ["add_norm.init[0]", "'kind'", *INITS]),
-        ({"stream": "dual"}, ["add_norm.stream", "'dual'", *STREAMS]),
-        ({"wiring": "parallel"}, ["add_norm.wiring", "'parallel'", *WIRINGS]),
+        ({"stream": "duel"}, ["add_norm.stream", "unknown stream 'duel'", "Did you mean dual", *STREAMS]),
+        ({"stream": {"kind": "hyper_connection"}}, ["add_norm.stream", "Did you mean hyper_connections", *STREAMS]),
+        ({"stream": None}, ["add_norm.stream is None", _ALLOWED, *STREAMS]),
+        ({"stream": {"streams": 2}}, ["add_norm.stream", "'kind'", *STREAMS]),
+        ({"wiring": "paralel"}, ["add_norm.wiring", "unknown wiring 'paralel'", "Did you mean parallel", *WIRINGS]),
+        ({"wiring": ["b2t"]}, ["add_norm.wiring is ['b2t']", _ALLOWED, *WIRINGS]),
         ({"embed": "none_"}, ["add_norm.embed", "'none_'", "auto", *NORMS]),
         ({"head": "auto"}, ["add_norm.head", "'auto'", "stock", *NORMS]),
         ({"final": "auto"}, ["add_norm.final", "'auto'", *NORMS]),
@@ -622,12 +657,38 @@ _ALLOWED = "allowed is"
         ({"pre_scale": "half"}, ["add_norm.pre_scale", "'half'", *DEPTH_RULES]),
         ({"dropout": "after"}, ["add_norm.dropout is 'after'", "'before_out' or 'after_out'"]),
         ({"dropout": 0.1}, ["add_norm.dropout is 0.1", "'before_out'"]),
+        ({"drop_path": {"kind": "linear"}}, ["add_norm.drop_path (linear)", "'last'", "must be given"]),
+        ({"drop_path": {"kind": "linear", "last": 0.1, "of": 1}}, ["add_norm.drop_path (linear)", "'of'", "first"]),
+        ({"drop_path": "half"}, ["add_norm.drop_path", "'half'", *DEPTH_RULES]),
+        ({"drop_path": True}, ["add_norm.drop_path is True", "a number"]),
+        ({"drop_path": None}, ["add_norm.drop_path is None", "a number"]),
+        ({"qkv_width": "heads"}, ["add_norm.qkv_width is 'heads'", "'head' or 'hidden'"]),
+        ({"qkv_width": 4}, ["add_norm.qkv_width is 4", "'head' or 'hidden'"]),
+        ({"stream": {"kind": "hyper_connections", "streams": 0}}, ["add_norm.stream.streams is 0", "at least 1"]),
+        ({"stream": {"kind": "hyper_connections", "streams": 2.0}}, ["stream.streams is 2.0", "a whole number"]),
+        ({"stream": {"kind": "hyper_connections", "reduce": "max"}}, ["stream.reduce is 'max'", "'mean' or 'sum'"]),
+        ({"stream": {"kind": "dual", "scale": math.inf}}, ["add_norm.stream.scale is inf", "finite"]),
+        ({"stream": {"kind": "single", "scale": 1}}, ["add_norm.stream (single)", "'scale'", "takes none"]),
+        ({"wiring": {"kind": "parallel", "shared_norm": 1}}, ["wiring.shared_norm is 1", "true or false"]),
+        ({"wiring": {"kind": "b2t", "shared_norm": True}}, ["add_norm.wiring (b2t)", "'shared_norm'", "takes none"]),
+        # probabilities, at every depth
+        ({"drop_path": 1}, ["add_norm.drop_path is 1", "at least 0", "below 1"]),
+        ({"drop_path": -0.1}, ["add_norm.drop_path is -0.1", "at least 0"]),
+        ({"drop_path": {"kind": "linear", "last": 1.5}}, ["add_norm.drop_path is 1 in layer 3", "below 1"]),
+        ({"drop_path": {"kind": "linear", "first": -0.3, "last": 0.3}}, ["drop_path is -0.3 in layer 1"]),
+        ({"drop_path": 0.2, "layers": [{"index": 2, "drop_path": 1.0}]}, ["drop_path is 1 in layer 3", "below 1"]),
         # slots
         ({"attention": "pre"}, ["add_norm.attention is 'pre'", _ALLOWED, *SLOTS]),
         ({"attention": None}, ["add_norm.attention is None", _ALLOWED, *SLOTS]),
         ({"attention": ["prae"]}, ["add_norm.attention", "unknown slot 'prae'", "Did you mean pre", *SLOTS]),
         ({"attention": ["pre", 1]}, ["add_norm.attention", "['pre', 1]", *SLOTS]),
-        ({"feed_forward": {"q": True}}, ["add_norm.feed_forward", "unknown slot 'q'", *SLOTS]),
+        ({"feed_forward": {"q": True}}, ["add_norm.feed_forward", "unknown slot 'q'", "pre, mid, out, post"]),
+        ({"feed_forward": ["post", "k"]}, ["add_norm.feed_forward", "unknown slot 'k'", "pre, mid, out, post"]),
+        (
+            {"layers": [{"first": 1, "feed_forward": {"v": "dyt"}}]},
+            ["add_norm.layers[0].feed_forward", "unknown slot 'v'", "pre, mid, out, post"],
+        ),
+        ({"cross_attention": ["Q"]}, ["add_norm.cross_attention", "unknown slot 'Q'", *SLOTS]),
         ({"cross_attention": 1}, ["add_norm.cross_attention is 1", _ALLOWED, *SLOTS]),
         ({"attention": {"pre": "dty"}}, ["add_norm.attention.pre", "'dty'", "Did you mean dyt"]),
         ({"attention": {"pre": 1}}, ["add_norm.attention.pre is 1", _ALLOWED, *NORMS]),
@@ -644,6 +705,9 @@ _ALLOWED = "allowed is"
             ["add_norm.layers[1]", "'lst'", "last"],
         ),
         ({"layers": [{"first": 1, "final": True}]}, ["add_norm.layers[0]", "unknown key 'final'", "pre_scale"]),
+        ({"layers": [{"first": 1, "stream": "dual"}]}, ["add_norm.layers[0]", "unknown key 'stream'", "drop_path"]),
+        ({"layers": [{"first": 1, "wiring": "b2t"}]}, ["add_norm.layers[0]", "unknown key 'wiring'", "drop_path"]),
+        ({"layers": [{"first": 1, "qkv_width": "all"}]}, ["layers[0].qkv_width is 'all'", "'head' or 'hidden'"]),
         ({"layers": [{"first": 0, "norm": "dyt"}]}, ["add_norm.layers[0].first is 0", "at least 1"]),
         ({"layers": [{"first": True, "norm": "dyt"}]}, ["add_norm.layers[0].first is True", "whole number"]),
         ({"layers": [{"last": 1.0, "norm": "dyt"}]}, ["add_norm.layers[0].last is 1.0", "whole number"]),
@@ -673,6 +737,17 @@ _ALLOWED = "allowed is"
         ({"init": ["sub_ln", {"kind": "deepnorm", "base": "stock"}]}, ["add_norm.init", "'sub_ln'", "'deepnorm'"]),
         ({"init": ["scaled_output", "scaled_output"]}, ["add_norm.init", "'scaled_output'", "keep one"]),
         ({"preset": "deepnorm", "init": ["deepnorm", "sub_ln"]}, ["add_norm.init", "'deepnorm'", "'sub_ln'"]),
+        ({"init": ["scaled_output", "b2t"]}, ["add_norm.init", "'scaled_output'", "'b2t'", "keep one"]),
+        *(
+            ({"stream": "hyper_connections", **residual}, ["add_norm.residual", "hyper_connections", "'add'"])
+            for residual in (
+                {"residual": "vector"},
+                {"residual": {"kind": "constant", "skip_scale": 2}},
+                {"layers": [{"last": 1, "residual": "scalar"}]},
+            )
+        ),
+        ({"preset": "b2t", "stream": "dual"}, ["add_norm.wiring", "b2t", "several streams", "dual"]),
+        ({"wiring": "b2t", "stream": "hyper_connections"}, ["add_norm.wiring", "b2t", "several streams", "hyper"]),
     ],
     ids=str,
 )
@@ -775,6 +850,49 @@ def test_groups_that_do_not_fit_are_refused_with_the_config(value):
     value = {key: item for key, item in value.items() if key != "hidden"}
     with pytest.raises(ValueError, match="groups"):
         config(value, intermediate_size=13)
+
+
+def test_what_the_new_axes_allow_is_not_refused():
+    for value in (
+        {"drop_path": 0, "layers": [{"index": 2, "drop_path": 0.99}]},
+        {"stream": {"kind": "hyper_connections", "streams": 1}, "residual": "add"},
+        {"preset": "rezero", "stream": "dual"},
+        {"preset": "deepnorm", "wiring": "parallel"},
+        {"preset": "b2t", "residual": "vector", "drop_path": {"kind": "linear", "last": 0.5}},
+        {"attention": ["q", "post"], "qkv_width": "hidden"},
+    ):
+        assert config(value).add_norm == parse(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"qkv_width": "hidden"},
+        {"layers": [{"first": 1, "qkv_width": "hidden"}]},
+        # a layer writes once: these norms are never run
+        {"wiring": "parallel", "attention": {"post": "rms_norm"}},
+        {"preset": "parallel", "feed_forward": {"pre": "rms_norm"}},
+        {"wiring": "parallel", "attention": ["mid"], "feed_forward": ["pre"], "pre_scale": 0.5},
+    ],
+    ids=str,
+)
+def test_a_new_axis_that_does_nothing_is_refused(value):
+    with pytest.raises(ValueError, match="add_norm"):
+        config(value)
+
+
+def test_the_streams_own_norm_is_judged_with_the_config():
+    refused(
+        {
+            "stream": "dual",
+            "norm": {"kind": "affine", "groups": 5},
+            "embed": False,
+            "attention": {"post": "layer_norm"},
+            "feed_forward": {"post": "layer_norm"},
+        },
+        "add_norm",
+        "groups",
+    )
 
 
 def test_a_spec_that_was_changed_by_hand_is_judged_too():

@@ -324,9 +324,9 @@ def test_shared_layers_have_statistics_for_every_depth():
 @pytest.mark.parametrize("add_norm", list(SPECS.values())[:2], ids=list(SPECS)[:2])
 def test_a_causal_model_refuses_them(add_norm):
     row = FAMILIES["gpt2"]
-    with pytest.raises(ValueError, match=r"add_norm\.norm: statistics over tokens"):
+    with pytest.raises(ValueError, match="its statistics over tokens"):
         row.config("AddNormGPT2Model", add_norm)
-    with pytest.raises(ValueError, match="let a token see the later ones"):
+    with pytest.raises(ValueError, match="a token see the later ones"):
         AddNormBertConfig(is_decoder=True, add_norm=add_norm)
 
 

@@ -42,7 +42,8 @@ class Anatomy:
         layers (`Callable`): from the config to the path of every layer, in the order in which they run; a path stands
             there several times where layers are shared.
         encoder (`str`): the module that runs the layers; empty where the base model does.
-        encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything.
+        encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything. One with
+            `holds_connections` has the blocks of all depths as `connections`, where layers may be shared.
         embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
         embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
         final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.

@@ -86,6 +86,7 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
 class AddNormAlbertTransformer(AddNormEncoder, AlbertTransformer):
     """ALBERT's encoder, which knows the depth that each of its shared layers is run at."""
 
+    holds_connections = True
     connections: Any
 
     def run_layers(

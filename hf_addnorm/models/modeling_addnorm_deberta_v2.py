@@ -40,8 +40,12 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
             return super().forward(hidden_states, residual_states, input_mask)
         alone: Any = Seen(self, {"LayerNorm": same})
         f = ConvLayer.forward(alone, hidden_states, torch.zeros_like(hidden_states), input_mask)
-        state = self.stream.write(self.stream.enter(residual_states), f, None, self.LayerNorm)
-        return self.stream.leave(state)
+
+        def post(y: torch.Tensor) -> torch.Tensor:
+            # as the stock convolution does, padding is left at 0
+            return self.LayerNorm(y) * input_mask.view(*input_mask.shape, *[1] * (y.dim() - 2)).to(y.dtype)
+
+        return self.stream.leave(self.stream.write(self.stream.enter(residual_states), f, None, post))
 
 
 class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):

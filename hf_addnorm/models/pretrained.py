@@ -157,7 +157,7 @@ class AddNormLayer(nn.Module):
                 at_depth(layer_spec.drop_path, position),
                 config.add_norm_head_size() if layer_spec.qkv_width == "head" else None,
             )
-        if spec.mixes_tokens(layers) and not self.mixes_tokens:
+        if spec.token_norms(layers) and not self.mixes_tokens:
             self.mixes_tokens = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
@@ -358,11 +358,11 @@ class AddNormPreTrainedModel(PreTrainedModel):
         """Install the spec's blocks, then what `PreTrainedModel` does last."""
         if not hasattr(self.config, "add_norm"):
             raise ValueError(
-                f"{type(self).__name__} needs a config with add_norm, got a {type(self.config).__name__}: make it with "
-                "the family's AddNorm config."
+                f"{type(self).__name__} needs a config with add_norm, got a {type(self.config).__name__}: make it "
+                "with the family's AddNorm config."
             )
         spec = AddNormSpec.parse(self.config.add_norm)
-        self.mixes_tokens = spec.mixes_tokens(self.config.add_norm_depth())
+        self.mixes_tokens = bool(spec.token_norms(self.config.add_norm_depth()))
         base_class = self.add_norm_base()
         if isinstance(self, base_class):
             self._install_in_base(spec)
@@ -427,7 +427,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
         blocks = [
             layers[path].install_add_norm(spec, self.config, depth, len(paths)) for depth, path in enumerate(paths)
         ]
-        if len(layers) == len(paths):
+        if not getattr(encoder, "holds_connections", False):
             for path, connections in zip(paths, blocks, strict=True):
                 layers[path].connections = connections
         else:

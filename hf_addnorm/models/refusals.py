@@ -8,16 +8,17 @@ import torch
 
 from .depth import Position, at_depth, positions
 from .norms import has_gain
-from .registry import Choice
+from .registry import Choice, one_of
 from .spec import AddNormSpec, LayerSpec
 from .streams import STREAMS
 from .wirings import WIRINGS
 
 
-# Axes that act through one slot: (axis, the value that does nothing, the slot, what the axis does).
-_THROUGH_A_SLOT = (
-    ("dropout", "before_out", "out", "names the side of the norm in the slot out"),
-    ("pre_scale", 1.0, "pre", "scales the norm in the slot pre"),
+# Axes that act through slots: (axis, the value that does nothing, the slots, what the axis does).
+_THROUGH_SLOTS = (
+    ("dropout", "before_out", ("out",), "names the side of the norm in the slot out"),
+    ("pre_scale", 1.0, ("pre",), "scales the norm in the slot pre"),
+    ("qkv_width", "head", ("q", "k", "v"), "says what the norms in the slots q, k, v take"),
 )
 
 
@@ -26,28 +27,31 @@ class Refusal:
     """A scheme that has no meaning in some models.
 
     Args:
-        where (`str`): the axis that the sentence names.
-        applies (`Callable`): from spec and config to whether it is refused.
+        find (`Callable`): from spec and config to the refused values, each with the field that it stands in.
         reason (`str`): the mathematical reason.
+        allowed (`str`): what is allowed instead.
     """
 
-    where: str
-    applies: Callable[[AddNormSpec, Any], bool]
+    find: Callable[[AddNormSpec, Any], list[tuple[str, Choice]]]
     reason: str
+    allowed: str
 
 
 REFUSALS: dict[str, Refusal] = {
     "token_norm_in_a_causal_model": Refusal(
-        "norm",
-        lambda spec, config: config.add_norm_is_causal() and spec.mixes_tokens(config.add_norm_depth()),
-        "statistics over tokens (batch_norm, instance_norm) would let a token see the later ones, and a causal model "
-        "predicts those from it",
+        lambda spec, config: spec.token_norms(config.add_norm_depth()) if config.add_norm_is_causal() else [],
+        "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
+        "a norm of each token by itself",
     ),
     "b2t_over_several_streams": Refusal(
-        "wiring",
-        lambda spec, config: spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple,
-        "b2t adds the layer's input to its output once more; with several streams (dual, hyper_connections) the input "
-        "is not one tensor, and each of them carries it already",
+        lambda spec, config: (
+            [("add_norm.wiring", spec.wiring)]
+            if spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple
+            else []
+        ),
+        "it adds the layer's input to its output once more, and with several streams (dual, hyper_connections) that "
+        "input is not one tensor, and each of them carries it already",
+        "the stream 'single', or another wiring",
     ),
 }
 
@@ -67,10 +71,11 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     names = config.add_norm_sublayers()
     wiring = WIRINGS.build(spec.wiring)
     for refusal in REFUSALS.values():
-        if refusal.applies(spec, config):
-            raise ValueError(f"add_norm.{refusal.where}: {refusal.reason}.")
+        for where, value in refusal.find(spec, config):
+            raise ValueError(f"{where} is {value.kind!r}: {refusal.reason}; allowed is {refusal.allowed}.")
     _refuse_combinations(spec)
-    _refuse_idle_axes(spec, layers, names)
+    _refuse_idle_axes(spec, layers, names, wiring)
+    _refuse_unused_slots(layers, names, wiring)
     _refuse_starts(spec, layers, names, config)
     for position, name in positions(len(layers), names, wiring):
         layer = layers[position.layer]
@@ -81,6 +86,8 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
+    if STREAMS.build(spec.stream).has_norm:
+        _build(spec.norm, config, "add_norm.norm", config.hidden_size)
 
 
 def _refuse_combinations(spec: AddNormSpec) -> None:
@@ -102,17 +109,42 @@ def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
             raise ValueError(f"{where}: {error}") from None
 
 
-def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str]) -> None:
+def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+    """Refuse norms that a wiring passes by, unless the same norm stands where it goes."""
+    for layer in layers:
+        for order, name in enumerate(names):
+            for slot, norm in layer.slot_norms(name).items():
+                if wiring.uses(slot, order, len(names)):
+                    continue
+                used = [
+                    layer.slot_norms(other).get(slot)
+                    for place, other in enumerate(names)
+                    if wiring.uses(slot, place, len(names))
+                ]
+                if norm not in used:
+                    raise ValueError(
+                        f"add_norm.{name}.{slot} is {norm.kind!r}, and the wiring does not run it: the slot {slot} of "
+                        f"a layer is that of {names[0] if slot == 'pre' else names[-1]}."
+                    )
+
+
+def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
     origins: list[tuple[str, dict[str, Any], list[int]]] = [("add_norm", vars(spec), list(range(len(layers))))]
     for number, override in enumerate(spec.layers):
         origins.append((f"add_norm.layers[{number}]", override.axes, override.layers(len(layers))))
-    for axis, idle, slot, does in _THROUGH_A_SLOT:
+    for axis, idle, slots, does in _THROUGH_SLOTS:
         for where, axes, selected in origins:
             value = axes.get(axis, idle)
-            acts = any(slot in layers[index].slot_norms(name) for index in selected for name in names)
+            acts = any(
+                slot in layers[index].slot_norms(name) and wiring.uses(slot, order, len(names))
+                for index in selected
+                for order, name in enumerate(names)
+                for slot in slots
+            )
             if value != idle and not acts:
                 raise ValueError(
-                    f"{where}.{axis} is {value!r}: it {does}, and no slot {slot} is filled; allowed is {idle!r}."
+                    f"{where}.{axis} is {value!r}: it {does}, and no slot {one_of(slots)} is filled; allowed is "
+                    f"{idle!r}."
                 )
 
 

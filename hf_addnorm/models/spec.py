@@ -1,6 +1,6 @@
 """The spec of an add & norm scheme: `config.add_norm`, resolved over every axis."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -316,13 +316,23 @@ class AddNormSpec:
             axes["cross_attention"] = axes["attention"]
         return LayerSpec(**axes)
 
-    def mixes_tokens(self, layers: int) -> bool:
-        """Whether any norm of a model with so many layers takes statistics over tokens."""
-        choices = [self.place_norm(place) for place in (self.embed, self.final, self.head)]
+    def norms(self, layers: int) -> Iterator[tuple[str, Choice]]:
+        """Every norm of a model with so many layers, and where it stands."""
+        for place in ("embed", "final", "head"):
+            norm = self.place_norm(getattr(self, place))
+            if norm is not None:
+                yield f"add_norm.{place}", norm
         for index in range(layers):
             layer = self.layer(index, layers)
-            choices += [norm for name in SUBLAYERS for norm in layer.slot_norms(name).values()]
-        return any(getattr(NORMS[choice.kind], "mixes_tokens", False) for choice in choices if choice is not None)
+            for name in SUBLAYERS:
+                for slot, norm in layer.slot_norms(name).items():
+                    yield f"add_norm.{name}.{slot}", norm
+
+    def token_norms(self, layers: int) -> list[tuple[str, Choice]]:
+        """Those of them that take statistics over tokens."""
+        return [
+            (where, norm) for where, norm in self.norms(layers) if getattr(NORMS[norm.kind], "mixes_tokens", False)
+        ]
 
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
         """The norm of a place outside the layers (embed, final, head), or None."""

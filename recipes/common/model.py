@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
+from hf_addnorm.models.norms import Norm
 
 from .config import RunConfig
 from .errors import UserError, one_line
@@ -110,7 +111,7 @@ def _in_own_memory(model: PreTrainedModel) -> PreTrainedModel:
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: weight matrices, and the biases, norms and residual scales, which are not decayed."""
-    decayed = set(get_parameter_names(model, [nn.LayerNorm], SPARED))
+    decayed = set(get_parameter_names(model, [nn.LayerNorm, Norm], SPARED))
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": weight_decay},

@@ -70,6 +70,18 @@ def test_outputs_and_gradients_are_equal(family, model, training, chunk, attenti
 
 
 @pytest.mark.parametrize(("family", "model"), MODELS)
+def test_outputs_as_a_tuple_are_the_stock_ones(family, model):
+    stock, ours = (net.eval() for net in _pair(family, model))
+    inputs = FAMILIES[family].inputs(model)
+    tuples = [net(**inputs, return_dict=False, output_hidden_states=True) for net in (stock, ours)]
+    assert len(tuples[0]) == len(tuples[1])
+    for one, two in zip(*tuples, strict=True):
+        assert type(one) is type(two)
+        assert not isinstance(one, torch.Tensor) or torch.equal(one, two)
+        assert not isinstance(one, tuple) or len(one) == len(two)
+
+
+@pytest.mark.parametrize(("family", "model"), MODELS)
 def test_checkpoints_load_both_ways(family, model, tmp_path):
     row = FAMILIES[family]
     stock, ours = _pair(family, model)

@@ -256,6 +256,8 @@ class AddNormEncoder(nn.Module):
         return self.stock_forward(Seen(self, {"config": config}), *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        as_tuple = kwargs.get("return_dict") is False
+        kwargs |= {"return_dict": True} if as_tuple else {}
         if self.reads_tokens:
             tokens = TokenMask.of(kwargs.get("attention_mask"))
             outputs = running_with(tokens, self.run_layers, *args, **kwargs)
@@ -266,7 +268,7 @@ class AddNormEncoder(nn.Module):
             # a loop that collects them itself: the readable part of each, and the last one normed
             states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]
             outputs.hidden_states = (*states, outputs.last_hidden_state)
-        return outputs
+        return outputs.to_tuple() if as_tuple else outputs
 
 
 def draw_skipped(rate: float, layers: int, device: torch.device) -> set[int]:

@@ -24,6 +24,7 @@ class Add(nn.Module):
         f --------^
 
     Source: He et al., 2015, arXiv 1512.03385; Vaswani et al., 2017, arXiv 1706.03762.
+    Dtype: that of the inputs. No parameters.
     """
 
     def __init__(self, hidden_size: int, position: Position):

@@ -1,7 +1,7 @@
-"""Transformers' own test mixins on BERT, stock or with one of our presets. Run by `test_conformance.py`, as a script.
+"""Transformers' own test mixins on a family's models, stock or ours. Run by `test_conformance.py`, as a script.
 
-The source distribution holds the mixins, but not the tests of single models: what those add is the model tester
-below, whose tiny sizes are the usual ones of Transformers' tests.
+The source distribution holds the mixins, but not the tests of single models: what those add is in `ROWS` below. The
+configs are those of our own tests, with two layers, as in Transformers' tests.
 """
 
 import argparse
@@ -11,18 +11,16 @@ import os
 import sys
 import types
 import unittest
+import unittest.mock
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
-import transformers
+from families import FAMILIES
 from transformers import set_seed
 
-import hf_addnorm
-from hf_addnorm import AddNormBertConfig
-
-
-# None: stock BERT
-SCHEME = json.loads(os.environ.get("CONFORMANCE_SCHEME", "null"))
 
 # What the source distribution imports but does not contain. A later one that does is used as it is.
 STUBS = {
@@ -58,155 +56,302 @@ configuration_common = importlib.import_module("stock_tests.test_configuration_c
 generation = importlib.import_module("stock_tests.generation.test_utils")
 training = importlib.import_module("stock_tests.test_training_mixin")
 
-OUR_CLASSES = {name.removeprefix("AddNorm"): name for name in AddNormBertConfig.auto_classes.values()}
 
-if SCHEME is None:
-    CONFIG_CLASS, CONFIG_KWARGS = transformers.BertConfig, {}
-    MODELS = {name: getattr(transformers, name) for name in OUR_CLASSES}
-else:
-    CONFIG_CLASS, CONFIG_KWARGS = AddNormBertConfig, {"add_norm": SCHEME}
-    MODELS = {stock: getattr(hf_addnorm, ours) for stock, ours in OUR_CLASSES.items()}
+def text_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
+    shape = [tester.batch_size, tester.seq_length]
+    return {
+        "input_ids": common.ids_tensor(shape, tester.vocab_size),
+        "attention_mask": common.random_attention_mask(shape),
+    }
+
+
+def two_segment_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
+    shape = [tester.batch_size, tester.seq_length]
+    return text_inputs(tester) | {"token_type_ids": common.ids_tensor(shape, tester.type_vocab_size)}
+
+
+def image_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
+    return {"pixel_values": common.floats_tensor([tester.batch_size, 3, tester.image_size, tester.image_size])}
+
+
+def sound_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
+    """Every other sound is padded."""
+    mask = torch.ones(tester.batch_size, 800, dtype=torch.long)
+    mask[1::2, 600:] = 0
+    return {"input_values": common.floats_tensor(list(mask.shape)) * mask, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tests of one family add to the mixins.
+
+    Args:
+        inputs: the inputs of every model of the family.
+        tiny: config entries over those of `tests/families.py`.
+        tester: attributes of the model tester, such as the length of the hidden states.
+        test: attributes of the test classes, such as what a model does not have.
+        unused_in_loss: models with weights that no loss reaches.
+        lm: the head that learns a sequence by heart, where there is one.
+        decoder: what the config of that head needs to be a causal decoder; None if it cannot be one.
+        not_applicable: tests of the mixins that Transformers skips or replaces for the stock model, and why.
+    """
+
+    inputs: Callable[["ModelTester"], dict[str, torch.Tensor]]
+    tiny: dict[str, Any] = field(default_factory=dict)
+    tester: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+    unused_in_loss: tuple[str, ...] = ()
+    lm: str | None = None
+    decoder: dict[str, Any] | None = None
+    not_applicable: dict[str, str] = field(default_factory=dict)
+
+
+# for what the usual rate leaves half-learned
+FASTER = {"training_overfit_learning_rate": 5e-3}
+# tests of Transformers that hold for none of its models of a kind
+INPUT_EMBEDDINGS = {"test_model_get_set_embeddings": "the input embeddings are no torch.nn.Embedding"}
+RESIZED_HEAD = "the newer head cannot be resized"
+
+BASE = Row(two_segment_inputs, tiny={"type_vocab_size": 16})
+BERT = replace(BASE, lm="BertLMHeadModel", decoder={"is_decoder": True})
+ALBERT = replace(BASE, lm="AlbertForMaskedLM", test=FASTER)
+DEBERTA = replace(BASE, lm="DebertaV2ForMaskedLM")
+WAV2VEC2 = Row(
+    sound_inputs,
+    tiny={"layerdrop": 0.0},
+    tester={"seq_length": 11},
+    test={"test_resize_embeddings": False},
+    not_applicable={
+        **INPUT_EMBEDDINGS,
+        "test_keep_in_fp32_modules": "the stock model's codevectors are in float32 always",
+    },
+)
+ROWS = {
+    "bert": BERT,
+    "vit": Row(
+        image_inputs,
+        tester={"seq_length": 17, "mask_length": 16, "num_masks": 8},
+        test={"test_resize_embeddings": False},
+        not_applicable=INPUT_EMBEDDINGS,
+    ),
+    "albert": ALBERT,
+    "albert_groups": replace(
+        ALBERT,
+        tester={"num_hidden_layers": 4},
+        not_applicable={
+            "test_num_layers_is_small": "two groups of two layers are the smallest",
+            "test_can_capture_specific_layers_hidden_states": "negative indices leave out the groups' inner layers",
+        },
+    ),
+    "modernbert": Row(text_inputs, lm="ModernBertForMaskedLM"),
+    "deberta_v2": replace(
+        DEBERTA,
+        not_applicable={"test_resize_tokens_embeddings": RESIZED_HEAD, "test_resize_embeddings_untied": RESIZED_HEAD},
+    ),
+    "deberta_v2_conv": replace(
+        DEBERTA,
+        test=FASTER,
+        not_applicable={
+            "test_training_gradient_checkpointing_use_reentrant_true": "the layers share the norm of the positions"
+        },
+    ),
+    "wav2vec2": WAV2VEC2,
+    "wav2vec2_stable": WAV2VEC2,
+    "gpt2": Row(text_inputs, test=FASTER, unused_in_loss=("GPT2DoubleHeadsModel",), lm="GPT2LMHeadModel", decoder={}),
+}
+
+# the family and its scheme; without one it is the stock family
+RUN = json.loads(os.environ["CONFORMANCE_RUN"])
+FAMILY, ROW, OURS = FAMILIES[RUN["family"]], ROWS[RUN["family"]], "add_norm" in RUN
+CONFIG_CLASS = FAMILY.config_class if OURS else FAMILY.stock_config_class
+# the stock model's name for a config entry
+NAMES = CONFIG_CLASS.attribute_map
+# by the name of the stock class, the base model first
+BASE_MODEL = FAMILY.config_class.auto_classes["AutoModel"]
+OUR_NAMES = sorted(FAMILY.models, key=lambda name: name != BASE_MODEL)
+OUR_CLASSES = {name.removeprefix("AddNorm"): name for name in OUR_NAMES}
+MODELS = {stock: FAMILY.model_class(ours) if OURS else FAMILY.stock_class(ours) for stock, ours in OUR_CLASSES.items()}
+
+if OURS:
     # The mixins look up by class name which inputs and labels a head takes: ours take those of the stock head.
     for name, mapping in list(vars(common).items()):
-        if name.endswith("_MAPPING_NAMES") and mapping.get("bert") in OUR_CLASSES:
-            setattr(common, name, {**mapping, CONFIG_CLASS.model_type: OUR_CLASSES[mapping["bert"]]})
+        stock = mapping.get(FAMILY.config_class.stock_model_type) if name.endswith("_MAPPING_NAMES") else None
+        if isinstance(stock, str) and stock in OUR_CLASSES:
+            setattr(common, name, {**mapping, CONFIG_CLASS.model_type: OUR_CLASSES[stock]})
 
 
-class BertModelTester:
+class ModelTester:
     """Tiny config and random inputs."""
 
-    def __init__(self):
-        self.batch_size, self.seq_length, self.is_training, self.num_choices = 13, 7, True, 4
-        self.vocab_size, self.hidden_size, self.num_hidden_layers, self.num_attention_heads = 99, 32, 2, 4
+    batch_size, seq_length, is_training, num_choices = 13, 7, True, 4
 
-    def get_config(self, **kwargs):
-        return CONFIG_CLASS(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=37,
-            type_vocab_size=16,
-            **CONFIG_KWARGS,
-            **kwargs,
-        )
+    def __init__(self, **extra):
+        self.extra = extra
+        config = self.get_config()
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "type_vocab_size")
+        for key in (*sizes, "image_size", "patch_size"):
+            setattr(self, key, getattr(config, key, None))
+        vars(self).update(ROW.tester)
+
+    def get_config(self, stock=not OURS, **kwargs):
+        kwargs = {NAMES.get("num_hidden_layers", "num_hidden_layers"): 2, **ROW.tiny, **self.extra, **kwargs}
+        if stock:
+            return FAMILY.stock_config("", **kwargs)
+        return FAMILY.config("", RUN["add_norm"], **kwargs)
 
     def prepare_config_and_inputs_for_common(self):
-        shape = [self.batch_size, self.seq_length]
-        return self.get_config(), {
-            "input_ids": common.ids_tensor(shape, self.vocab_size),
-            "token_type_ids": common.ids_tensor(shape, 16),
-            "attention_mask": common.random_attention_mask(shape),
-        }
+        return self.get_config(), ROW.inputs(self)
+
+    def more_inputs(self, name: str) -> dict[str, torch.Tensor]:
+        """What the head needs for a loss and the mixins do not know of."""
+
+        def zeros(*shape):
+            return torch.zeros(self.batch_size, *shape, dtype=torch.long)
+
+        tokens, choices = zeros(self.seq_length), zeros(self.num_choices, self.seq_length)
+        return {
+            "BertForPreTraining": {"labels": tokens, "next_sentence_label": zeros()},
+            "AlbertForPreTraining": {"labels": tokens, "sentence_order_label": zeros()},
+            "GPT2DoubleHeadsModel": {
+                **dict.fromkeys(("input_ids", "token_type_ids", "labels"), choices),
+                "attention_mask": choices + 1,
+                "mc_token_ids": zeros(self.num_choices),
+                "mc_labels": zeros(),
+            },
+            "Wav2Vec2ForCTC": {"labels": zeros(3) + 1},
+            "Wav2Vec2ForXVector": {"labels": zeros()},
+            "Wav2Vec2ForAudioFrameClassification": {"labels": torch.nn.functional.one_hot(tokens, 2)},
+            "Wav2Vec2ForPreTraining": {
+                "mask_time_indices": tokens + torch.arange(self.seq_length) % 3 == 1,
+                "sampled_negative_indices": zeros(self.seq_length, 5) + torch.arange(5),
+            },
+        }.get(name, {})
 
 
-class BertModelTest(common.ModelTesterMixin, generation.GenerationTesterMixin, unittest.TestCase):
+class DecoderTests:
+    """A causal decoder: masks, cross attention, cache."""
+
+    def decoder(self, **kwargs):
+        return MODELS[ROW.lm](self.model_tester.get_config(**ROW.decoder, **kwargs)).eval()
+
+    def decoder_inputs(self, cross_attention):
+        tester = self.model_tester
+        inputs = ROW.inputs(tester) | {"attention_mask": torch.ones(tester.batch_size, tester.seq_length).long()}
+        if cross_attention:
+            inputs["encoder_hidden_states"] = common.floats_tensor([tester.batch_size, 5, tester.hidden_size])
+            inputs["encoder_attention_mask"] = common.random_attention_mask([tester.batch_size, 5])
+        return inputs
+
+    def test_decoder(self):
+        for cross_attention in (False, True):
+            with self.subTest(cross_attention=cross_attention):
+                inputs = self.decoder_inputs(cross_attention)
+                model = self.decoder(add_cross_attention=cross_attention)
+                whole = model(**inputs).logits
+                torch.testing.assert_close(model(**inputs | {"attention_mask": None}).logits, whole)
+                # no token sees the later ones
+                changed = inputs["input_ids"].clone()
+                changed[:, -1] = (changed[:, -1] + 1) % self.model_tester.vocab_size
+                logits = model(**inputs | {"input_ids": changed}).logits
+                torch.testing.assert_close(logits[:, :-1], whole[:, :-1])
+
+    def test_decoder_cache(self):
+        inputs, new = self.decoder_inputs(cross_attention=True), 3
+        tokens = {key: inputs.pop(key) for key in ("input_ids", "token_type_ids") if key in inputs}
+        mask = inputs.pop("attention_mask")
+        model = self.decoder(add_cross_attention=True)
+        first = {key: value[:, :-new] for key, value in tokens.items()}
+        last = {key: value[:, -new:] for key, value in tokens.items()}
+        past = model(**first, **inputs, attention_mask=mask[:, :-new], use_cache=True).past_key_values
+        cached = model(**last, **inputs, attention_mask=mask, past_key_values=past).logits
+        torch.testing.assert_close(cached, model(**tokens, **inputs, attention_mask=mask).logits[:, -new:])
+
+    def test_generate(self):
+        model = self.decoder()
+        prompt = common.ids_tensor([2, 4], self.model_tester.vocab_size)
+        for options in ({}, {"num_beams": 2}):
+            with self.subTest(**options):
+                options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, **options}
+                cached = model.generate(prompt, use_cache=True, **options)
+                self.assertEqual(cached.tolist(), model.generate(prompt, use_cache=False, **options).tolist())
+
+
+# Transformers' own generation tests are not in the source distribution
+GENERATION = () if ROW.decoder is None else (DecoderTests, generation.GenerationTesterMixin)
+
+
+class ModelTest(*GENERATION, common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = tuple(MODELS.values())
-    # skipped for models of BERT's age unless asked for: loading a partial checkpoint depends on it
+    # skipped for models from before 2023 unless asked for: loading a partial checkpoint depends on it
     test_can_init_all_missing_weights_before_2023 = True
 
     def setUp(self):
-        # the same weights and inputs in every run, and the same inputs for stock BERT as for ours
+        # the same weights and inputs in every run, and the same inputs for the stock model as for ours
         set_seed(0)
         common.global_rng.seed(0)
-        self.model_tester = BertModelTester()
-        # a value in the JSON form, which leaves defaults out
-        is_default = not CONFIG_KWARGS or CONFIG_CLASS(**CONFIG_KWARGS).add_norm == CONFIG_CLASS().add_norm
-        kwargs = {} if is_default else {"add_norm": CONFIG_CLASS(**CONFIG_KWARGS).add_norm.to_dict()}
+        self.model_tester = ModelTester()
+        # a width that every family's default number of heads divides
+        kwargs = {NAMES.get("hidden_size", "hidden_size"): 192}
+        if OURS:
+            add_norm = CONFIG_CLASS(add_norm=RUN["add_norm"]).add_norm
+            # a value in the JSON form, which leaves defaults out
+            kwargs |= {} if add_norm == CONFIG_CLASS().add_norm else {"add_norm": add_norm.to_dict()}
         self.config_tester = configuration_common.ConfigTester(
-            self, config_class=CONFIG_CLASS, hidden_size=36, **kwargs
+            self, config_class=CONFIG_CLASS, has_text_modality=ROW.inputs is not image_inputs, **kwargs
         )
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
-        if return_labels and model_class is MODELS["BertForPreTraining"]:
-            tester = self.model_tester
-            inputs["labels"] = torch.zeros(tester.batch_size, tester.seq_length, dtype=torch.long)
-            inputs["next_sentence_label"] = torch.zeros(tester.batch_size, dtype=torch.long)
-        return inputs
+        more = self.model_tester.more_inputs(model_class.__name__.removeprefix("AddNorm"))
+        return inputs | more if return_labels else inputs
+
+    def check_training_gradient_checkpointing(self, *args, **kwargs):
+        checked = tuple(model for name, model in MODELS.items() if name not in ROW.unused_in_loss)
+        with unittest.mock.patch.object(self, "all_model_classes", checked):
+            super().check_training_gradient_checkpointing(*args, **kwargs)
 
     def test_config(self):
         self.config_tester.run_common_tests()
 
     def test_heads(self):
+        """Every head has the outputs of the stock model, and a loss."""
         tester = self.model_tester
-        batch, seq, hidden, labels = tester.batch_size, tester.seq_length, tester.hidden_size, 3
-        vocabulary = (batch, seq, tester.vocab_size)
-        expected = {
-            "BertModel": {"last_hidden_state": (batch, seq, hidden), "pooler_output": (batch, hidden)},
-            "BertForPreTraining": {"prediction_logits": vocabulary, "seq_relationship_logits": (batch, 2)},
-            "BertLMHeadModel": {"logits": vocabulary},
-            "BertForMaskedLM": {"logits": vocabulary},
-            "BertForNextSentencePrediction": {"logits": (batch, 2)},
-            "BertForSequenceClassification": {"logits": (batch, labels)},
-            "BertForMultipleChoice": {"logits": (batch, tester.num_choices)},
-            "BertForTokenClassification": {"logits": (batch, seq, labels)},
-            "BertForQuestionAnswering": {"start_logits": (batch, seq), "end_logits": (batch, seq)},
-        }
-        assert expected.keys() == MODELS.keys()
-        for name, shapes in expected.items():
+        for name, model_class in MODELS.items():
             with self.subTest(name):
-                _, inputs_dict = tester.prepare_config_and_inputs_for_common()
-                # two per token are a span's start and end
-                config = tester.get_config(num_labels=2 if name == "BertForQuestionAnswering" else labels)
-                model = MODELS[name](config).eval()
-                outputs = model(**self._prepare_for_class(inputs_dict, MODELS[name], return_labels=True))
-                self.assertEqual({key: tuple(outputs[key].shape) for key in shapes}, shapes)
-                if name != "BertModel":
+                inputs = self._prepare_for_class(ROW.inputs(tester), model_class, return_labels=True)
+                outputs = model_class(tester.get_config()).eval()(**inputs)
+                expected = FAMILY.stock_class(name)(tester.get_config(stock=True)).eval()(**inputs)
+                shapes, stock_shapes = (
+                    {key: getattr(value, "shape", type(value)) for key, value in output.items()}
+                    for output in (outputs, expected)
+                )
+                self.assertEqual(shapes, stock_shapes)
+                if name != next(iter(MODELS)):
                     self.assertTrue(torch.isfinite(outputs.loss))
 
-    def test_decoder(self):
-        tester = self.model_tester
-        for cross_attention in (False, True):
-            with self.subTest(cross_attention=cross_attention):
-                _, inputs = tester.prepare_config_and_inputs_for_common()
-                if cross_attention:
-                    inputs["encoder_hidden_states"] = common.floats_tensor([tester.batch_size, 5, tester.hidden_size])
-                    inputs["encoder_attention_mask"] = common.random_attention_mask([tester.batch_size, 5])
-                config = tester.get_config(is_decoder=True, add_cross_attention=cross_attention)
-                model = MODELS["BertLMHeadModel"](config).eval()
-                inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
-                whole = model(**inputs).logits
-                inputs["attention_mask"] = None
-                torch.testing.assert_close(model(**inputs).logits, whole)
 
-    def test_decoder_cache(self):
-        tester = self.model_tester
-        _, inputs = tester.prepare_config_and_inputs_for_common()
-        encoder = {
-            "encoder_hidden_states": common.floats_tensor([tester.batch_size, 5, tester.hidden_size]),
-            "encoder_attention_mask": common.random_attention_mask([tester.batch_size, 5]),
-        }
-        model = MODELS["BertLMHeadModel"](tester.get_config(is_decoder=True, add_cross_attention=True)).eval()
-        ids, new = inputs["input_ids"], 3
-        mask = torch.ones_like(ids)
-        past = model(ids[:, :-new], attention_mask=mask[:, :-new], use_cache=True, **encoder).past_key_values
-        cached = model(ids[:, -new:], attention_mask=mask, past_key_values=past, **encoder).logits
-        torch.testing.assert_close(cached, model(ids, attention_mask=mask, **encoder).logits[:, -new:])
+for name, reason in ROW.not_applicable.items():
+    setattr(ModelTest, name, unittest.skip(reason)(getattr(ModelTest, name)))
 
-    def test_generate(self):
-        model = MODELS["BertLMHeadModel"](self.model_tester.get_config(is_decoder=True)).eval()
-        prompt = common.ids_tensor([2, 4], self.model_tester.vocab_size)
-        options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
-        cached = model.generate(prompt, use_cache=True, **options)
-        self.assertEqual(cached.tolist(), model.generate(prompt, use_cache=False, **options).tolist())
+TEST_CLASSES = [ModelTest]
 
+if ROW.lm is not None:
 
-class CausalLMTester(BertModelTester):
-    """The same with a causal mask."""
+    class TrainingTest(training.TrainingTesterMixin, unittest.TestCase):
+        # abstract in the mixin
+        model_tester = None
 
-    causal_lm_class = MODELS["BertLMHeadModel"]
+        def setUp(self):
+            self.model_tester = ModelTester(**(ROW.decoder or {}))
+            self.model_tester.causal_lm_class = MODELS[ROW.lm]
 
-    def get_config(self, **kwargs):
-        return super().get_config(is_decoder=True, **kwargs)
+    TEST_CLASSES.append(TrainingTest)
 
-
-class BertTrainingTest(training.TrainingTesterMixin, unittest.TestCase):
-    # abstract in the mixin
-    model_tester = None
-
-    def setUp(self):
-        self.model_tester = CausalLMTester()
+for test_class in TEST_CLASSES:
+    for name, value in ROW.test.items():
+        setattr(test_class, name, value)
+# not to be collected twice
+del test_class
 
 
 class Recorder:

@@ -1,10 +1,12 @@
-"""Whatever stock BERT passes in Transformers' own test suite, our models pass, too.
+"""Whatever a stock model passes in Transformers' own test suite, our model passes, too.
 
     pytest tests/conformance -m conformance
 
 Fetches the source distribution of the installed Transformers with pip, once. Settings, from the environment:
 
-    CONFORMANCE_PRESETS   names, separated by commas; by default those of SCHEMES
+    CONFORMANCE_FAMILIES  rows of stock_suite.py, separated by commas; by default all
+    CONFORMANCE_PRESETS   names, separated by commas, "default" is the family's own; by default all presets of BERT,
+                          and of the others those of SOME
     CONFORMANCE_TESTS     a pytest -k expression over the suite's tests; by default all
     CONFORMANCE_REPORT    a markdown file to write the table to
     CONFORMANCE_CACHE     where the sources are kept; by default in the user's cache folder
@@ -32,12 +34,36 @@ pytestmark = pytest.mark.conformance
 
 SUITE = Path(__file__).with_name("stock_suite.py")
 
-SCHEMES = {name: {"preset": name} for name in presets()}
+SCHEMES = {"default": None} | {name: {"preset": name} for name in presets()}
 # A quarter of the suite's two layers is none: half of them, so that both kinds of layer are there.
 SCHEMES["mix_ln"]["layers"] = [{"first_fraction": 0.5, "attention": ["post"], "feed_forward": ["post"]}]
 
-# Tests that cannot hold: {test: (presets, reason)}. One that passes after all fails the run.
-EXCEPTIONS: dict[str, tuple[set[str], str]] = {}
+SOME = "default,post_ln,pre_rms_norm,sub_ln,hybrid_norm,residual,hyper_connections,parallel"
+FAMILIES = "bert,vit,albert,albert_groups,modernbert,deberta_v2,deberta_v2_conv,wav2vec2,wav2vec2_stable,gpt2"
+
+# Tests that cannot hold: {(family, test): (presets, reason)}. One that passes after all fails the run.
+EXCEPTIONS: dict[tuple[str, str], tuple[set[str], str]] = {
+    (family, "test_training_gradient_checkpointing_use_reentrant_true"): (
+        {"residual", "hyper_connections"},
+        "refused: PyTorch's reentrant checkpointing sees no tensors within a tuple, which the state of these is",
+    )
+    # stock ALBERT has no checkpointing, and the DeBERTa left out none that is reentrant
+    for family in FAMILIES.split(",")
+    if family not in ("albert", "albert_groups", "deberta_v2_conv")
+}
+
+
+def chosen() -> list[tuple[str, str]]:
+    """The family and the preset of every run but those of the stock models."""
+    presets_of = {"bert": ",".join(presets())}
+    return [
+        (family, preset)
+        for family in os.environ.get("CONFORMANCE_FAMILIES", FAMILIES).split(",")
+        for preset in os.environ.get("CONFORMANCE_PRESETS", presets_of.get(family, SOME)).split(",")
+    ]
+
+
+CHOSEN = chosen()
 
 
 def fetch_sources(cache: Path) -> list[Path]:
@@ -73,13 +99,15 @@ def pip(*args: str) -> None:
         pytest.fail(f"pip {args[0]} failed (a package index is needed):\n{result.stderr}", pytrace=False)
 
 
-def run_suite(scheme: dict | None, sources: list[Path], folder: Path) -> dict[str, dict]:
-    """What became of every test of the suite with `scheme`; None is stock BERT."""
+def run_suite(family: str, preset: str, sources: list[Path], folder: Path) -> dict[str, dict]:
+    """What became of every test of the suite; the preset may be "stock"."""
+    folder = folder / f"{family}-{preset}"
     folder.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\n")
-    paths = [*sources, Path(hf_addnorm.__file__).parents[1]]
+    paths = [*sources, Path(hf_addnorm.__file__).parents[1], SUITE.parents[1]]
+    scheme = {} if preset == "stock" else {"add_norm": SCHEMES[preset]}
     environment = os.environ | {
-        "CONFORMANCE_SCHEME": json.dumps(scheme),
+        "CONFORMANCE_RUN": json.dumps({"family": family} | scheme),
         "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         # the same for both: nothing from the Hub, no options of the project's own test run
         "HF_HUB_OFFLINE": "1",
@@ -95,40 +123,35 @@ def run_suite(scheme: dict | None, sources: list[Path], folder: Path) -> dict[st
     )  # fmt: skip
     (folder / "log.txt").write_text(run.stdout + run.stderr)
     if run.returncode:
-        pytest.fail(f"the suite did not run with {scheme}:\n{run.stdout[-3000:]}{run.stderr[-3000:]}", pytrace=False)
+        pytest.fail(f"{family}, {preset}: no run:\n{run.stdout[-3000:]}{run.stderr[-3000:]}", pytrace=False)
     return json.loads(results.read_text())
 
 
 def differences(stock: dict[str, dict], ours: dict[str, dict]) -> dict[str, str]:
-    """The tests that stock passes and ours does not, each with the first line of what happened."""
+    """The tests that stock passes and ours does not, or that ours alone fails, with the first line of why."""
     found = {}
     for test, expected in stock.items():
-        if expected["outcome"] != "passed":
-            continue
         result = ours.get(test, {"outcome": "missing", "reason": "", "subtests_skipped": 0})
-        if result["outcome"] != "passed":
+        if result["outcome"] not in ("passed", expected["outcome"]):
             found[test] = f"{result['outcome']}: {result['reason'].partition(chr(10))[0]}"
         elif result["subtests_skipped"] > expected["subtests_skipped"]:
             found[test] = f"{result['subtests_skipped']} subtests skipped, with stock {expected['subtests_skipped']}"
     return found
 
 
-def summary(stock: dict[str, dict], results: dict[str, dict[str, dict]]) -> str:
-    """One row per preset, as a markdown table."""
-
-    def count(result: dict[str, dict], outcome: str) -> int:
-        return sum(test["outcome"] == outcome for test in result.values())
-
+def summary(results: dict[tuple[str, str], dict[str, dict]]) -> str:
+    """One row per family and preset, as a markdown table."""
     rows = [
-        f"transformers {transformers.__version__}; stock BERT: {count(stock, 'passed')} passed, "
-        f"{count(stock, 'failed')} failed, {count(stock, 'skipped')} skipped.",
+        f"transformers {transformers.__version__}",
         "",
-        "| preset | passed | failed | skipped | passed by stock BERT only |",
-        "|---|---|---|---|---|",
+        "| family | preset | passed | failed | skipped | worse than stock |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, result in results.items():
-        counts = " | ".join(str(count(result, outcome)) for outcome in ("passed", "failed", "skipped"))
-        rows.append(f"| `{name}` | {counts} | {len(differences(stock, result))} |")
+    for (family, preset), result in results.items():
+        outcomes = [test["outcome"] for test in result.values()]
+        counts = " | ".join(str(outcomes.count(outcome)) for outcome in ("passed", "failed", "skipped"))
+        missed = "" if preset == "stock" else len(differences(results[family, "stock"], result))
+        rows.append(f"| {family} | `{preset}` | {counts} | {missed} |")
     return "\n".join(rows) + "\n"
 
 
@@ -138,37 +161,38 @@ def outcomes(request, tmp_path_factory):
     user_cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     sources = fetch_sources(Path(cache).absolute() if cache else user_cache / "hf_addnorm" / "conformance")
     folder = tmp_path_factory.mktemp("conformance")
-    schemes = {"stock": None} | {name: SCHEMES[name] for name in CHOSEN}
+    # the stock model of a family comes before ours
+    keys = dict.fromkeys(key for family, preset in CHOSEN for key in ((family, "stock"), (family, preset)))
     with ThreadPoolExecutor(int(os.environ.get("CONFORMANCE_JOBS", "2"))) as pool:
-        runs = {name: pool.submit(run_suite, scheme, sources, folder / name) for name, scheme in schemes.items()}
-        results = {name: run.result() for name, run in runs.items()}
-    stock = results.pop("stock")
-    table = summary(stock, results)
+        runs = {key: pool.submit(run_suite, *key, sources, folder) for key in keys}
+        results = {key: run.result() for key, run in runs.items()}
+    table = summary(results)
     plugins = request.config.pluginmanager
     with plugins.getplugin("capturemanager").global_and_fixture_disabled():
         plugins.getplugin("terminalreporter").write(f"\n\n{table}\nlogs: {folder}\n")
     if report := os.environ.get("CONFORMANCE_REPORT"):
         Path(report).write_text(table)
-    return stock, results
+    return results
 
 
-CHOSEN = os.environ.get("CONFORMANCE_PRESETS", ",".join(SCHEMES)).split(",")
-
-
-@pytest.mark.parametrize("preset", CHOSEN)
-def test_passes_what_stock_bert_passes(outcomes, preset):
-    stock, results = outcomes
-    found = differences(stock, results[preset])
-    expected = {test for test, (where, _) in EXCEPTIONS.items() if preset in where and test in stock}
+@pytest.mark.parametrize(("family", "preset"), CHOSEN)
+def test_passes_what_stock_passes(outcomes, family, preset):
+    stock = outcomes[family, "stock"]
+    found = differences(stock, outcomes[family, preset])
+    expected = {
+        test for (where, test), (schemes, _) in EXCEPTIONS.items()
+        if where == family and preset in schemes and test in stock
+    }  # fmt: skip
     lines = [f"{test}: {what}" for test, what in found.items() if test not in expected]
     lines += [f"{test}: passes, so it is no exception any more" for test in expected - found.keys()]
-    assert not lines, f"{preset} differs from stock BERT in\n" + "\n".join(lines)
+    assert not lines, f"{family}, {preset} differs from the stock model in\n" + "\n".join(lines)
 
 
-def test_suite_ran(outcomes):
-    stock, _ = outcomes
+@pytest.mark.parametrize("family", dict.fromkeys(family for family, _ in CHOSEN))
+def test_suite_ran(outcomes, family):
+    stock = outcomes[family, "stock"]
     passed = [test for test, result in stock.items() if result["outcome"] == "passed"]
     failed = {test: result["reason"] for test, result in stock.items() if result["outcome"] == "failed"}
-    # 108 on 5.23; far fewer would mean that the suite was not found, and every comparison would hold
-    assert os.environ.get("CONFORMANCE_TESTS") or len(passed) > 90
+    # 73 to 108 on 5.23; far fewer would mean that the suite was not found, and every comparison would hold
+    assert os.environ.get("CONFORMANCE_TESTS") or len(passed) > 65
     assert not failed, failed

@@ -19,6 +19,20 @@ Branch = Callable[[torch.Tensor, Inner], torch.Tensor]
 # norms of the slots within the branch
 _INNER = ("q", "k", "v", "mid")
 
+# what a residual is called in a checkpoint
+_RESIDUAL_HOMES = ("residual_norm", "residual_gate")
+
+
+def hold_residual(block: nn.Module, residual: Any) -> None:
+    """Make `residual`, if there is one, a part of `block`, under its home's name."""
+    if residual is not None:
+        block.add_module(residual.home, residual)
+
+
+def held_residual(block: nn.Module) -> Any:
+    """The residual that is a part of `block`, or None."""
+    return next((block._modules[home] for home in _RESIDUAL_HOMES if home in block._modules), None)
+
 
 class AddNorm(nn.Module):
     """What one sublayer's add & norm is made of: the way from the stream through the sublayer and back.
@@ -59,8 +73,8 @@ class AddNorm(nn.Module):
         self.branch_end = ("dropout", "out") if spec.dropout == "before_out" else ("out", "dropout")
         for slot, norm in norms.items():
             self.add_module(f"{slot}_norm", norm)
-        # None is replaced by the layer's own at call time
-        self.residual_norm: Any = residual
+        # without one it is the layer's own
+        hold_residual(self, residual)
 
     def norm(self, slot: str, x: torch.Tensor, stock_norms: Mapping[str, nn.Module]) -> torch.Tensor:
         """`x` after the norm of `slot`; the same `x` where the slot is empty."""
@@ -168,7 +182,7 @@ class Connections(nn.Module):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
-        self.residual_norm = residual
+        hold_residual(self, residual)
         self.stream_norm = stream_norm
         self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, last
 
@@ -181,7 +195,7 @@ class Connections(nn.Module):
         block: Any = getattr(self, name)
         if self.stream.is_tuple or block.drop_path > 0:
             chunk = None
-        residual = block.residual_norm if self.residual_norm is None else self.residual_norm
+        residual = held_residual(self) or held_residual(block)
         return Site(block, self.stream, residual, branch, dropout, stock_norms, chunk)
 
     def forward(self, hidden: Hidden, sites: list[Site], then: Any = None) -> Hidden:

@@ -26,9 +26,9 @@ from .inner import Seen
 from .norms import Norm
 from .refusals import refuse
 from .registry import Choice
-from .residuals import LearnedResidual
+from .residuals import Residual
 from .spec import AddNormSpec
-from .streams import STREAMS, Hidden, HyperConnection
+from .streams import STREAMS, Hidden
 from .token_mask import TokenMask, current, running_with
 from .wirings import WIRINGS
 
@@ -454,7 +454,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (Norm, LearnedResidual, HyperConnection)):
+        if isinstance(module, (Norm, Residual)):
             module.reset_parameters()
         for rule in getattr(self, "add_norm_inits", ()):
             if isinstance(rule, ZeroNorms) and getattr(module, "add_norm_role", None) in rule.roles:

@@ -16,8 +16,21 @@ from .registry import Registry
 RESIDUALS = Registry("residual")
 
 
+class Residual(nn.Module):
+    """Base of what reads the stream and writes to it: a module from stream and branch's output to the stream.
+
+    `home` is its name in a checkpoint. Weight decay spares what is in a module named `*_norm`: gains, scalars and
+    vectors. One that has matrices has another home, and keeps its gains in children named `*_norm`.
+    """
+
+    home = "residual_norm"
+
+    def reset_parameters(self) -> None:
+        """Write the documented start values."""
+
+
 @RESIDUALS.register("add")
-class Add(nn.Module):
+class Add(Residual):
     """The plain sum, `x + f`.
 
         x --------+-> y
@@ -35,7 +48,7 @@ class Add(nn.Module):
 
 
 @RESIDUALS.register("constant")
-class ConstantResidual(nn.Module):
+class ConstantResidual(Residual):
     """Constants on the two sides, `skip_scale * x + branch_scale * f`.
 
         x -> * skip_scale ----+-> y
@@ -63,7 +76,7 @@ class ConstantResidual(nn.Module):
         return f"skip_scale={self.skip_scale:.6g}, branch_scale={self.branch_scale:.6g}"
 
 
-class LearnedResidual(nn.Module):
+class LearnedResidual(Residual):
     """Base of the residuals with one learned factor on one side, `x + factor * f` or `factor * x + f`.
 
     Args:
@@ -78,7 +91,6 @@ class LearnedResidual(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.empty(size)))
 
     def reset_parameters(self) -> None:
-        """Write the documented start value."""
         nn.init.constant_(self.get_parameter(self.name), self.start)
 
     def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:

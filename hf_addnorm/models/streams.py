@@ -14,7 +14,7 @@ from transformers import initialization as init
 
 from .depth import Position
 from .registry import Choice, Finite, Registry, whole
-from .residuals import RESIDUALS
+from .residuals import RESIDUALS, Residual
 
 
 STREAMS = Registry("stream")
@@ -92,7 +92,7 @@ class DualStream(SingleStream):
         return super().write(state[0], f, residual, post), state[1] + self.scale * f
 
 
-class HyperConnection(nn.Module):
+class HyperConnection(Residual):
     """How one sublayer reads from n streams H and writes to them: `u = alpha_0^T H`, `H <- alpha_1^T H + beta f^T`.
 
         H -+-> alpha_0 -> u -> F -> f -> beta -> + -> H
@@ -114,7 +114,6 @@ class HyperConnection(nn.Module):
         self.beta = nn.Parameter(torch.empty(streams))
 
     def reset_parameters(self) -> None:
-        """Write the documented start values."""
         start = torch.eye(self.streams)
         read = start[:, self.first : self.first + 1]
         init.ones_(self.beta)

@@ -6,7 +6,7 @@ The stock class builds itself; then its parts are adopted, under their own names
 import copy
 import inspect
 from collections.abc import Collection, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -145,7 +145,8 @@ class AddNormLayer(nn.Module):
                 self.add_norm_linears.setdefault(path, (roles, position))
             residual = None
             if wiring.writes(order, len(names)):
-                residual = stream.build_residual(layer_spec.residual, config.hidden_size, position)
+                new_norm = partial(config.build_norm, layer_spec.norm)
+                residual = stream.build_residual(layer_spec.residual, config.hidden_size, position, new_norm)
                 if layer_spec.residual.options.get("share") == "layer":
                     shared, residual = shared or residual, None
             blocks[name] = AddNorm(
@@ -160,9 +161,8 @@ class AddNormLayer(nn.Module):
         if spec.token_norms(layers) and not self.mixes_tokens:
             self.mixes_tokens = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
-        last = depth == layers - 1
-        stream_norm = config.build_norm(spec.norm) if last and stream.has_norm else None
-        return Connections(blocks, shared, stream, wiring, depth, last, stream_norm)
+        stream_norms = {name: config.build_norm(spec.norm) for name in stream.norms} if depth == layers - 1 else None
+        return Connections(blocks, shared, stream, wiring, depth, stream_norms)
 
     def _place_norms(
         self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class Refusal:
 
     Args:
         find (`Callable`): from spec and config to the refused values, each with the field that it stands in.
-        reason (`str`): the mathematical reason.
+        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream.
         allowed (`str`): what is allowed instead.
     """
 
@@ -43,15 +44,25 @@ REFUSALS: dict[str, Refusal] = {
         "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
         "a norm of each token by itself",
     ),
-    "b2t_over_several_streams": Refusal(
+    "skips_over_several_streams": Refusal(
         lambda spec, config: (
             [("add_norm.wiring", spec.wiring)]
-            if spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple
+            if WIRINGS.build(spec.wiring).skips and not STREAMS.build(spec.stream).is_one
             else []
         ),
-        "it adds the layer's input to its output once more, and with several streams (dual, hyper_connections) that "
-        "input is not one tensor, and each of them carries it already",
-        "the stream 'single', or another wiring",
+        "it takes the layer's input around a sublayer, and with several streams, as in {stream!r}, that input is not "
+        "one tensor, and each of them carries it already",
+        "a stream of one tensor (single, dense), or another wiring",
+    ),
+    "residual_over_several_streams": Refusal(
+        lambda spec, config: (
+            [(where, residual) for where, residual in spec.residuals() if residual.kind != "add"]
+            if STREAMS.build(spec.stream).owns_residual
+            else []
+        ),
+        "it weighs one stream and one branch, and the stream {stream!r} has weights of its own for what a sublayer "
+        "adds to each of its streams",
+        "'add'",
     ),
 }
 
@@ -69,36 +80,27 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     depth = config.add_norm_depth()
     layers = [spec.layer(index, depth) for index in range(depth)]
     names = config.add_norm_sublayers()
-    wiring = WIRINGS.build(spec.wiring)
+    stream, wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
-            raise ValueError(f"{where} is {value.kind!r}: {refusal.reason}; allowed is {refusal.allowed}.")
-    _refuse_combinations(spec)
+            reason = refusal.reason.format(stream=spec.stream.kind)
+            raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
     _refuse_idle_axes(spec, layers, names, wiring)
     _refuse_unused_slots(layers, names, wiring)
     _refuse_starts(spec, layers, names, config)
     for position, name in positions(len(layers), names, wiring):
         layer = layers[position.layer]
         _refuse_values(layer, position)
+        with torch.device("meta"):
+            stream.build_residual(layer.residual, config.hidden_size, position, partial(config.build_norm, layer.norm))
         for slot, norm in layer.slot_norms(name).items():
             _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
     for place in ("embed", "final", "head"):
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
-    if STREAMS.build(spec.stream).has_norm:
+    if stream.norms:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
-
-
-def _refuse_combinations(spec: AddNormSpec) -> None:
-    residuals = [
-        spec.residual,
-        *(override.axes["residual"] for override in spec.layers if "residual" in override.axes),
-    ]
-    if spec.stream.kind == "hyper_connections" and any(residual.kind != "add" for residual in residuals):
-        raise ValueError(
-            "add_norm.residual: hyper_connections weigh what a sublayer adds themselves, with beta; allowed is 'add'."
-        )
 
 
 def _build(norm: Choice, config: Any, where: str, width: int) -> Any:

@@ -5,7 +5,8 @@ The stock class builds itself; then its parts are adopted, under their own names
 
 import copy
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, ClassVar, TypeVar
 
@@ -42,6 +43,17 @@ except ImportError:  # never with a Transformers that loads safetensors
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@contextmanager
+def damage_named(checkpoint: Any) -> Iterator[None]:
+    """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(
+            f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
+        ) from error
 
 
 def get_part(module: nn.Module, path: str) -> Any:
@@ -338,13 +350,8 @@ class AddNormPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
-        try:
+        with damage_named(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"the weights of {pretrained_model_name_or_path} are truncated or damaged ({error}): copy or download "
-                "them again."
-            ) from error
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":

@@ -304,16 +304,31 @@ def test_a_head_starts_as_its_base_model_does(base):
 
 # where each family's Linear layers are, by the end of their path, and what their output features are
 _BERTS = {"attention.output.dense": "o", "intermediate.dense": "w1", "output.dense": "w2"}
+_GPT2 = {"c_fc": "w1", "mlp.c_proj": "w2"}
 FAMILY_LINEARS = {
     "bert": {"query": "q", "key": "k", "value": "v", **_BERTS},
     "vit": {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "fc1": "w1", "fc2": "w2"},
     "albert": {"query": "q", "key": "k", "value": "v", "attention.dense": "o", "ffn": "w1", "ffn_output": "w2"},
     "modernbert": {"Wqkv": "q k v", "attn.Wo": "o", "Wi": "w1 w1", "mlp.Wo": "w2"},
     "deberta_v2": {"query_proj": "q", "key_proj": "k", "value_proj": "v", **_BERTS},
-    "wav2vec2": {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o", "intermediate_dense": "w1", "output_dense": "w2"},
-    "gpt2": {"attn.c_attn": "q k v", "c_fc": "w1", "mlp.c_proj": "w2", "attn.c_proj": "o"},
-    "gpt2_across": {"attn.c_attn": "q k v", "q_attn": "q", "crossattention.c_attn": "k v", "c_fc": "w1", "mlp.c_proj": "w2", "attn.c_proj": "o", "crossattention.c_proj": "o"},
-}  # fmt: skip
+    "wav2vec2": {
+        "q_proj": "q",
+        "k_proj": "k",
+        "v_proj": "v",
+        "out_proj": "o",
+        "intermediate_dense": "w1",
+        "output_dense": "w2",
+    },
+    "gpt2": {"attn.c_attn": "q k v", "attn.c_proj": "o", **_GPT2},
+    "gpt2_across": {
+        "attn.c_attn": "q k v",
+        "attn.c_proj": "o",
+        "crossattention.q_attn": "q",
+        "crossattention.c_attn": "k v",
+        "crossattention.c_proj": "o",
+        **_GPT2,
+    },
+}
 # the stock models that scale their output projections by depth themselves
 SCALED_BY_STOCK = ("modernbert", "gpt2", "gpt2_across")
 

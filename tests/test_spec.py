@@ -739,11 +739,11 @@ _ALLOWED = "allowed is"
         ({"preset": "deepnorm", "init": ["deepnorm", "sub_ln"]}, ["add_norm.init", "'deepnorm'", "'sub_ln'"]),
         ({"init": ["scaled_output", "b2t"]}, ["add_norm.init", "'scaled_output'", "'b2t'", "keep one"]),
         *(
-            ({"stream": "hyper_connections", **residual}, ["add_norm.residual", "hyper_connections", "'add'"])
-            for residual in (
-                {"residual": "vector"},
-                {"residual": {"kind": "constant", "skip_scale": 2}},
-                {"layers": [{"last": 1, "residual": "scalar"}]},
+            ({"stream": "hyper_connections", **residual}, [f"add_norm.{where}", "hyper_connections", "'add'"])
+            for where, residual in (
+                ("residual", {"residual": "vector"}),
+                ("residual", {"residual": {"kind": "constant", "skip_scale": 2}}),
+                ("layers[0].residual", {"layers": [{"last": 1, "residual": "scalar"}]}),
             )
         ),
         ({"preset": "b2t", "stream": "dual"}, ["add_norm.wiring", "b2t", "several streams", "dual"]),

@@ -53,6 +53,16 @@ REFUSALS: dict[str, Refusal] = {
         "input is not one tensor, and each of them carries it already",
         "the stream 'single', or another wiring",
     ),
+    "residual_in_hyper_connections": Refusal(
+        lambda spec, config: (
+            [(where, residual) for where, residual in spec.residuals() if residual.kind != "add"]
+            if spec.stream.kind == "hyper_connections"
+            else []
+        ),
+        "hyper_connections weigh the streams and what a sublayer adds to them themselves, with alpha and beta, so that "
+        "a second factor on either has no place of its own",
+        "'add'",
+    ),
 }
 
 
@@ -73,7 +83,6 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
             raise ValueError(f"{where} is {value.kind!r}: {refusal.reason}; allowed is {refusal.allowed}.")
-    _refuse_combinations(spec)
     _refuse_idle_axes(spec, layers, names, wiring)
     _refuse_unused_slots(layers, names, wiring)
     _refuse_starts(spec, layers, names, config)
@@ -88,17 +97,6 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
     if STREAMS.build(spec.stream).has_norm:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
-
-
-def _refuse_combinations(spec: AddNormSpec) -> None:
-    residuals = [
-        spec.residual,
-        *(override.axes["residual"] for override in spec.layers if "residual" in override.axes),
-    ]
-    if spec.stream.kind == "hyper_connections" and any(residual.kind != "add" for residual in residuals):
-        raise ValueError(
-            "add_norm.residual: hyper_connections weigh what a sublayer adds themselves, with beta; allowed is 'add'."
-        )
 
 
 def _build(norm: Choice, config: Any, where: str, width: int) -> Any:

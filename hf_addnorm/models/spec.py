@@ -328,6 +328,14 @@ class AddNormSpec:
                 for slot, norm in layer.slot_norms(name).items():
                     yield f"add_norm.{name}.{slot}", norm
 
+    def residuals(self) -> list[tuple[str, Choice]]:
+        """Every residual that is named, and where."""
+        named = [("add_norm.residual", self.residual)]
+        for index, override in enumerate(self.layers):
+            if "residual" in override.axes:
+                named.append((f"add_norm.layers[{index}].residual", override.axes["residual"]))
+        return named
+
     def token_norms(self, layers: int) -> list[tuple[str, Choice]]:
         """Those of them that take statistics over tokens."""
         return [

@@ -467,5 +467,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
             if isinstance(rule, ZeroNorms) and getattr(module, "add_norm_role", None) in rule.roles:
                 rule.apply(module)
             if isinstance(rule, ScaleWeights) and isinstance(module, AddNormLayer):
+                output_scale = self.anatomy_of(self.config).output_scale
                 for path, (roles, position) in module.add_norm_linears.items():
-                    rule.apply(Linear(module.get_submodule(path), roles, position))
+                    scale = at_depth(output_scale, position)
+                    rule.apply(Linear(module.get_submodule(path), roles, position, scale))

@@ -134,6 +134,12 @@ def mixes_tokens(norm: Choice) -> bool:
     return says is not None and says(**norm.options)
 
 
+def is_a(norm: Choice, base: type[Norm]) -> bool:
+    """Whether this kind of norm is a class derived from `base`."""
+    factory = NORMS[norm.kind]
+    return isinstance(factory, type) and issubclass(factory, base)
+
+
 # options that a value leaves to the model
 _LEFT_OPEN = {"eps": None, "bias": None, "groups": "heads"}
 

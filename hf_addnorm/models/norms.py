@@ -8,7 +8,7 @@ token_norms.py     over tokens: batch_norm, instance_norm, contra_norm; sum_norm
 """
 
 from .layer_norms import DeviationNorm
-from .norm_base import NORMS, Norm, build_norm, has_gain, mixes_tokens, set_gain
+from .norm_base import NORMS, Norm, build_norm, has_gain, is_a, mixes_tokens, set_gain
 from .pointwise_norms import PointwiseNorm
 from .rms_norms import RMSNorm
 from .token_norms import TokenNorm
@@ -23,6 +23,7 @@ __all__ = [
     "TokenNorm",
     "build_norm",
     "has_gain",
+    "is_a",
     "mixes_tokens",
     "set_gain",
 ]

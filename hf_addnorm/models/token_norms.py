@@ -284,7 +284,8 @@ class SumNorm(Norm):
             x, _ = real_tokens(x)
             axis = 1
         total = (x if self.signed else x.abs()).sum(axis, keepdim=True)
-        floor = torch.where(total < 0, -self.eps, self.eps)
+        floor = torch.full_like(total, self.eps)
+        floor = torch.where(total < 0, -floor, floor)
         return x / torch.where(total.abs() > self.eps, total, floor)
 
     def extra_repr(self) -> str:

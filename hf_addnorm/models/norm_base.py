@@ -84,7 +84,7 @@ def has_gain(norm: nn.Module) -> bool:
     return any(getattr(norm, name, None) is not None for name in ("weight", "zero_centered_weight"))
 
 
-def no_gain_to_center(gain: bool, zero_centered: bool, **_: object) -> str | None:
+def no_gain_to_center(gain: bool = True, zero_centered: bool = False, **_: object) -> str | None:
     """The sentence that refuses a zero-centred gain where there is no gain."""
     return "zero_centered is true but gain is false: there is no gain to centre." if zero_centered > gain else None
 

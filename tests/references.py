@@ -103,7 +103,7 @@ def _length(x):
 
 def _scale_norm(x, p, *, eps=1e-5, **_):
     length = _length(x)
-    return p["weight"] * x / torch.where(length > eps, length, eps)
+    return p["scalar_weight"] * x / torch.where(length > eps, length, eps)
 
 
 def _l2_norm(x, p, *, eps=1e-12, **_):
@@ -233,7 +233,7 @@ NORM_REFERENCES = {
     ),
     "scale_norm": Reference(
         _scale_norm,
-        lambda width, *, start, **_: {"weight": ((1,), math.sqrt(width) if start is None else start)},
+        lambda width, *, start, **_: {"scalar_weight": ((1,), math.sqrt(width) if start is None else start)},
         {"start": [None, 1.0], "eps": [1e-5, 0.5]},
     ),
     "l2_norm": Reference(

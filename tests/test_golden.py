@@ -187,7 +187,7 @@ def renamed_parameters(params):
     """The file's names of parameters that have another one here."""
     if params.get("gain") == "1+weight":
         return {"weight": "zero_centered_weight"}
-    return {"scale": "weight"} if "init_scale" in params else {}
+    return {"scale": "scalar_weight"} if "init_scale" in params else {}
 
 
 @needs_golden
@@ -210,7 +210,7 @@ def test_norm(file, dtype, tolerance):
     starts = {
         "init_alpha": "alpha",
         "init_shift": "shift",
-        "init_scale": "weight",
+        "init_scale": "scalar_weight",
         "init_weight": "zero_centered_weight",
     }
     for param in starts.keys() & params.keys():
@@ -542,9 +542,13 @@ def test_hidden_states_of_the_whole_model(name):
     assert torch.equal(out.last_hidden_state, out.hidden_states[-1])
 
 
+# statistics of few features are rounding where these happen to be equal, or 0
+WELL_CONDITIONED = {"group_norm": {"groups": 2}, "prms_norm": {"fraction": 0.5}}
+
+
 @pytest.mark.parametrize("kind", NORM_REFERENCES)
 @pytest.mark.parametrize("preset", ["post_ln", "sandwich_ln", "sub_ln"])
 def test_preset_with_another_norm_is_its_formula(preset, kind):
-    options = {"eps": 1e-5} if "eps" in NORMS.options(kind) else {}
+    options = ({"eps": 1e-5} if "eps" in NORMS.options(kind) else {}) | WELL_CONDITIONED.get(kind, {})
     add_norm = {"preset": preset, "norm": {"kind": kind, **options}}
     compare_with_formula(ENCODER_REFERENCES[preset], add_norm, decoder=False, norm=(kind, options), layers=3)

@@ -261,7 +261,7 @@ def test_set_gain_zero_leaves_the_bias(kind, options):
     if kind == "see_dnorm":
         norm.reset_parameters()
     set_gain(norm, 0.0)
-    if {"weight", "zero_centered_weight"} & set(start):
+    if {"weight", "zero_centered_weight", "scalar_weight"} & set(start):
         bias = norm.bias.detach() if "bias" in start else torch.zeros(12, dtype=torch.float64)
         assert torch.equal(norm(tokens(1, 12))[0], bias)
 
@@ -307,7 +307,7 @@ PLAIN = tokens(2, 3, 12)[1:]
 def test_scale_norm_is_rms_norm_with_one_gain():
     rms = outputs("rms_norm", PLAIN, gain=False, eps=1e-30)
     assert_same(outputs("scale_norm", PLAIN), rms)
-    assert_same(outputs("scale_norm", PLAIN, {"weight": 0.7}), rms, 0.7 / math.sqrt(12))
+    assert_same(outputs("scale_norm", PLAIN, {"scalar_weight": 0.7}), rms, 0.7 / math.sqrt(12))
     assert_same(outputs("l2_norm", PLAIN), rms, 1 / math.sqrt(12))
 
 

@@ -71,17 +71,20 @@ class Norm(nn.Module):
         return f"{self.hidden_size}"
 
 
+# what a gain may be called
+GAINS = ("weight", "zero_centered_weight", "scalar_weight")
+
+
 def set_gain(norm: Any, gain: float) -> None:
     """Start `norm` with this gain (through the guarded initialisers: loaded values stay)."""
-    if getattr(norm, "zero_centered_weight", None) is not None:
-        nn.init.constant_(norm.zero_centered_weight, gain - 1)
-    elif getattr(norm, "weight", None) is not None:
-        nn.init.constant_(norm.weight, gain)
+    for name in GAINS:
+        if getattr(norm, name, None) is not None:
+            nn.init.constant_(getattr(norm, name), gain - 1 if name == "zero_centered_weight" else gain)
 
 
 def has_gain(norm: nn.Module) -> bool:
     """Whether `norm` has a gain that can start at another value than 1."""
-    return any(getattr(norm, name, None) is not None for name in ("weight", "zero_centered_weight"))
+    return any(getattr(norm, name, None) is not None for name in GAINS)
 
 
 def no_gain_to_center(gain: bool = True, zero_centered: bool = False, **_: object) -> str | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
-from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, unit
+from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, set_gain, unit
 from .registry import Fraction, Positive, whole
 
 
@@ -115,19 +115,21 @@ class ScaleNorm(Norm):
         hidden_size (`int`): size of the last axis.
         start (`float`, *optional*): start value of g; by default sqrt(hidden_size), at which it is RMSNorm.
         eps (`float`, *optional*, defaults to 1e-5): the least length that is divided by; above 0.
-    Dtype: computed in float32 at least, returned in `x.dtype`. Init: g, which is `weight` of shape [1], = start.
+    Dtype: computed in float32 at least, returned in `x.dtype`.
+    Init: g = start; it is `scalar_weight`, so that a checkpoint's gain per feature is never read as one number.
     """
 
     def __init__(self, hidden_size: int, *, start: Positive | None = None, eps: Positive = 1e-5):
         super().__init__(hidden_size, gain=False, bias=False)
-        self.weight = nn.Parameter(torch.empty(1))
+        self.scalar_weight = nn.Parameter(torch.empty(1))
         self.start, self.eps = hidden_size**0.5 if start is None else start, eps
 
     def reset_parameters(self) -> None:
-        nn.init.constant_(self.get_parameter("weight"), self.start)
+        set_gain(self, self.start)
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
-        return x / root(x.square().sum(-1, keepdim=True), 0.0, "outside").clamp(min=self.eps)
+        length = root(x.square().sum(-1, keepdim=True), 0.0, "outside")
+        return self.scalar_weight * x / length.clamp(min=self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, start={self.start:.6g}, eps={self.eps}"

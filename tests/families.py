@@ -272,7 +272,9 @@ SPECS: dict[str, Any] = {name: name for name in PRESET_NAMES} | OTHER_SPECS
 def fill_with_pattern(model: torch.nn.Module) -> None:
     """Distinct, bounded values in every parameter, so that a weight in the wrong place shows."""
     with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(model.named_parameters())):
+        for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            # a direction's product with a token is squashed: around 1, all of them would be one number
+            middle = 1.0 if parameter.dim() == 1 and not name.endswith(".direction") else 0.0
             flat = torch.arange(parameter.numel(), dtype=torch.float64)
-            values = 0.1 * torch.sin(0.7 * flat + index) + (1.0 if parameter.dim() == 1 else 0.0)
+            values = 0.1 * torch.sin(0.7 * flat + index) + middle
             parameter.copy_(values.view_as(parameter))

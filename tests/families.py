@@ -223,6 +223,25 @@ OTHER_SPECS: dict[str, Any] = {
     "post_dyt_everywhere": {"norm": "dyt", "head": True, "final": True},
     "zero_centered": {"preset": "pre_ln", "norm": {"kind": "rms_norm", "zero_centered": True}},
     "std_form": {"norm": {"kind": "layer_norm", "eps_place": "outside", "variance": "unbiased", "eps": 1e-6}},
+    # all kinds of norm of one token that start without a draw
+    "norm_of_each_kind": {
+        "norm": {"kind": "layer_norm", "zero_centered": True},
+        "attention": {
+            "pre": "scale_norm",
+            "q": "l2_norm",
+            "k": {"kind": "prms_norm", "fraction": 0.5},
+            "mid": "group_norm",
+            "out": "see_dnorm",
+            "post": {"kind": "sum_norm", "signed": False},
+        },
+        "feed_forward": {
+            "pre": "ada_norm",
+            "mid": "isru",
+            "out": {"kind": "fixed_sigma", "sigma": 2.0},
+            "post": "center_norm",
+        },
+        "final": "derf",
+    },
     "no_norms": {"attention": [], "feed_forward": [], "embed": False, "head": False},
     "all_slots": {
         "attention": {"pre": True, "mid": "rms_norm", "out": "dyt", "post": {"kind": "layer_norm", "bias": False}},
@@ -253,7 +272,9 @@ SPECS: dict[str, Any] = {name: name for name in PRESET_NAMES} | OTHER_SPECS
 def fill_with_pattern(model: torch.nn.Module) -> None:
     """Distinct, bounded values in every parameter, so that a weight in the wrong place shows."""
     with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(model.named_parameters())):
+        for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            # a direction's product with a token is squashed: around 1, all of them would be one number
+            middle = 1.0 if parameter.dim() == 1 and not name.endswith(".direction") else 0.0
             flat = torch.arange(parameter.numel(), dtype=torch.float64)
-            values = 0.1 * torch.sin(0.7 * flat + index) + (1.0 if parameter.dim() == 1 else 0.0)
+            values = 0.1 * torch.sin(0.7 * flat + index) + middle
             parameter.copy_(values.view_as(parameter))

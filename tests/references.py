@@ -44,14 +44,18 @@ class Reference:
     """One row of a registry.
 
     `formula` takes the tensors, then the parameters by name, then the options; `start` gives (shape, value) of every
-    parameter from the width and the options; `samples` has values to try for every option; `contradicts` says which
-    combinations must be refused.
+    parameter from the width and the options, `DRAWN` for one that is drawn; `samples` has values to try for every
+    option; `contradicts` says which combinations must be refused.
     """
 
     formula: Callable[..., Any]
     start: Callable[..., dict[str, tuple[tuple[int, ...], float]]] = lambda width, **_: {}
     samples: dict[str, list] = field(default_factory=dict)
     contradicts: Callable[..., bool] = lambda **_: False
+
+
+# from a normal distribution with standard deviation 0.02
+DRAWN = math.nan
 
 
 def _affine(y: torch.Tensor, p: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -85,6 +89,84 @@ def _affine_map(x, p, **_):
     return _affine(x, {**p, "weight": p["weight"][features]})
 
 
+def _prms_norm(x, p, *, fraction=0.0625, eps=1e-8, eps_place="outside", **_):
+    k = max(1, math.floor(fraction * x.shape[-1] + 1e-9))
+    mean_square = sum(x[..., i : i + 1] ** 2 for i in range(k)) / k
+    return _affine(x / ((mean_square + eps) ** 0.5 if eps_place == "inside" else mean_square**0.5 + eps), p)
+
+
+def _length(x):
+    # where it is 0 its gradient is taken as 0
+    square = (x * x).sum(-1, keepdim=True)
+    return torch.where(square > 0, torch.where(square > 0, square, 1.0) ** 0.5, 0.0)
+
+
+def _scale_norm(x, p, *, eps=1e-5, **_):
+    length = _length(x)
+    return p["scalar_weight"] * x / torch.where(length > eps, length, eps)
+
+
+def _l2_norm(x, p, *, eps=1e-12, **_):
+    length = _length(x)
+    return _affine(torch.where(length == 0, 0.0, x / torch.where(length > eps, length, eps)), p)
+
+
+def _see_dnorm(x, p, *, eps=1e-6, **_):
+    token = torch.einsum("...i,i->...", x, p["direction"]).unsqueeze(-1)
+    return (torch.tanh(token) * p["alpha"] + p["weight"]) * _rms_norm(x, {}, eps=eps)
+
+
+def _gated_rms_norm(x, p, *, eps=1e-6, **_):
+    y = _rms_norm(x, {"weight": p["weight"]}, eps=eps)
+    inner = torch.einsum("...i,ri->...r", y, p["gate_down"])
+    gate = torch.einsum("...r,ir->...i", inner / (1 + torch.exp(-inner)), p["gate_up"])
+    return y / (1 + torch.exp(-gate))
+
+
+def _group_norm(x, p, *, groups="heads", eps=1e-5, **_):
+    groups = HEADS[x.shape[-1]] if groups == "heads" else groups
+    parts = [_layer_norm(part, {}, eps=eps) for part in x.split(x.shape[-1] // groups, dim=-1)]
+    return _affine(torch.cat(parts, dim=-1), p)
+
+
+def _ada_norm(x, p, *, scale=1.0, k=0.1, detach=False, eps=1e-5):
+    mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+    if detach:
+        mean, std = mean.detach(), std.detach()
+    n = (x - mean) / (std + eps)
+    return scale * (1 - k * n.detach()) * n
+
+
+def _center_norm(x, p, **_):
+    n = x.shape[-1]
+    return _affine(n / (n - 1) * (x - x.sum(-1, keepdim=True) / n), p)
+
+
+def _fixed_sigma(x, p, *, sigma=1.0, **_):
+    return _affine((x - x.sum(-1, keepdim=True) / x.shape[-1]) / sigma, p)
+
+
+def _derf(x, p, **_):
+    return _affine(torch.erf(p["alpha"] * x + p["shift"]), p)
+
+
+def _isru(x, p, **_):
+    z = p["alpha"] * x + p["shift"]
+    return _affine(z / (z**2 + 1) ** 0.5, p)
+
+
+def sum_norm(x, p, *, axis=-1, signed=True, eps=1e-2, **_):
+    """Over an axis; a denominator that the floor replaces is a constant."""
+    total = (x if signed else x.abs()).sum(axis, keepdim=True)
+    floor = torch.tensor(eps, dtype=x.dtype) * torch.where(total >= 0, 1, -1)
+    return _affine(x / torch.where(abs(total) > eps, total, floor), p)
+
+
+def _squashing(width, *, alpha_init, shift_init=None, **_):
+    shift = {} if shift_init is None else {"shift": ((1,), shift_init)}
+    return {"alpha": ((1,), alpha_init)} | shift | _gain_and_bias(width)
+
+
 def _gain_and_bias(width, *, gain=True, bias=True, zero_centered=False, **_):
     start = {}
     bias = MODEL_BIAS if bias is None else bias
@@ -93,8 +175,8 @@ def _gain_and_bias(width, *, gain=True, bias=True, zero_centered=False, **_):
     return start | ({"bias": ((width,), 0.0)} if bias else {})
 
 
-# "heads" stands for this many in a width of: 12 -> 4, 7 -> 7, 33 -> 3
-HEADS = {12: 4, 7: 7, 33: 3}
+# "heads" stands for this many in a width of: 12 -> 4, 7 -> 7, 33 -> 3; 20 is the inner width of an encoder of 12
+HEADS = {12: 4, 7: 7, 33: 3, 20: 4}
 # BERT's own
 MODEL_EPS, MODEL_BIAS = 1e-12, True
 
@@ -105,10 +187,24 @@ NORM_REFERENCES = {
         samples={
             "gain": [True, False],
             "bias": [None, True, False],
+            "zero_centered": [False, True],
             "eps": [None, 1e-3],
             "eps_place": ["inside", "outside"],
             "variance": ["biased", "unbiased"],
         },
+        contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
+    ),
+    "group_norm": Reference(
+        _group_norm,
+        _gain_and_bias,
+        {"groups": ["heads", 1], "gain": [True, False], "bias": [True, False], "eps": [1e-5, 1e-3]},
+    ),
+    "ada_norm": Reference(
+        _ada_norm, samples={"scale": [1.0, 2.0], "k": [0.1, 0.0], "detach": [False, True], "eps": [1e-5, 1e-3]}
+    ),
+    "center_norm": Reference(_center_norm, _gain_and_bias, {"gain": [True, False], "bias": [True, False]}),
+    "fixed_sigma": Reference(
+        _fixed_sigma, _gain_and_bias, {"sigma": [1.0, 0.3], "gain": [True, False], "bias": [True, False]}
     ),
     "rms_norm": Reference(
         formula=_rms_norm,
@@ -122,11 +218,57 @@ NORM_REFERENCES = {
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
     ),
-    "dyt": Reference(
-        formula=_dyt,
-        start=lambda width, *, alpha_init, **_: {"alpha": ((1,), alpha_init)} | _gain_and_bias(width),
-        samples={"alpha_init": [0.5, 2.0]},
+    "prms_norm": Reference(
+        formula=_prms_norm,
+        start=lambda width, *, bias=False, **options: _gain_and_bias(width, bias=bias, **options),
+        samples={
+            "fraction": [0.0625, 0.5],
+            "gain": [True, False],
+            "bias": [False, True],
+            "zero_centered": [False, True],
+            "eps": [1e-3],
+            "eps_place": ["inside", "outside"],
+        },
+        contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
     ),
+    "scale_norm": Reference(
+        _scale_norm,
+        lambda width, *, start, **_: {"scalar_weight": ((1,), math.sqrt(width) if start is None else start)},
+        {"start": [None, 1.0], "eps": [1e-5, 0.5]},
+    ),
+    "l2_norm": Reference(
+        _l2_norm,
+        lambda width, *, gain, **_: _gain_and_bias(width, gain=gain, bias=False),
+        {"gain": [False, True], "eps": [1e-12, 0.5]},
+    ),
+    "see_dnorm": Reference(
+        _see_dnorm,
+        lambda width, **_: {"weight": ((width,), 1.0), "direction": ((width,), 0.0), "alpha": ((width,), 1.0)},
+        {"eps": [1e-6, 1e-3]},
+    ),
+    "gated_rms_norm": Reference(
+        _gated_rms_norm,
+        lambda width, *, rank, **_: {
+            "weight": ((width,), 1.0),
+            "gate_down": ((rank, width), DRAWN),
+            "gate_up": ((width, rank), DRAWN),
+        },
+        {"rank": [16, 1], "eps": [1e-6, 1e-3]},
+    ),
+    "sum_norm": Reference(
+        sum_norm,
+        lambda width, *, gain, bias, **_: _gain_and_bias(width, gain=gain, bias=bias),
+        {
+            "over": ["features", "tokens"],
+            "signed": [True, False],
+            "eps": [1e-2, 1.0],
+            "gain": [True, False],
+            "bias": [False, True],
+        },
+    ),
+    "dyt": Reference(_dyt, _squashing, {"alpha_init": [0.5, 2.0]}),
+    "derf": Reference(_derf, _squashing, {"alpha_init": [0.5, 2.0], "shift_init": [0.0, -0.25]}),
+    "isru": Reference(_isru, _squashing, {"alpha_init": [0.5, 2.0], "shift_init": [0.0, -0.25]}),
     "affine": Reference(
         formula=_affine_map,
         start=lambda width, *, bias, groups: (
@@ -345,6 +487,11 @@ def _hybrid_norm(x, s):
     if s.name == "ffn":
         return x + s.drop(s.branch(x))
     return s.norm("post", x + s.drop(s.branch(x, per_head=lambda role, y: s.norm(f"{role}_norm", y))))
+
+
+def _olmo2(x, s):
+    normed = lambda role, y: y if role == "v" else s.norm(f"{role}_norm", y)  # noqa: E731
+    return x + s.norm("out", s.drop(s.branch(x) if s.name == "ffn" else s.branch(x, whole=normed)))
 
 
 def in_turn(sublayer: Callable[[Any, Site], Any]) -> Callable[[Any, list[Site]], Any]:
@@ -596,7 +743,11 @@ ENCODER_REFERENCES = {
         finish=lambda state, norm: norm("normed_stream", state[0]) + norm("plain_stream", state[1]),
     ),
     "dense_former": _dense(),
+    "peri_ln": _sublayers(_sandwich_ln, norm="rms_norm"),
+    "olmo2": _sublayers(_olmo2, norm="rms_norm"),
+    "resmlp": _sublayers(_layer_scale, norm="affine"),
     "dyt": _sublayers(_pre_ln, norm="dyt"),
+    "derf": _sublayers(_pre_ln, norm="derf"),
 }
 
 

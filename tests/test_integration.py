@@ -153,6 +153,14 @@ def test_weight_decay_takes_what_it_takes_in_the_stock_model(family, spec):
     assert Trainer.get_decay_parameter_names(None, net) == expected
 
 
+def test_trainer_spares_the_gates_of_a_norm():
+    """CONTRIBUTING names this limit; the recipes decay them."""
+    net = AddNormBertModel(BERT.config("", {"preset": "sandwich_ln", "norm": "gated_rms_norm"}))
+    gates = {name for name, parameter in net.named_parameters() if "gate_" in name}
+    assert {net.get_parameter(name).ndim for name in gates} == {2}
+    assert not gates & set(Trainer.get_decay_parameter_names(None, net))
+
+
 @pytest.fixture
 def tokenizer():
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(94))]

@@ -20,6 +20,19 @@ def _spoil_freed_memory() -> None:
     del blocks
 
 
+# by class, where more starts than a gain at 1 and a bias at 0
+NORM_STARTS: dict[str, dict[str, float]] = {
+    **{kind: {} for kind in ("LayerNorm", "DeviationNorm", "GroupNorm", "CenterNorm", "FixedSigmaNorm")},
+    **{kind: {} for kind in ("RMSNorm", "PartialRMSNorm", "SumNorm", "Affine")},
+    # the root of the width
+    "ScaleNorm": {"scalar_weight": 32**0.5},
+    "SeeDNorm": {"direction": 0.0, "alpha": 1.0},
+    "DynamicTanh": {"alpha": 0.5},
+    "DynamicErf": {"alpha": 0.5, "shift": 0.0},
+    "InverseSquareRootUnit": {"alpha": 0.5, "shift": 0.0},
+}
+
+
 def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The documented start of every add & norm parameter, by name, from the classes' own statements."""
     expected, sublayer = {}, 0
@@ -28,8 +41,8 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         kind = type(module).__name__
         for name, parameter in module.named_parameters(recurse=False):
             key = f"{path}.{name}"
-            if kind in ("LayerNorm", "RMSNorm", "DynamicTanh", "Affine", "DeviationNorm"):
-                value = {"weight": 1.0, "bias": 0.0, "zero_centered_weight": 0.0, "alpha": 0.5}[name]
+            if kind in NORM_STARTS:
+                value = ({"weight": 1.0, "bias": 0.0, "zero_centered_weight": 0.0} | NORM_STARTS[kind])[name]
                 expected[key] = torch.full_like(parameter, 0.0 if zeroed and ".out_norm." in key else value)
             elif kind in ("ScalarResidual", "VectorResidual"):
                 expected[key] = torch.full_like(parameter, module.start)
@@ -106,6 +119,29 @@ def test_round_trip(family, model, spec, tmp_path):
         assert torch.equal(value, back.state_dict()[key]), key
     inputs = row.inputs(model)
     torch.testing.assert_close(net.eval()(**inputs)[0], back(**inputs)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_gates_of_a_norm_are_drawn_where_they_are_missing_and_kept_where_they_are_not(stock_folders, tmp_path):
+    spec = {"preset": "sandwich_ln", "norm": "gated_rms_norm"}
+    _spoil_freed_memory()
+    net = AddNormBertModel.from_pretrained(stock_folders["bert", "AddNormBertModel"], add_norm=spec)
+    gates = {name: gate for name, gate in net.named_parameters() if "gate_" in name}
+    # two for each norm: of the embeddings, four of each layer, the final one
+    assert len(gates) == 2 * (1 + 4 * 4 + 1)
+    assert all(0.015 < gate.std() < 0.025 and gate.abs().max() < 0.1 for gate in gates.values())
+    assert len({gate.sum().item() for gate in gates.values()}) == len(gates)
+    net.save_pretrained(tmp_path)
+    _spoil_freed_memory()
+    back, info = AddNormBertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert all(torch.equal(gate, back.get_parameter(name)) for name, gate in gates.items())
+    half = AddNormBertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {half.get_parameter(name).dtype for name in gates} == {torch.float32}
+    assert half.get_parameter("encoder.final_norm.weight").dtype == torch.bfloat16
+    inputs = FAMILIES["bert"].inputs("AddNormBertModel")
+    output = half(**inputs).last_hidden_state
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), net.eval()(**inputs).last_hidden_state, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("spec", SPECS)

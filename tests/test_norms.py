@@ -10,7 +10,7 @@ import pytest
 import torch
 from references import HEADS, MODEL_BIAS, MODEL_EPS, NORM_REFERENCES, assert_close, combinations
 
-from hf_addnorm.models.norms import NORMS, build_norm, set_gain
+from hf_addnorm.models.norms import NORMS, build_norm, mixes_tokens, set_gain
 
 
 # relative to the largest value of the token
@@ -20,7 +20,7 @@ COMBINATIONS = [
     pytest.param(kind, options, id="-".join([kind, *(f"{key}={value}" for key, value in options.items())]))
     for kind, reference in NORM_REFERENCES.items()
     for options in combinations(reference.samples)
-    if not reference.contradicts(**options)
+    if not reference.contradicts(**options) and options.get("over") != "tokens"
 ]
 # one of each class that a row can build, for the slow checks
 REPRESENTATIVES = [
@@ -32,6 +32,20 @@ REPRESENTATIVES = [
     ("affine", {}),
     ("affine", {"bias": False, "groups": "heads"}),
     ("none", {}),
+    ("layer_norm", {"zero_centered": True}),
+    ("group_norm", {}),
+    ("ada_norm", {"k": 0.0}),
+    ("center_norm", {}),
+    ("fixed_sigma", {}),
+    ("prms_norm", {}),
+    ("scale_norm", {}),
+    ("l2_norm", {}),
+    ("see_dnorm", {}),
+    ("gated_rms_norm", {}),
+    ("derf", {}),
+    ("isru", {}),
+    ("sum_norm", {}),
+    ("sum_norm", {"signed": False, "eps": 100.0}),
 ]
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -43,6 +57,10 @@ def build(kind, options, width, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     for parameter in norm.parameters():
         torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
+    # of both signs and small, or what they are multiplied with is squashed to a constant
+    for name in ("direction", "gate_down", "gate_up"):
+        if hasattr(norm, name):
+            torch.nn.init.uniform_(getattr(norm, name), -0.1, 0.1, generator=generator)
     return norm.to(dtype)
 
 
@@ -79,7 +97,7 @@ def expected(kind, options, x, norm):
 
 
 def test_every_norm_has_a_reference():
-    of_one_token = {kind for kind, norm in NORMS.items() if not getattr(norm, "mixes_tokens", False)}
+    of_one_token = {kind for kind in NORMS if not mixes_tokens(NORMS.parse(kind, "norm"))}
     assert set(NORM_REFERENCES) == of_one_token
     assert {kind for kind, _ in REPRESENTATIVES} == of_one_token
 
@@ -144,9 +162,8 @@ def test_zeros_and_underflow_are_finite(kind, options):
     y, grads = differentiate(norm, x, dict(norm.named_parameters()))
     assert y.isfinite().all()
     assert all(grad.isfinite().all() for grad in grads.values())
-    # every kind is odd up to its bias
-    bias = getattr(norm, "bias", None)
-    torch.testing.assert_close(y[0], torch.zeros_like(y[0]) if bias is None else bias.detach(), rtol=0, atol=0)
+    y_expected, _ = expected(kind, options, x, norm)
+    torch.testing.assert_close(y[0].double(), y_expected[0], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("kind", "eps_place"), [("rms_norm", "outside"), ("layer_norm", "outside")])
@@ -227,17 +244,24 @@ def test_reset_parameters_writes_the_documented_start(kind, options):
     assert set(norm.state_dict()) == set(start)
     for garbage in (math.nan, 9.3e13):
         for name, (_, value) in start.items():
-            torch.nn.init.constant_(norm.get_parameter(name), garbage)
+            parameter = torch.nn.init.constant_(norm.get_parameter(name), garbage)
             norm.reset_parameters()
-            assert (norm.get_parameter(name) == value).all(), name
+            if math.isnan(value):
+                assert parameter.std(correction=0).item() == pytest.approx(0.02, rel=0.5), name
+                assert parameter.abs().max() < 0.1, name
+            else:
+                assert (parameter == value).all(), name
 
 
 @pytest.mark.parametrize(("kind", "options"), COMBINATIONS)
 def test_set_gain_zero_leaves_the_bias(kind, options):
     norm = build(kind, options, 12)
     start = NORM_REFERENCES[kind].start(12, **options)
+    # its other gain is nothing at the start
+    if kind == "see_dnorm":
+        norm.reset_parameters()
     set_gain(norm, 0.0)
-    if {"weight", "zero_centered_weight"} & set(start):
+    if {"weight", "zero_centered_weight", "scalar_weight"} & set(start):
         bias = norm.bias.detach() if "bias" in start else torch.zeros(12, dtype=torch.float64)
         assert torch.equal(norm(tokens(1, 12))[0], bias)
 
@@ -252,6 +276,122 @@ def test_affine_groups_are_contiguous_slices():
     norm = build("affine", {"bias": False, "groups": 3}, 12)
     y = norm(torch.ones(12, dtype=torch.float64))
     assert torch.equal(y, norm.weight.detach().repeat_interleave(4))
+
+
+# --- what one kind is of another ---
+
+
+def outputs(kind, x, parameters=None, **options):
+    """The norm's output and gradient with these parameters, one of the width where it is a number."""
+    choice = NORMS.parse({"kind": kind, **options}, "norm")
+    norm = build_norm(choice, x.shape[-1], eps=1e-9, bias=False, groups=1).double()
+    if hasattr(norm, "reset_parameters"):
+        norm.reset_parameters()
+    for name, value in (parameters or {}).items():
+        with torch.no_grad():
+            norm.get_parameter(name).copy_(torch.as_tensor(value, dtype=torch.float64))
+    y, grads = differentiate(norm, x, {})
+    return y, grads["x"]
+
+
+def assert_same(one, two, factor=1.0):
+    for left, right in zip(one, two, strict=True):
+        assert_close(left, factor * right, 1e-11)
+
+
+GAIN = torch.linspace(-1, 2, 12, dtype=torch.float64)
+# no token so small that an eps shows
+PLAIN = tokens(2, 3, 12)[1:]
+
+
+def test_scale_norm_is_rms_norm_with_one_gain():
+    rms = outputs("rms_norm", PLAIN, gain=False, eps=1e-30)
+    assert_same(outputs("scale_norm", PLAIN), rms)
+    assert_same(outputs("scale_norm", PLAIN, {"scalar_weight": 0.7}), rms, 0.7 / math.sqrt(12))
+    assert_same(outputs("l2_norm", PLAIN), rms, 1 / math.sqrt(12))
+
+
+def test_rms_norm_is_layer_norm_of_tokens_without_a_mean():
+    x = PLAIN - PLAIN.mean(-1, keepdim=True)
+    (rms, _), (layer, _) = (outputs(kind, x, {"weight": GAIN}, eps=1e-3) for kind in ("rms_norm", "layer_norm"))
+    assert_close(rms, layer, 1e-11)
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "rms_norm", "prms_norm"])
+def test_a_zero_centered_gain_is_a_gain_less_one(kind):
+    plain = outputs(kind, PLAIN, {"weight": GAIN})
+    assert_same(outputs(kind, PLAIN, {"zero_centered_weight": GAIN - 1}, zero_centered=True), plain)
+
+
+def test_group_norm_of_one_group_is_layer_norm():
+    assert_same(outputs("group_norm", PLAIN, groups=1, bias=False), outputs("layer_norm", PLAIN, eps=1e-5))
+
+
+def test_prms_norm_of_all_features_is_rms_norm():
+    assert_same(outputs("prms_norm", PLAIN, fraction=1), outputs("rms_norm", PLAIN, eps=1e-8, eps_place="outside"))
+    assert NORMS.build(NORMS.parse({"kind": "prms_norm", "fraction": 0.29}, "norm"), 100).measured == 29
+
+
+@pytest.mark.parametrize("zero", ["alpha", "direction"])
+def test_see_dnorm_is_rms_norm_where_its_own_gain_is_nothing(zero):
+    other = {"alpha": "direction", "direction": "alpha"}[zero]
+    assert_same(
+        outputs("see_dnorm", PLAIN, {"weight": GAIN, zero: 0.0, other: GAIN}),
+        outputs("rms_norm", PLAIN, {"weight": GAIN}),
+    )
+
+
+def test_gated_rms_norm_without_a_gate_is_half_of_rms_norm():
+    assert_same(outputs("gated_rms_norm", PLAIN, {"gate_up": 0.0}), outputs("rms_norm", PLAIN), 0.5)
+
+
+def test_ada_norm_without_its_factor_is_layer_norm_of_the_std():
+    options = {"eps": 1e-5, "eps_place": "outside", "variance": "unbiased", "gain": False}
+    layer = outputs("layer_norm", PLAIN, **options)
+    assert_same(outputs("ada_norm", PLAIN, k=0), layer)
+    y, grad = outputs("ada_norm", PLAIN, k=0, detach=True)
+    assert_close(y, layer[0], 1e-11)
+    # a constant factor for each token
+    cotangent = differentiate(lambda x: x, PLAIN, {})[1]["x"]
+    assert_close(grad, cotangent / (PLAIN.std(-1, keepdim=True) + 1e-5), 1e-11)
+
+
+def test_fixed_sigma_of_the_tokens_deviation_is_layer_norm():
+    x = PLAIN[:1, :1]
+    sigma = x.std(correction=0).item()
+    (y, _), (layer, _) = outputs("fixed_sigma", x, sigma=sigma, bias=False), outputs("layer_norm", x)
+    assert_close(y, layer, 1e-8)
+    assert_same(outputs("fixed_sigma", PLAIN, sigma=11 / 12), outputs("center_norm", PLAIN))
+
+
+@pytest.mark.parametrize("kind", ["derf", "isru"])
+def test_small_tokens_pass_the_stand_ins_as_they_are(kind):
+    x = torch.full((1, 12), 1e-8, dtype=torch.float64)
+    slope = {"derf": 2 / math.sqrt(math.pi), "isru": 1.0}[kind]
+    assert_close(outputs(kind, x)[0], 0.5 * slope * x, 1e-8)
+
+
+def test_sum_norm_sums_to_one_and_its_floor_keeps_the_sign():
+    y, _ = outputs("sum_norm", PLAIN)
+    torch.testing.assert_close(y.sum(-1), torch.ones_like(y[..., 0]))
+    sizes, _ = outputs("sum_norm", PLAIN, signed=False)
+    torch.testing.assert_close(sizes.abs().sum(-1), torch.ones_like(y[..., 0]))
+    assert_same(
+        outputs("sum_norm", PLAIN.abs()),
+        (outputs("sum_norm", PLAIN.abs(), signed=False)[0], outputs("sum_norm", PLAIN.abs())[1]),
+    )
+    small = torch.tensor([[0.5, -0.2], [0.2, -0.5], [0.5, -0.5]], dtype=torch.float64)
+    y, grad = outputs("sum_norm", small, eps=0.4)
+    # sums 0.3, -0.3 and 0: the denominators are 0.4, -0.4 and 0.4, constants
+    assert_close(y, small / torch.tensor([[0.4], [-0.4], [0.4]], dtype=torch.float64), 1e-12)
+    cotangent = differentiate(lambda x: x, small, {})[1]["x"]
+    assert_close(grad, cotangent / torch.tensor([[0.4], [-0.4], [0.4]], dtype=torch.float64), 1e-12)
+
+
+def test_l2_norm_of_nothing_is_nothing_and_has_no_gradient():
+    y, grad = outputs("l2_norm", torch.zeros(2, 12, dtype=torch.float64))
+    assert (y == 0).all()
+    assert (grad == 0).all()
 
 
 # --- compile ---
@@ -277,6 +417,8 @@ def test_compiles_as_one_graph(kind, options):
     ("kind", "options", "width", "words"),
     [
         ("affine", {"groups": 5}, 12, ["affine", "groups", "5", "12"]),
+        ("group_norm", {"groups": 5}, 12, ["group_norm", "groups", "5", "12"]),
+        ("group_norm", {}, 13, ["group_norm", "groups", "4", "13"]),
         ("affine", {"groups": "heads"}, 13, ["affine", "groups", "13"]),
     ],
 )
@@ -294,6 +436,7 @@ def test_a_width_that_does_not_fit_is_refused(kind, options, width, words):
         ({"kind": "layer_norm", "eps": 1e-5}, ["layer_norm", "bias", "no model to take it from"]),
         ({"kind": "layer_norm", "bias": False}, ["layer_norm", "eps", "no model to take it from"]),
         ({"kind": "affine", "groups": "heads"}, ["affine", "groups", "heads", "no model"]),
+        ("group_norm", ["group_norm", "groups", "heads", "no model"]),
     ],
 )
 def test_what_is_left_to_the_model_needs_one(choice, words):

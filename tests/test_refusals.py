@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import FAMILIES, PRESET_NAMES
 
-from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.norms import NORMS, mixes_tokens
 from hf_addnorm.models.refusals import REFUSALS
 from hf_addnorm.models.residuals import RESIDUALS
 from hf_addnorm.models.streams import STREAMS
@@ -29,7 +29,7 @@ PAIRS = [
     *itertools.product(["single"], WIRINGS, CHANGES),
 ]
 SCHEMES = [{"preset": "pre_ln", "stream": stream, "wiring": wiring, **change} for stream, wiring, change in PAIRS]
-TOKEN_NORMS = [name for name in NORMS if getattr(NORMS[name], "mixes_tokens", False)]
+TOKEN_NORMS = [name for name in NORMS if mixes_tokens(NORMS.parse(name, "norm"))]
 
 
 def _refused(family, scheme):

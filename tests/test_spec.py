@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import logging
 import math
 import pickle
 import types
@@ -13,6 +14,7 @@ import pytest
 from transformers import AutoConfig, BertConfig
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel, AddNormSpec, presets
+from hf_addnorm.models import refusals
 from hf_addnorm.models.depth import DEPTH_RULES
 from hf_addnorm.models.initialization import INITS
 from hf_addnorm.models.norms import NORMS
@@ -920,6 +922,65 @@ def test_the_streams_own_norm_is_judged_with_the_config():
 def test_a_spec_that_was_changed_by_hand_is_judged_too():
     with pytest.raises(ValueError, match="dropout"):
         config(dataclasses.replace(parse("pre_ln"), dropout="after_out"))
+
+
+# --- what is unusual is warned about ---
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """The sentences that were logged, from here on each one for the first time."""
+    logging.Logger.warning_once.cache_clear()
+    sentences: list[str] = []
+    monkeypatch.setattr(refusals.logger, "warning", lambda sentence: sentences.append(sentence))
+    return sentences
+
+
+UNUSUAL = [
+    (
+        "bounded_norm_in_post",
+        {"norm": "dyt"},
+        ["add_norm.attention.post is 'dyt'", "add_norm.feed_forward.post is 'dyt'"],
+    ),
+    ("bounded_norm_in_post", {"feed_forward": {"post": "derf"}}, ["add_norm.feed_forward.post is 'derf'"]),
+    ("bounded_norm_in_post", {"layers": [{"last": 1, "norm": "isru"}]}, ["add_norm.attention.post is 'isru'"]),
+    (
+        "pre_norm_without_a_final_one",
+        {"preset": "pre_ln", "final": False},
+        ["add_norm.feed_forward.pre is 'layer_norm'"],
+    ),
+    (
+        "pre_norm_without_a_final_one",
+        {"layers": [{"last": 1, "feed_forward": {"pre": "rms_norm", "out": True}}]},
+        ["add_norm.feed_forward.pre is 'rms_norm'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), UNUSUAL, ids=str)
+def test_what_is_unusual_is_warned_about_once(name, value, words, warned):
+    kept = config(value)
+    (sentence,) = warned
+    unusual = refusals.WARNINGS[name]
+    assert all(part in sentence for part in (*words, unusual.reason, unusual.usual)), sentence
+    # neither a second one nor a model of it says it again
+    config(value)
+    AddNormBertModel(kept)
+    assert len(warned) == 1
+
+
+def test_every_warning_is_tested_and_no_published_scheme_has_one(warned):
+    assert {name for name, *_ in UNUSUAL} == set(refusals.WARNINGS)
+    for preset in PRESETS:
+        config(preset)
+    for usual in (
+        {"preset": "residual", "attention": ["pre", "post"], "feed_forward": ["pre"]},
+        {"attention": ["pre"], "feed_forward": ["pre", "post"]},
+        {"norm": "affine"},
+        {"preset": "pre_ln", "norm": "derf", "embed": "dyt"},
+    ):
+        config(usual)
+    assert warned == []
 
 
 # --- the registries themselves ---

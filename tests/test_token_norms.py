@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES
+from references import sum_norm
 from safetensors import safe_open
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
-from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.norms import NORMS, mixes_tokens
 from hf_addnorm.models.token_mask import TokenMask, running_with
 
 
@@ -56,6 +57,122 @@ def naive(kind, x, real, weight, bias, eps=1e-5, unbiased=False):
     return y[real]
 
 
+def contra(x, norm, scale=0.1, identity=False, temperature=1.0, eps=1e-6):
+    """One sequence [tokens, hidden] without padding, token by token."""
+    directions = torch.stack([token / token.norm() for token in x])
+    rows = []
+    for i, token in enumerate(x):
+        weights = torch.stack([torch.exp(directions[i] @ other / temperature) for other in directions])
+        mixed = (weights[:, None] * x).sum(0) / weights.sum()
+        y = (1 + scale if identity else 1) * token - scale * mixed
+        y = y - y.mean()
+        rows.append(y / (y.square().mean() + eps) ** 0.5 * norm.weight + norm.bias)
+    return torch.stack(rows)
+
+
+# norms without a state: the options, and the function of one sequence without padding
+SEQUENCE_NORMS = {
+    "contra": ("contra_norm", {}, contra),
+    "contra_bert": ("contra_norm", {"scale": 0.5, "identity": True, "temperature": 0.5}, contra),
+    **{
+        f"{'signed' if signed else 'sizes'}_sum": (
+            "sum_norm",
+            {"over": "tokens", "signed": signed, "eps": eps},
+            lambda x, norm, over, **options: sum_norm(x, {"weight": norm.weight}, axis=0, **options),
+        )
+        # one of the five sums of a sequence is below the floor
+        for signed, eps in ((True, 5.0), (False, 10.0))
+    },
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCE_NORMS)
+def test_of_a_sequence_is_the_formula_of_its_real_tokens(name, padded):
+    x, real = padded
+    kind, options, formula = SEQUENCE_NORMS[name]
+    norm = build(kind, 5, **options)
+    results = []
+    for function in (
+        lambda z: running_with(TokenMask(real), norm, z)[real],
+        lambda z: torch.cat([formula(row[mask], norm, **options) for row, mask in zip(z, real, strict=True)]),
+    ):
+        z = x.clone().requires_grad_()
+        y = function(z)
+        grads = torch.autograd.grad((y * torch.sin(torch.arange(y.numel()).view_as(y))).sum(), [z, *norm.parameters()])
+        results.append((y, *grads))
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    if "eps" in options:
+        below = (
+            torch.stack(
+                [
+                    (row[mask] if options["signed"] else row[mask].abs()).sum(0)
+                    for row, mask in zip(x, real, strict=True)
+                ]
+            ).abs()
+            < options["eps"]
+        )
+        assert 0 < below.sum() < below.numel()
+
+
+@pytest.mark.parametrize("name", SEQUENCE_NORMS)
+def test_heads_are_sequences_of_their_own(name):
+    """As the norms of q, k and v have it: [batch, seq, heads, features]."""
+    kind, options, _ = SEQUENCE_NORMS[name]
+    norm = build(kind, 5, **options)
+    x = torch.randn(2, 7, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    real = torch.ones(2, 7, dtype=torch.bool)
+    real[0, 4:] = False
+    y = running_with(TokenMask(real), norm, x)
+    for head in range(3):
+        expected = running_with(TokenMask(real), norm, x[:, :, head])
+        torch.testing.assert_close(y[:, :, head], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", SEQUENCE_NORMS)
+def test_half_precision_of_a_sequence_is_rounded_once(name, dtype, padded):
+    x, real = padded
+    kind, options, _ = SEQUENCE_NORMS[name]
+    norm = build(kind, 5, **options)
+    for parameter in norm.parameters():
+        parameter.data = parameter.data.to(dtype).double()
+    x = x.to(dtype)
+    expected = running_with(TokenMask(real), norm, x.double())[real]
+    half = norm.to(dtype)
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = running_with(TokenMask(real), half, x)[real]
+        assert y.dtype == dtype
+        torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_contra_norm_without_its_scale_is_layer_norm(padded):
+    x, real = padded
+    norm = build("contra_norm", 5, scale=0, eps=1e-3)
+    expected = torch.nn.functional.layer_norm(x[real], (5,), norm.weight, norm.bias, 1e-3)
+    torch.testing.assert_close(running_with(TokenMask(real), norm, x)[real], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_tokens_of_nothing_and_sequences_without_tokens_are_finite():
+    real = torch.tensor([[True, True, False], [False, False, False]])
+    for kind, options, _ in SEQUENCE_NORMS.values():
+        norm = build(kind, 5, **options)
+        for value in (0.0, 1e-30):
+            x = torch.full((2, 3, 5), value, requires_grad=True)
+            y = running_with(TokenMask(real), norm.float(), x)
+            y[real].sum().backward()
+            assert y.isfinite().all()
+            assert x.grad.isfinite().all()
+
+
+def test_whether_tokens_are_mixed_may_be_a_matter_of_options():
+    mixing = {kind for kind in NORMS if mixes_tokens(NORMS.parse(kind, "norm"))}
+    assert {"batch_norm", "instance_norm", "contra_norm"} <= mixing
+    assert not mixing & {"layer_norm", "rms_norm", "none", "sum_norm"}
+    assert mixes_tokens(NORMS.parse({"kind": "sum_norm", "over": "tokens"}, "norm"))
+
+
 @pytest.fixture
 def padded():
     x = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
@@ -84,10 +201,13 @@ def test_forward_and_gradients_are_the_formulas(kind, unbiased, padded):
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_may_hold_anything(kind, padded):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [*((kind, {}) for kind in KINDS), *((kind, options) for kind, options, _ in SEQUENCE_NORMS.values())],
+)
+def test_padding_may_hold_anything(kind, options, padded):
     x, real = padded
-    norm = build(kind, 5)
+    norm = build(kind, 5, **options)
     y = running_with(TokenMask(real), norm, x)
     for value in (1e30, float("inf"), float("nan")):
         z = torch.where(real.unsqueeze(-1), x, value).requires_grad_()
@@ -182,10 +302,15 @@ SPECS = {
         "final": True,
         "head": True,
     },
+    "pre_contra": {"preset": "pre_ln", "norm": "contra_norm"},
+    "post_sum": {"preset": "post_ln", "norm": {"kind": "sum_norm", "over": "tokens", "signed": False}},
     "dual": {"preset": "residual", "norm": "batch_norm"},
     "hyper": {"preset": "hyper_connections", "norm": "instance_norm"},
     "parallel": {"preset": "parallel", "norm": "batch_norm"},
 }
+
+
+CAUSAL = ["post_batch", "pre_instance", "pre_contra", "post_sum"]
 
 
 def base_model(family):
@@ -399,7 +524,7 @@ def test_shared_layers_have_statistics_for_every_depth():
     assert len({tuple(mean.tolist()) for mean in means}) == 9
 
 
-@pytest.mark.parametrize("add_norm", list(SPECS.values())[:2], ids=list(SPECS)[:2])
+@pytest.mark.parametrize("add_norm", [SPECS[name] for name in CAUSAL], ids=CAUSAL)
 def test_a_causal_model_refuses_them(add_norm):
     row = FAMILIES["gpt2"]
     with pytest.raises(ValueError, match="its statistics over tokens"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .norms import build_norm
-from .refusals import refuse
+from .refusals import refuse, warn
 from .registry import Choice
 from .spec import AddNormSpec
 
@@ -45,6 +45,7 @@ class AddNormConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         refuse(self.add_norm, self)
+        warn(self.add_norm, self)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "add_norm":
@@ -71,6 +72,7 @@ class AddNormConfig(PreTrainedConfig):
         result = super().from_dict(config_dict, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         refuse(config.add_norm, config)
+        warn(config.add_norm, config)
         return result
 
     def add_norm_sublayers(self) -> list[str]:

@@ -235,11 +235,50 @@ PRESETS: dict[str, Preset] = {
         spec={**_PRE, "stream": "dense"},
         note="It begins as pre_ln: the average is the newest output. It keeps the outputs of all layers in memory.",
     ),
+    "peri_ln": Preset(
+        formula="x <- x + RMS'(F(RMS(x))); RMS after the last layer",
+        flow="x -+-> RMS -> F -> drop -> RMS' -> + -> x   (final: RMS)\n   +--------------------------------^",
+        source="Peri-LN, Kim et al., 2025, arXiv 2502.02732",
+        spec={"norm": "rms_norm", "attention": ["pre", "out"], "feed_forward": ["pre", "out"], "final": True},
+        note='The paper\'s norm after the embeddings is optional: `"embed": true` where the stock model has none.',
+    ),
+    "olmo2": Preset(
+        formula="x <- x + RMS(W_o attn(RMS_q(q), RMS_k(k), v)); x <- x + RMS(M(x)); RMS after the last layer",
+        flow="x -+-> q, k -> RMS, v -> core -> W_o -> drop -> RMS -> + -> x   (attention)\n"
+        "   +---------------------------------------------------^\n"
+        "x -+-> M -> drop -> RMS -> + -> x   (feed-forward; final: RMS)\n"
+        "   +-----------------------^",
+        source="2 OLMo 2 Furious, OLMo team, 2025, arXiv 2501.00656",
+        spec={
+            "norm": "rms_norm",
+            "attention": ["q", "k", "out"],
+            "feed_forward": ["out"],
+            "final": True,
+            "qkv_width": "hidden",
+        },
+        note="The norms of q and k take all heads at once, before a rotary embedding. The embedding norm, which the "
+        "paper has not, stays where the stock model has one.",
+    ),
+    "resmlp": Preset(
+        formula="x <- x + lambda * F(Aff(x)), lambda a vector starting at 1e-4; Aff after the last layer",
+        flow="x -+-> Aff -> F -> drop -> * lambda -> + -> x   (final: Aff)\n   +------------------------------------^",
+        source="ResMLP, Touvron et al., 2021, arXiv 2105.03404",
+        spec={**_PRE, "norm": "affine", "residual": {"kind": "vector", "start": 1e-4}},
+        note="No statistics in the layers: Aff is a gain and a bias. The embedding norm, where the stock model has "
+        "one, becomes Aff too. Lambda starts as in the authors' code.",
+    ),
     "dyt": Preset(
         formula="x <- x + F(DyT(x)); DyT after the last layer",
         flow="x -+-> DyT -> F -> drop -> + -> x   (final: DyT)\n   +------------------------^",
         source="Transformers without Normalization, Zhu et al., 2025, arXiv 2503.10622",
         spec={**_PRE, "norm": "dyt"},
         note="The embedding norm, where the stock model has one, becomes DyT too.",
+    ),
+    "derf": Preset(
+        formula="x <- x + F(Derf(x)); Derf after the last layer",
+        flow="x -+-> Derf -> F -> drop -> + -> x   (final: Derf)\n   +-------------------------^",
+        source="Derf, Chen et al., 2025, arXiv 2512.10938",
+        spec={**_PRE, "norm": "derf"},
+        note="The embedding norm, where the stock model has one, becomes Derf too.",
     ),
 }

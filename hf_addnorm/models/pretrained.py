@@ -24,7 +24,7 @@ from .connection import AddNorm, Branch, Connections
 from .depth import Position, at_depth, positions
 from .initialization import INITS, Linear, ScaleWeights, ZeroNorms
 from .inner import Seen
-from .norms import Norm
+from .norms import Norm, mixes_tokens
 from .refusals import refuse
 from .registry import Choice
 from .residuals import Residual
@@ -193,7 +193,7 @@ class AddNormLayer(nn.Module):
                 self.stock_choices[path] = choice
                 norms.pop(slot, None)
             # at another depth of a shared layer, the same norm is shared as in the stock model; not its statistics
-            elif choice == held and not getattr(norms[slot], "mixes_tokens", False):
+            elif choice == held and not mixes_tokens(held):
                 del norms[slot]
         return norms
 

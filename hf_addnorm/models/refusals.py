@@ -1,4 +1,4 @@
-"""What a model cannot have: specs whose axes contradict each other, or the model that they are put into."""
+"""What a model cannot have, specs whose axes contradict each other or the model; and what is unusual, warned about."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,17 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .depth import Position, at_depth, positions
-from .norms import has_gain
+from .norms import PointwiseNorm, has_gain, is_a
 from .registry import Choice, one_of
 from .spec import AddNormSpec, LayerSpec
 from .streams import STREAMS
 from .wirings import WIRINGS
 
+
+logger = logging.get_logger(__name__)
 
 # Axes that act through slots: (axis, the value that does nothing, the slots, what the axis does).
 _THROUGH_SLOTS = (
@@ -65,6 +68,54 @@ REFUSALS: dict[str, Refusal] = {
         "'add'",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """A scheme that runs, and that is likely not to do what is hoped for.
+
+    Args:
+        find (`Callable`): from spec and config to the unusual values, each with the field that it stands in.
+        reason (`str`): why it is unusual.
+        usual (`str`): what is published instead.
+    """
+
+    find: Callable[[AddNormSpec, Any], list[tuple[str, Choice]]]
+    reason: str
+    usual: str
+
+
+WARNINGS: dict[str, Unusual] = {
+    "bounded_norm_in_post": Unusual(
+        lambda spec, config: [
+            (where, norm)
+            for where, norm in spec.norms(config.add_norm_depth())
+            if where.endswith(".post") and is_a(norm, PointwiseNorm)
+        ],
+        "it bounds each feature of the whole stream, and squashes what the stream carries again in every layer",
+        "this kind of norm in the slot pre, in front of the sublayers, and after the last layer",
+    ),
+    "pre_norm_without_a_final_one": Unusual(
+        lambda spec, config: _unnormed_ends(spec, config),
+        "nothing normalises the stream, which grows with every layer, before it leaves the last one",
+        "a norm there: final",
+    ),
+}
+
+
+def _unnormed_ends(spec: AddNormSpec, config: Any) -> list[tuple[str, Choice]]:
+    depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
+    filled = spec.layer(depth - 1, depth).slot_norms(last)
+    ends_normed = spec.final is not False or "post" in filled or bool(STREAMS.build(spec.stream).norms)
+    return [] if ends_normed or "pre" not in filled else [(f"add_norm.{last}.pre", filled["pre"])]
+
+
+def warn(spec: AddNormSpec, config: Any) -> None:
+    """Warn, once in a process, about what is unusual in a spec that a model of `config` can have."""
+    for unusual in WARNINGS.values():
+        found = dict.fromkeys(f"{where} is {value.kind!r}" for where, value in unusual.find(spec, config))
+        if found:
+            logger.warning_once(f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}.")
 
 
 def refuse(spec: AddNormSpec, config: Any) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from .depth import parse_depth_value
 from .hyper_connections import STREAMS
 from .initialization import INITS
+from .norms import NORMS, mixes_tokens
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .residuals import RESIDUALS
-from .token_norms import NORMS
 from .wirings import WIRINGS
 
 
@@ -348,10 +348,8 @@ class AddNormSpec:
                     yield f"add_norm.{name}.{slot}", norm
 
     def token_norms(self, layers: int) -> list[tuple[str, Choice]]:
-        """Those of them that take statistics over tokens."""
-        return [
-            (where, norm) for where, norm in self.norms(layers) if getattr(NORMS[norm.kind], "mixes_tokens", False)
-        ]
+        """Those of them that look at more than one token."""
+        return [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)]
 
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
         """The norm of a place outside the layers (embed, final, head), or None."""

@@ -1,14 +1,32 @@
-"""Norms over tokens: batch and instance norm, of the real tokens only."""
+"""Norms over tokens, of which only the real ones count: batch and instance norm, ContraNorm, sums."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from .norms import NORMS, Norm
-from .registry import Fraction, Positive
+from .norm_base import NORMS, Norm, in_full_precision, unit
+from .registry import Fraction, Positive, number
 from .token_mask import current
+
+
+def real_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x` [batch, seq, ..., hidden] with 0 in the padded places, and which are not, [..., 1].
+
+    Raises:
+        ValueError: if `x` has no tokens.
+    """
+    if x.dim() < 3:
+        raise ValueError(
+            f"a norm that takes statistics over tokens needs [batch, seq, ..., features] and was given "
+            f"{list(x.shape)}: a head that pools its tokens cannot have one."
+        )
+    real = current().on(x)
+    if real is None:
+        return x, torch.ones([*x.shape[:-1], 1], dtype=torch.bool, device=x.device)
+    real = real.expand(*x.shape[:-1], 1)
+    return torch.where(real, x, 0.0), real
 
 
 class TokenNorm(Norm):
@@ -18,21 +36,12 @@ class TokenNorm(Norm):
     is finite there, and no gradient comes from them.
     """
 
-    mixes_tokens = True
+    @staticmethod
+    def mixes_tokens(**options: Any) -> bool:
+        return True
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dim() < 3:
-            raise ValueError(
-                f"a norm that takes statistics over tokens needs [batch, seq, ..., features] and was given "
-                f"{list(x.shape)}: a head that pools its tokens cannot have one."
-            )
-        real = current().on(x)
-        if real is None:
-            real = torch.ones([*x.shape[:-1], 1], dtype=torch.bool, device=x.device)
-        else:
-            real = real.expand(*x.shape[:-1], 1)
-            x = torch.where(real, x, 0.0)
-        return self.normalize_tokens(x, real)
+        return self.normalize_tokens(*real_tokens(x))
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """The function without gain and bias, of `x` [batch, seq, ..., hidden], 0 where `real` [..., 1] is false."""
@@ -177,3 +186,116 @@ class InstanceNorm(TokenNorm):
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, correction={self.correction}"
+
+
+@NORMS.register("contra_norm")
+class ContraNorm(TokenNorm):
+    """ContraNorm, LayerNorm of `x - scale * A x` with A the softmax of the tokens' cosines: like tokens move apart.
+
+        x [batch, seq, hidden] -+------------------> - -> LayerNorm -> * gain -> + bias -> [batch, seq, hidden]
+                                +-> A -> * scale ----^
+
+    `A = softmax(cos(x_i, x_j) / temperature)` over the real tokens j of the sequence: padding attracts no attention,
+    unlike in the authors' code, which has no mask. With the scale 0 it is LayerNorm. It costs seq^2 * hidden,
+    and is not for a causal model.
+
+    Source: Guo et al., 2023, arXiv 2303.06562, the form with LayerNorm of their ViT code.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        scale (`float`, *optional*, defaults to 0.1): the paper's s, which it tunes by task; at least 0.
+        identity (`bool`, *optional*, defaults to `False`): `(1 + scale) * x - scale * A x` instead, as in the authors'
+            BERT code, where LayerNorm stands beside it.
+        temperature (`float`, *optional*, defaults to 1): above 0.
+        gain, bias (`bool`, *optional*, default to `True`): LayerNorm's, learned, per feature.
+        eps (`float`, *optional*, defaults to 1e-6): LayerNorm's, above 0, inside the root.
+    Dtype: computed in float32 at least, also under autocast, returned in `x.dtype`. Init: gain = 1, bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        scale: Annotated[float, number(at_least=0)] = 0.1,
+        identity: bool = False,
+        temperature: Positive = 1.0,
+        gain: bool = True,
+        bias: bool = True,
+        eps: Positive = 1e-6,
+    ):
+        super().__init__(hidden_size, gain, bias)
+        self.scale, self.identity, self.temperature, self.eps = scale, identity, temperature, eps
+
+    def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        # where a token has heads, the tokens of each head meet each other
+        tokens, columns = x.transpose(1, -2), real.transpose(1, -2).transpose(-1, -2)
+        directions = unit(tokens, 1e-12)
+        with in_full_precision(x):
+            cosines = directions @ directions.transpose(-1, -2)
+            # not -inf: a sequence may have no real token
+            scores = (cosines / self.temperature).masked_fill(~columns, torch.finfo(x.dtype).min)
+            mixed = (torch.softmax(scores, dim=-1) @ tokens).transpose(1, -2)
+        y = (1 + self.scale if self.identity else 1) * x - self.scale * mixed
+        centred = y - y.mean(-1, keepdim=True)
+        return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, eps={self.eps}"
+
+
+@NORMS.register("sum_norm")
+class SumNorm(Norm):
+    """Division by a sum: `x / floor(sum(x)) * gain + bias`, over the features of a token or the tokens of a sequence.
+
+        x [batch, seq, hidden] -+-> sum of x or |x| -> floor --v
+                                +----------------------------> / -> * gain (-> + bias) -> [batch, seq, hidden]
+
+    `floor(s)` is s where `|s| > eps`, else eps with the sign of s, and eps for s = 0: the denominator keeps its sign
+    and is never smaller than eps. Where the floor holds, the denominator is a constant to the gradient, which so is at
+    most 1/eps there, also at 0. Where it does not, the signed outputs sum to 1, and the others' sizes do.
+
+    A signed sum passes through 0: that of a LayerNorm's outputs over the features is nothing but rounding. There the
+    floor alone says how large the output is.
+
+    No paper: a norm of this package, division by the sum as for probabilities.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        over (`str`, *optional*, defaults to `"features"`): sum over a token's "features", or feature by feature over
+            the real "tokens" of its sequence, which a causal model refuses.
+        signed (`bool`, *optional*, defaults to `True`): the sum of the values; else that of their sizes, `|x|`.
+        eps (`float`, *optional*, defaults to 1e-2): the floor, above 0.
+        gain (`bool`, *optional*, defaults to `True`): a learned gain per feature.
+        bias (`bool`, *optional*, defaults to `False`): a learned bias per feature.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: gain = 1, bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        over: Literal["features", "tokens"] = "features",
+        signed: bool = True,
+        eps: Positive = 1e-2,
+        gain: bool = True,
+        bias: bool = False,
+    ):
+        super().__init__(hidden_size, gain, bias)
+        self.over, self.signed, self.eps = over, signed, eps
+
+    @staticmethod
+    def mixes_tokens(over: str, **options: Any) -> bool:  # type: ignore[override]
+        return over == "tokens"
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        axis = -1
+        if self.over == "tokens":
+            x, _ = real_tokens(x)
+            axis = 1
+        total = (x if self.signed else x.abs()).sum(axis, keepdim=True)
+        floor = torch.full_like(total, self.eps)
+        floor = torch.where(total < 0, -floor, floor)
+        return x / torch.where(total.abs() > self.eps, total, floor)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, over={self.over}, signed={self.signed}, eps={self.eps}"

@@ -110,8 +110,18 @@ def _in_own_memory(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weight matrices, and the biases, norms and residual scales, which are not decayed."""
+    """Two parameter groups: weight matrices, and the biases, norms and residual scales, which are not decayed.
+
+    A norm may have matrices (`gated_rms_norm`): these are decayed like any other, which Trainer does not do.
+    """
     decayed = set(get_parameter_names(model, [nn.LayerNorm, Norm], SPARED))
+    decayed |= {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, Norm)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() > 1
+    }
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": weight_decay},

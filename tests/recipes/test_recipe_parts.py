@@ -257,6 +257,18 @@ def test_what_a_preset_adds_is_spared(preset, tiny):
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
+def test_the_matrices_of_a_norm_are_decayed(tiny):
+    addnorm = hf_addnorm.load_pretrained(
+        AutoModelForSequenceClassification, tiny, add_norm={"preset": "pre_ln", "norm": "gated_rms_norm"}
+    )
+    decayed, spared = ({id(p) for p in group["params"]} for group in model.decay_groups(addnorm, 0.1))
+    gates = {name for name, parameter in addnorm.named_parameters() if "gate_" in name}
+    assert gates
+    for name, parameter in addnorm.named_parameters():
+        is_matrix = parameter.ndim == 2
+        assert (id(parameter) in decayed, id(parameter) in spared) == (is_matrix, not is_matrix), name
+
+
 def test_dropout_override(tiny):
     settings = TextConfig(checkpoint=tiny, output_dir="", dropout=0.25, add_norm="pre_ln")
     loaded = model.load_model(AutoModelForSequenceClassification, settings, torch.device("cpu"), num_labels=3)

@@ -1,0 +1,160 @@
+"""Element-wise stand-ins for a norm: no statistics, each feature by itself."""
+
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+
+from .norm_base import NORMS, Norm, slices
+from .registry import Finite, Positive, whole
+
+
+class PointwiseNorm(Norm):
+    """Base of the bounded stand-ins: `weight * f(alpha * x + shift) + bias`, alpha and shift one scalar each.
+
+        x [..., hidden] -> * alpha (-> + shift) -> f -> * weight -> + bias -> [..., hidden]
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        alpha_init (`float`): start value of `alpha`.
+        shift_init (`float`, *optional*): start value of `shift`; by default there is none.
+    Dtype: computed in float32 at least, returned in `x.dtype`.
+    Init: alpha = alpha_init, shift = shift_init, weight = 1, bias = 0.
+    """
+
+    def __init__(self, hidden_size: int, alpha_init: float, shift_init: float | None = None):
+        super().__init__(hidden_size, gain=True, bias=True)
+        self.alpha_init, self.shift_init = alpha_init, shift_init
+        self.alpha = nn.Parameter(torch.empty(1))
+        self.shift = None if shift_init is None else nn.Parameter(torch.empty(1))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.alpha, self.alpha_init)
+        if self.shift is not None:
+            nn.init.constant_(self.shift, self.shift_init or 0.0)
+
+    def squash(self, z: torch.Tensor) -> torch.Tensor:
+        """f, element by element."""
+        raise NotImplementedError
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.alpha * x
+        return self.squash(z if self.shift is None else z + self.shift)
+
+
+@NORMS.register("dyt")
+class DynamicTanh(PointwiseNorm):
+    """DyT, an element-wise stand-in for a norm: `weight * tanh(alpha * x) + bias`.
+
+        x [..., hidden] -> * alpha -> tanh -> * weight -> + bias -> [..., hidden]
+
+    Source: Zhu et al., "Transformers without Normalization", 2025, arXiv 2503.10622.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        alpha_init (`float`, *optional*, defaults to 0.5): start value of the scalar `alpha`; above 0.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: alpha = alpha_init, weight = 1, bias = 0.
+    """
+
+    def __init__(self, hidden_size: int, *, alpha_init: Positive = 0.5):
+        super().__init__(hidden_size, alpha_init)
+
+    def squash(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(z)
+
+
+@NORMS.register("derf")
+class DynamicErf(PointwiseNorm):
+    """Derf, an element-wise stand-in for a norm: `weight * erf(alpha * x + shift) + bias`.
+
+        x [..., hidden] -> * alpha -> + shift -> erf -> * weight -> + bias -> [..., hidden]
+
+    Source: Chen et al., 2025, arXiv 2512.10938.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        alpha_init (`float`, *optional*, defaults to 0.5): start value of the scalar `alpha`; above 0.
+        shift_init (`float`, *optional*, defaults to 0): start value of the scalar `shift`.
+    Dtype: computed in float32 at least, returned in `x.dtype`.
+    Init: alpha = alpha_init, shift = shift_init, weight = 1, bias = 0.
+    """
+
+    def __init__(self, hidden_size: int, *, alpha_init: Positive = 0.5, shift_init: Finite = 0.0):
+        super().__init__(hidden_size, alpha_init, shift_init)
+
+    def squash(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.erf(z)
+
+
+@NORMS.register("isru")
+class InverseSquareRootUnit(PointwiseNorm):
+    """The inverse square root unit: `weight * z / sqrt(1 + z^2) + bias`, `z = alpha * x + shift`.
+
+        x [..., hidden] -> * alpha -> + shift -> z / sqrt(1 + z^2) -> * weight -> + bias -> [..., hidden]
+
+    Source: one of the functions that the authors of Derf tried (Chen et al., 2025, arXiv 2512.10938, their code);
+    Stollenwerk, 2025, arXiv 2503.21708, derives this kind of function as LayerNorm's element-wise counterpart, with
+    constants that are not those here.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        alpha_init (`float`, *optional*, defaults to 0.5): start value of the scalar `alpha`; above 0.
+        shift_init (`float`, *optional*, defaults to 0): start value of the scalar `shift`.
+    Dtype: computed in float32 at least, returned in `x.dtype`.
+    Init: alpha = alpha_init, shift = shift_init, weight = 1, bias = 0.
+    """
+
+    def __init__(self, hidden_size: int, *, alpha_init: Positive = 0.5, shift_init: Finite = 0.0):
+        super().__init__(hidden_size, alpha_init, shift_init)
+
+    def squash(self, z: torch.Tensor) -> torch.Tensor:
+        return z / torch.sqrt(1 + z.square())
+
+
+@NORMS.register("affine")
+class Affine(Norm):
+    """An affine map without statistics: `weight * x + bias`.
+
+        x [..., hidden] -> * weight -> + bias -> [..., hidden]
+
+    Source: Touvron et al., "ResMLP", 2021, arXiv 2105.03404; "NoNorm" of Sun et al., "MobileBERT", 2020,
+    arXiv 2004.02984. With `groups="heads"` and no bias, in the slot `mid` of attention, it is NormFormer's
+    head scaling (Shleifer et al., 2021, arXiv 2110.09456): one gain per head, before the output projection.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        bias (`bool`, *optional*, defaults to `True`): a learned bias per feature.
+        groups (`int` or `"heads"`, *optional*): this many gains, each for one of as many contiguous, equal slices of
+            the features; "heads" means the number of attention heads. By default one gain per feature.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: weight = 1, bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] | None = None,
+    ):
+        super().__init__(hidden_size, gain=False, bias=bias)
+        self.groups = hidden_size if groups is None else slices("affine", groups, hidden_size)
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(self.groups))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = (y.unflatten(-1, (self.groups, -1)) * self.weight.unsqueeze(-1)).flatten(-2)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype)
+
+
+@NORMS.register("none")
+def none(hidden_size: int) -> nn.Module:
+    """No norm: the identity. It fills a slot that a preset names while the norm itself is taken away.
+
+    x [..., hidden] -> x
+    """
+    return nn.Identity()

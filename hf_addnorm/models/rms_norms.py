@@ -1,0 +1,245 @@
+"""Norms that divide a token by a measure of its length, its mean left in: RMSNorm and what is made of it."""
+
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+
+from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, set_gain, unit
+from .registry import Fraction, Positive, whole
+
+
+@NORMS.register("rms_norm")
+class RMSNorm(Norm):
+    """RMSNorm: `x / sqrt(mean(x^2) + eps) * gain`, no mean taken out.
+
+        x [..., hidden] -> / sqrt(mean(x^2) + eps) -> * gain (-> + bias) -> [..., hidden]
+
+    Source: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv 1910.07467. The paper's code adds
+    1e-8 outside the root (`eps=1e-8, eps_place="outside"`); T5, LLaMA and their successors add 1e-6 inside, the
+    default here. Zero-centred gain: Gemma 2 (2024, arXiv 2408.00118).
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        gain (`bool`, *optional*, defaults to `True`): a learned gain per feature.
+        bias (`bool`, *optional*, defaults to `False`): a learned bias per feature.
+        zero_centered (`bool`, *optional*, defaults to `False`): the gain is `1 + zero_centered_weight`.
+        eps (`float`, *optional*, defaults to 1e-6): above 0.
+        eps_place (`str`, *optional*, defaults to `"inside"`): add eps inside the root, or "outside" of it.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`.
+    Init: gain = 1 (zero_centered_weight = 0), bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        gain: bool = True,
+        bias: bool = False,
+        zero_centered: bool = False,
+        eps: Positive = 1e-6,
+        eps_place: Literal["inside", "outside"] = "inside",
+    ):
+        super().__init__(hidden_size, gain, bias, zero_centered)
+        self.eps, self.eps_place = eps, eps_place
+
+    # which options exclude each other
+    contradiction = staticmethod(no_gain_to_center)
+
+    def mean_square(self, x: torch.Tensor) -> torch.Tensor:
+        """What the root is taken of, [..., 1]."""
+        return x.square().mean(-1, keepdim=True)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return x / root(self.mean_square(x), self.eps, self.eps_place)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, eps={self.eps}, eps_place={self.eps_place}"
+
+
+@NORMS.register("prms_norm")
+class PartialRMSNorm(RMSNorm):
+    """pRMSNorm, whose mean square is that of the first features alone: `x / (sqrt(mean(x[:k]^2)) + eps) * gain`.
+
+        x [..., hidden] -> / (sqrt(mean(x[:k]^2)) + eps) -> * gain (-> + bias) -> [..., hidden]
+
+    k is `fraction * hidden_size` rounded down, and at least 1. The fraction 1 is RMSNorm.
+
+    Source: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv 1910.07467; rounded as in the
+    authors' code.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        fraction (`float`, *optional*, defaults to 0.0625): the paper's p; above 0, at most 1.
+        gain (`bool`, *optional*, defaults to `True`): a learned gain per feature.
+        bias (`bool`, *optional*, defaults to `False`): a learned bias per feature.
+        zero_centered (`bool`, *optional*, defaults to `False`): the gain is `1 + zero_centered_weight`.
+        eps (`float`, *optional*, defaults to 1e-8): above 0.
+        eps_place (`str`, *optional*, defaults to `"outside"`): add eps outside of the root, or "inside" it.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`.
+    Init: gain = 1 (zero_centered_weight = 0), bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        fraction: Fraction = 0.0625,
+        gain: bool = True,
+        bias: bool = False,
+        zero_centered: bool = False,
+        eps: Positive = 1e-8,
+        eps_place: Literal["inside", "outside"] = "outside",
+    ):
+        super().__init__(hidden_size, gain=gain, bias=bias, zero_centered=zero_centered, eps=eps, eps_place=eps_place)
+        # 0.29 of 100 is 29, whatever floating point makes of it
+        self.measured = max(1, int(round(fraction * hidden_size, 9)))
+
+    def mean_square(self, x: torch.Tensor) -> torch.Tensor:
+        return super().mean_square(x[..., : self.measured])
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, measured={self.measured}"
+
+
+@NORMS.register("scale_norm")
+class ScaleNorm(Norm):
+    """ScaleNorm: `g * x / max(length, eps)`, the length of the token as a vector, g one learned scalar.
+
+        x [..., hidden] -> / max(length, eps) -> * g -> [..., hidden]
+
+    Source: Nguyen & Salazar, "Transformers without Tears", 2019, arXiv 1910.05895. Their models are pre-norm, with
+    FixNorm on the embeddings.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        start (`float`, *optional*): start value of g; by default sqrt(hidden_size), at which it is RMSNorm.
+        eps (`float`, *optional*, defaults to 1e-5): the least length that is divided by; above 0.
+    Dtype: computed in float32 at least, returned in `x.dtype`.
+    Init: g = start; it is `scalar_weight`, so that a checkpoint's gain per feature is never read as one number.
+    """
+
+    def __init__(self, hidden_size: int, *, start: Positive | None = None, eps: Positive = 1e-5):
+        super().__init__(hidden_size, gain=False, bias=False)
+        self.scalar_weight = nn.Parameter(torch.empty(1))
+        self.start, self.eps = hidden_size**0.5 if start is None else start, eps
+
+    def reset_parameters(self) -> None:
+        set_gain(self, self.start)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        length = root(x.square().sum(-1, keepdim=True), 0.0, "outside")
+        return self.scalar_weight * x / length.clamp(min=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, start={self.start:.6g}, eps={self.eps}"
+
+
+@NORMS.register("l2_norm")
+class L2Norm(Norm):
+    """The token as a unit vector: `x / max(length, eps)`, and 0 for a token of exactly 0.
+
+        x [..., hidden] -> / max(length, eps) (-> * gain) -> [..., hidden]
+
+    A token of exactly 0 has no direction: it stays 0 and gets no gradient. Between 0 and eps the output grows from 0
+    to a unit vector, so that no gradient is larger than 1/eps.
+
+    Source: the norm of nGPT, Loshchilov et al., 2024, arXiv 2410.01131, whose code has no eps and gives NaN for 0.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        gain (`bool`, *optional*, defaults to `False`): a learned gain per feature.
+        eps (`float`, *optional*, defaults to 1e-12): the least length that is divided by; above 0.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: gain = 1.
+    """
+
+    def __init__(self, hidden_size: int, *, gain: bool = False, eps: Positive = 1e-12):
+        super().__init__(hidden_size, gain, bias=False)
+        self.eps = eps
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return unit(x, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, eps={self.eps}"
+
+
+@NORMS.register("see_dnorm")
+class SeeDNorm(RMSNorm):
+    """SeeDNorm, RMSNorm with a gain that depends on the token: `(tanh(x . direction) * alpha + gain) * RMSNorm(x)`.
+
+        x [..., hidden] -+-> / sqrt(mean(x^2) + eps) -------------> * -> [..., hidden]
+                         +-> . direction -> tanh -> * alpha -> + gain -^
+
+    The product `x . direction` is one number for a token; direction, alpha and gain have an entry per feature. The
+    form with one such number for each head is not offered.
+
+    Source: Cai et al., "SeeDNorm: Self-Rescaled Dynamic Normalization", 2025, arXiv 2510.22777: the formula is the
+    paper's, the start values are not confirmed. As they are here, it starts as RMSNorm; alpha gets a gradient once
+    direction has left 0.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Dtype: computed in float32 at least, returned in `x.dtype`.
+    Init: gain = 1, direction (the paper's beta) = 0, alpha = 1.
+    """
+
+    def __init__(self, hidden_size: int, *, eps: Positive = 1e-6):
+        super().__init__(hidden_size, eps=eps)
+        self.direction = nn.Parameter(torch.empty(hidden_size))
+        self.alpha = nn.Parameter(torch.empty(hidden_size))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.direction)
+        nn.init.ones_(self.alpha)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = self.normalize(wide)
+        token = torch.tanh((wide * self.direction).sum(-1, keepdim=True))
+        return (self.affine(y) + token * self.alpha * y).to(x.dtype)
+
+
+@NORMS.register("gated_rms_norm")
+class GatedRMSNorm(RMSNorm):
+    """RMSNorm with a low-rank gate of its own output: `y * sigmoid(U silu(D y))` with `y = RMSNorm(x)`.
+
+        x [..., hidden] -> RMSNorm -> y -+-----------------------------> * -> [..., hidden]
+                                         +-> D -> silu -> U -> sigmoid --^
+
+    D is `gate_down` [rank, hidden] and U `gate_up` [hidden, rank], without biases. Nothing but their shape tells a
+    trainer that these are matrices: see CONTRIBUTING.md on weight decay.
+
+    Source: A.X-K2, SK Telecom, 2026, as it is in Transformers 5.23 (models/axk2).
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        rank (`int`, *optional*, defaults to 16): the width of the gate's inside.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Dtype: computed in float32 at least, the gate included, returned in `x.dtype`; the matrices stay in float32.
+    Init: gain = 1; the matrices are drawn from a normal distribution with standard deviation 0.02.
+    """
+
+    keep_in_float32 = (r"gate_(down|up)",)
+
+    def __init__(self, hidden_size: int, *, rank: Annotated[int, whole(at_least=1)] = 16, eps: Positive = 1e-6):
+        super().__init__(hidden_size, eps=eps)
+        self.rank = rank
+        self.gate_down = nn.Parameter(torch.empty(rank, hidden_size))
+        self.gate_up = nn.Parameter(torch.empty(hidden_size, rank))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.normal_(self.gate_down, std=0.02)
+        nn.init.normal_(self.gate_up, std=0.02)
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        y = super().affine(y)
+        with in_full_precision(y):
+            inner = nn.functional.silu(y @ self.gate_down.to(y.dtype).T)
+            return y * torch.sigmoid(inner @ self.gate_up.to(y.dtype).T)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rank={self.rank}"

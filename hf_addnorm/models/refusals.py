@@ -9,7 +9,7 @@ import torch
 from .depth import Position, at_depth, positions
 from .norms import has_gain
 from .registry import Choice, one_of
-from .spec import AddNormSpec, LayerSpec
+from .spec import RESIDUALS, AddNormSpec, LayerSpec
 from .streams import STREAMS
 from .wirings import WIRINGS
 
@@ -76,10 +76,12 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     _refuse_combinations(spec)
     _refuse_idle_axes(spec, layers, names, wiring)
     _refuse_unused_slots(layers, names, wiring)
+    _refuse_unused_residuals(layers, names, wiring)
     _refuse_starts(spec, layers, names, config)
     for position, name in positions(len(layers), names, wiring):
         layer = layers[position.layer]
-        _refuse_values(layer, position)
+        _refuse_values(layer, name, position)
+        _build_residual(layer.residual_of(name), config, position)
         for slot, norm in layer.slot_norms(name).items():
             _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
     for place in ("embed", "final", "head"):
@@ -91,10 +93,8 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
 
 
 def _refuse_combinations(spec: AddNormSpec) -> None:
-    residuals = [
-        spec.residual,
-        *(override.axes["residual"] for override in spec.layers if "residual" in override.axes),
-    ]
+    given = [spec.residual, *(override.axes["residual"] for override in spec.layers if "residual" in override.axes)]
+    residuals = [choice for value in given for choice in ([value] if isinstance(value, Choice) else value.values())]
     if spec.stream.kind == "hyper_connections" and any(residual.kind != "add" for residual in residuals):
         raise ValueError(
             "add_norm.residual: hyper_connections weigh what a sublayer adds themselves, with beta; allowed is 'add'."
@@ -107,6 +107,14 @@ def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
             return config.build_norm(norm, width)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+
+
+def _build_residual(residual: Choice, config: Any, position: Position) -> None:
+    with torch.device("meta"):
+        try:
+            RESIDUALS.build(residual, config.hidden_size, position)
+        except ValueError as error:
+            raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
 
 
 def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
@@ -126,6 +134,18 @@ def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any)
                         f"add_norm.{name}.{slot} is {norm.kind!r}, and the wiring does not run it: the slot {slot} of "
                         f"a layer is that of {names[0] if slot == 'pre' else names[-1]}."
                     )
+
+
+def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+    """Refuse a residual of a sublayer that does not write to the stream, unless it is that of the one that does."""
+    for layer in layers:
+        for order, name in enumerate(names):
+            residual, last = layer.residual_of(name), layer.residual_of(names[-1])
+            if not wiring.writes(order, len(names)) and residual != last:
+                raise ValueError(
+                    f"add_norm.residual.{name} is {residual.kind!r}, and the wiring does not run it: a layer writes to "
+                    f"the stream once, with the residual of {names[-1]}."
+                )
 
 
 def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
@@ -158,8 +178,7 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
     for norm in norms:
         if not has_gain(_build(norm, config, "add_norm", config.hidden_size)):
             raise ValueError(f"{where}, but {norm.to_dict()} has no gain to start there.")
-    for layer in layers:
-        options = layer.residual.options
+    for options in (layer.residual_of(name).options for layer in layers for name in names):
         if options.get("side") == "branch" and options["start"] == 0:
             raise ValueError(
                 f"{where}, and add_norm.residual starts the factor on the branch at 0: of two zeros in a row neither "
@@ -167,8 +186,8 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
             )
 
 
-def _refuse_values(layer: LayerSpec, position: Position) -> None:
-    values = {f"residual.{option}": value for option, value in layer.residual.options.items()}
+def _refuse_values(layer: LayerSpec, name: str, position: Position) -> None:
+    values = {f"residual.{option}": value for option, value in layer.residual_of(name).options.items()}
     for option, value in (values | {"pre_scale": layer.pre_scale, "drop_path": layer.drop_path}).items():
         number = at_depth(value, position, f"add_norm.{option}")
         if option == "drop_path" and not 0 <= number < 1:

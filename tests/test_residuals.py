@@ -5,7 +5,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from references import RESIDUAL_REFERENCES, assert_close, combinations, depth_value
+from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_close, combinations, depth_value
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
 from hf_addnorm.models.depth import Position
@@ -22,13 +22,19 @@ COMBINATIONS = [
     for options in combinations(reference.samples)
 ]
 LEARNED = {"scalar": "alpha", "vector": "weight"}
+# a factor on either side, and the sum: the others mix features, or add numbers of their own
+ELEMENTWISE = ("add", "constant", "scalar", "vector", "admin")
+# by default, these are the plain sum when they start
+SUMS_AT_START = ("add", "constant", "affine", "gpas", "laurel_lr")
+# options that a narrow model needs
+SMALL = {"laurel_lr": {"rank": 3}}
 # layer 3 of 5, its second sublayer of two
 POSITION = Position(layer=2, layers=5, sublayer=5, sublayers=10)
 
 
 def at_position(value, position=POSITION):
     """What an option stands for, by the reference of the depth rules."""
-    if isinstance(value, str) and value in ("sublayer", "layer", "branch", "skip"):
+    if isinstance(value, str) and value not in DEPTH_REFERENCES:
         return value
     return depth_value(value, position.layer + 1, position.layers, position.sublayer + 1, position.sublayers)
 
@@ -38,8 +44,15 @@ def build(kind, options, dtype=torch.float64):
     residual = RESIDUALS.build(RESIDUALS.parse({"kind": kind, **options}, "add_norm.residual"), HIDDEN, POSITION)
     generator = torch.Generator().manual_seed(0)
     for parameter in residual.parameters():
-        torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
-    return residual.to(dtype)
+        low, high = (0.5, 1.5) if parameter.dim() == 1 else (-0.5, 0.5)
+        torch.nn.init.uniform_(parameter, low, high, generator=generator)
+    # as in a model, what says so stays in float32
+    return residual.to(torch.promote_types(dtype, torch.float32) if hasattr(residual, "keep_in_float32") else dtype)
+
+
+def first_options(kind):
+    """The first sample of every option."""
+    return next(combinations(RESIDUAL_REFERENCES[kind].samples))
 
 
 def stream_and_branch(*shape, dtype=torch.float64):
@@ -126,7 +139,10 @@ def test_keeps_the_dtype(kind, options, dtype):
     assert y.dtype == dtype
     # a product on either side and the sum, each rounded
     scale = max(1.0, *(abs(at_position(v)) for v in options.values() if not isinstance(at_position(v), str)), 1.5)
-    rounding = torch.finfo(dtype).eps / 2 * 4 * scale * (x.abs() + f.abs()).double()
+    size = (x.abs() + f.abs()).double()
+    if kind not in ELEMENTWISE:
+        size = size.amax(-1, keepdim=True) + 1
+    rounding = torch.finfo(dtype).eps / 2 * 4 * scale * size
     assert ((y.double() - y_expected).abs() <= rounding).all()
     for name, grad in grads_expected.items():
         assert_close(grads[name].double(), grad, 8 * torch.finfo(dtype).eps, f"grad.{name}")
@@ -135,7 +151,7 @@ def test_keeps_the_dtype(kind, options, dtype):
 @pytest.mark.parametrize("kind", RESIDUALS)
 def test_non_contiguous_input_and_compile(kind):
     torch._dynamo.reset()
-    residual = build(kind, {})
+    residual = build(kind, first_options(kind))
     x, f = (t.transpose(0, 1)[..., ::2] for t in stream_and_branch(3, 2, 2 * HIDDEN))
     y = residual(x.contiguous(), f.contiguous())
     assert_close(residual(x, f), y, TOLERANCE)
@@ -149,6 +165,7 @@ def test_non_contiguous_input_and_compile(kind):
 def test_reset_parameters_writes_the_documented_start(kind, options):
     residual = build(kind, options)
     start = RESIDUAL_REFERENCES[kind].start(HIDDEN, **{key: at_position(value) for key, value in options.items()})
+    torch.manual_seed(0)
     assert {name: tuple(p.shape) for name, p in residual.named_parameters()} == {
         name: shape for name, (shape, _) in start.items()
     }
@@ -157,20 +174,35 @@ def test_reset_parameters_writes_the_documented_start(kind, options):
         for name, (_, value) in start.items():
             parameter = torch.nn.init.constant_(residual.get_parameter(name), garbage)
             residual.reset_parameters()
-            torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, value))
+            if not isinstance(value, Drawn):
+                expected = torch.as_tensor(value, dtype=parameter.dtype).expand_as(parameter)
+                torch.testing.assert_close(parameter.detach(), expected)
+                continue
+            draws = []
+            for _ in range(1000 // parameter.numel()):
+                residual.reset_parameters()
+                draws.append(parameter.detach().clone())
+            draws = torch.stack(draws)
+            assert draws.abs().max() <= value.bound
+            # within four standard errors of a normal draw's mean and deviation
+            assert abs(draws.mean()) <= 4 * value.std / draws.numel() ** 0.5
+            assert draws.std() == pytest.approx(value.std, rel=4 / (2 * draws.numel()) ** 0.5)
 
 
 @pytest.mark.parametrize(
-    ("kind", "start"), [("scalar", 0.0), ("vector", 0.1), ("constant", None), ("add", None)], ids=str
+    ("kind", "start"),
+    [("scalar", 0.0), ("vector", 0.1), ("admin", 1.0), *((kind, None) for kind in SUMS_AT_START)],
+    ids=str,
 )
 def test_default_start(kind, start):
-    residual = RESIDUALS.build(RESIDUALS.parse(kind, "add_norm.residual"), HIDDEN, POSITION)
+    options = SMALL.get(kind, {})
+    residual = RESIDUALS.build(RESIDUALS.parse({"kind": kind, **options}, "add_norm.residual"), HIDDEN, POSITION)
+    residual.reset_parameters()
     if start is None:
         x, f = stream_and_branch(2, 3, HIDDEN)
-        assert torch.equal(residual(x, f), x + f)
+        torch.testing.assert_close(residual.double()(x, f), x + f, rtol=1e-12, atol=1e-12)
     else:
-        residual.reset_parameters()
-        torch.testing.assert_close(residual.get_parameter(LEARNED[kind]).unique(), torch.tensor([start]))
+        torch.testing.assert_close(residual.get_parameter(LEARNED.get(kind, "weight")).unique(), torch.tensor([start]))
 
 
 # --- in a model ---

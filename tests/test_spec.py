@@ -94,7 +94,7 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "layers[0].residual": (RESIDUALS, lambda choice: {"layers": [{"first": 1, "residual": choice}]}),
 }
 # the options that a kind cannot be without
-NEEDED = {"power": {"of": "layer", "exponent": 1.0}, "linear": {"last": 0.5}}
+NEEDED = {"power": {"of": "layer", "exponent": 1.0}, "linear": {"last": 0.5}, "beam": {"side": "skip"}}
 
 
 def config(add_norm=None, **kwargs):

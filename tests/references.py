@@ -53,8 +53,8 @@ class Reference:
     """One row of a registry.
 
     `formula` takes the tensors, then the parameters by name, then the options; `start` gives (shape, value) of every
-    parameter from the width and the options, with a `Drawn` where the value is random; `samples` has values to try for every option; `contradicts` says which
-    combinations must be refused.
+    parameter from the width and the options, with a `Drawn` where the value is random; `samples` has values to try for
+    every option; `contradicts` says which combinations must be refused.
     """
 
     formula: Callable[..., Any]
@@ -212,7 +212,6 @@ _LEARNED_SAMPLES = {
 }
 
 
-
 def _gpas(x, f, p, *, place, skip_scale, **_):
     silu = p["gate"] / (1 + torch.exp(-p["gate"]))
 
@@ -279,9 +278,7 @@ RESIDUAL_REFERENCES = {
         samples={"start": [1.0, "admin", *_DEPTH_SAMPLES]},
     ),
     "affine": Reference(
-        formula=lambda x, f, p: (
-            (x + p["skip_bias"]) * p["skip_weight"] + (f + p["branch_bias"]) * p["branch_weight"]
-        ),
+        formula=lambda x, f, p: (x + p["skip_bias"]) * p["skip_weight"] + (f + p["branch_bias"]) * p["branch_weight"],
         start=lambda width: {
             f"{side}_{name}": ((width,), value)
             for side in ("skip", "branch")

@@ -374,7 +374,6 @@ def test_residual(file, dtype, tolerance):
         assert_golden(tensor.grad.view_as(tensors[f"grad.{name}"]), tensors, f"grad.{name}", meta, tolerance)
 
 
-
 @needs_golden
 @both_precisions
 @pytest.mark.parametrize("file", STREAM_FILES)

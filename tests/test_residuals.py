@@ -8,12 +8,15 @@ import torch
 from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_close, combinations, depth_value
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
+from hf_addnorm.models.connection import held_residual
 from hf_addnorm.models.depth import Position
 from hf_addnorm.models.inner import Inner
 from hf_addnorm.models.residuals import RESIDUALS
 
 
 TOLERANCE = 1e-12
+SUBLAYERS = ("attention", "feed_forward")
+ROOT_OF_DEPTH = {"kind": "power", "of": "sublayers", "exponent": 0.25}
 HIDDEN = 7
 
 COMBINATIONS = [
@@ -292,6 +295,130 @@ def test_a_zero_residual_on_zero_norms_is_refused(kind):
         tiny_config({"preset": "res_post_norm", "residual": {"kind": kind, "start": 0.0}})
 
 
+# --- one residual by sublayer ---
+
+
+def test_sublayers_may_have_residuals_of_their_own():
+    spec = {
+        "preset": "deepnorm",
+        "residual": {"attention": {"branch_scale": 0.5}, "cross_attention": "highway"},
+        "layers": [{"index": 1, "residual": {"attention": "vector"}}, {"index": 2, "residual": "scalar"}],
+    }
+    model = AddNormBertModel(tiny_config(spec, is_decoder=True, add_cross_attention=True))
+    held = [
+        [held_residual(getattr(layer.connections, name)) for name in ("attention", "cross_attention", "feed_forward")]
+        for layer in model.encoder.layer
+    ]
+    assert [[type(residual).__name__ for residual in layer] for layer in held] == [
+        ["ConstantResidual", "HighwayGate", "ConstantResidual"],
+        ["VectorResidual", "HighwayGate", "ConstantResidual"],
+        ["ScalarResidual"] * 3,
+    ]
+    # a dict without a kind changes options, and what is not named keeps its own
+    alpha = 9**0.25
+    assert (held[0][0].skip_scale, held[0][0].branch_scale) == pytest.approx((alpha, 0.5))
+    assert (held[0][2].skip_scale, held[0][2].branch_scale) == pytest.approx((alpha, 1.0))
+
+
+def test_a_residual_is_at_home_where_weight_decay_finds_it():
+    spec = {"preset": "pre_ln", "residual": {"attention": "gru_gate", "feed_forward": "affine"}}
+    model = AddNormBertModel(tiny_config(spec, layers=1))
+    paths = {path for path, _ in model.named_parameters() if "residual" in path}
+    start = "encoder.layer.0.connections"
+    assert paths == {
+        *(f"{start}.attention.residual_gate.{side}.{name}.weight" for side in ("branch", "stream") for name in "rzh"),
+        f"{start}.attention.residual_gate.bias",
+        *(f"{start}.feed_forward.residual_norm.{side}_{n}" for side in ("skip", "branch") for n in ("weight", "bias")),
+    }
+    for kind, factory in RESIDUALS.items():
+        residual = build(kind, first_options(kind))
+        matrices = any(parameter.dim() > 1 for parameter in residual.parameters())
+        assert factory.home == ("residual_gate" if matrices else "residual_norm"), kind
+
+
+@pytest.mark.parametrize("share", ["layer", "sublayer"])
+def test_gpas_has_one_gate_per_layer_unless_told_otherwise(share):
+    residual = {"kind": "gpas"} if share == "layer" else {"kind": "gpas", "share": "sublayer"}
+    paths = learned(AddNormBertModel(tiny_config({"preset": "pre_ln", "residual": residual}, layers=1)))
+    owners = {"layer": [""], "sublayer": ["attention.", "feed_forward."]}[share]
+    assert set(paths) == {f"encoder.layer.0.connections.{owner}residual_norm.gate" for owner in owners}
+
+
+@pytest.mark.parametrize("kind", ["gpas", "muse_gate", "highway", "gru_gate"])
+def test_gates_stay_in_float32(kind, tmp_path):
+    spec = {"preset": "pre_ln", "residual": kind}
+    AddNormBertModel(tiny_config(spec)).save_pretrained(tmp_path)
+    model = AddNormBertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    dtypes = {path: p.dtype for path, p in model.named_parameters()}
+    gates = {path for path in dtypes if "residual_" in path}
+    assert gates
+    assert {path for path, dtype in dtypes.items() if dtype == torch.float32} == gates
+    assert model(torch.tensor([[1, 2, 3]])).last_hidden_state.dtype == torch.bfloat16
+
+
+# --- schemes at a start where they are another one ---
+
+
+def in_slots(**norms):
+    """The same norms in both sublayers."""
+    return dict.fromkeys(SUBLAYERS, norms)
+
+
+# the scheme at its start, and what it is there
+REDUCTIONS = {
+    "admin": ("admin", "post_ln"),
+    "gpas": ({"preset": "sandwich_ln", "residual": "gpas"}, "sandwich_ln"),
+    "gpas_on_skip": ({"residual": {"kind": "gpas", "place": "on_skip"}}, "post_ln"),
+    "gpas_deepnorm": (
+        {"preset": "deepnorm", "residual": {"kind": "gpas", "place": "on_skip", "skip_scale": ROOT_OF_DEPTH}},
+        "deepnorm",
+    ),
+    "laurel_lr": ({"preset": "pre_ln", "residual": {"kind": "laurel_lr", "rank": 3}}, "pre_ln"),
+    "affine": ({"preset": "pre_ln", "residual": "affine"}, "pre_ln"),
+    "layer_scale": ({"preset": "layer_scale", "residual": {"start": 1.0}}, "pre_ln"),
+    "doge": ({"preset": "pre_ln", "residual": {"kind": "vector", "side": "skip", "start": 1.0}}, "pre_ln"),
+    "normformer_skip": (
+        {"preset": "normformer", "residual": {"feed_forward": {"kind": "vector", "side": "skip", "start": 1.0}}},
+        "normformer",
+    ),
+    "deepnorm": ({"residual": {"kind": "constant", "skip_scale": 1.0}}, "post_ln"),
+    "keel": ({**in_slots(pre="none", post=True), "residual": {"kind": "constant", "skip_scale": 1.0}}, "post_ln"),
+    "normformer": (
+        {
+            "preset": "normformer",
+            "attention": {"pre": True, "mid": "none", "out": "none"},
+            "feed_forward": {"pre": True, "mid": "none"},
+        },
+        "pre_ln",
+    ),
+    "sandwich_ln": ({"preset": "sandwich_ln", **in_slots(pre=True, out="none")}, "pre_ln"),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_scheme_starts_as_another_one(name):
+    spec, base = REDUCTIONS[name]
+    plain, model = twins(base, spec)
+    x = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    outputs, grads = [], []
+    for net in (plain, model):
+        outputs.append(net.encoder(x).last_hidden_state)
+        weights = {path: p for path, p in net.encoder.named_parameters() if "residual_" not in path}
+        cotangent = torch.linspace(-1, 1, outputs[-1].numel(), dtype=torch.float64).view_as(outputs[-1])
+        values = torch.autograd.grad(outputs[-1], list(weights.values()), cotangent)
+        grads.append(dict(zip(weights, values, strict=True)))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
+    # the sublayers' weights get the same gradients too
+    for path, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][path], grad, rtol=1e-9, atol=1e-10, msg=path)
+    # and is another one as soon as it has learned
+    if started := [p for path, p in model.named_parameters() if "residual_" in path]:
+        generator = torch.Generator().manual_seed(9)
+        for parameter in started:
+            torch.nn.init.uniform_(parameter, 0.3, 0.9, generator=generator)
+        assert not torch.allclose(model.encoder(x).last_hidden_state, outputs[0], rtol=1e-3)
+
+
 # --- streams at their start, and where they are the plain one ---
 
 
@@ -304,7 +431,7 @@ def twins(*specs, **kwargs):
         for path, parameter in model.named_parameters():
             if path not in shared:
                 shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
-            if "residual_norm" not in path:
+            if "residual_" not in path:
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
 
@@ -349,7 +476,6 @@ WRITTEN = {
     "residual": lambda out, x: out[1] - x,
     "hyper_connections": lambda out, x: out[1][:, :, 2] - x,
 }
-SUBLAYERS = ("attention", "feed_forward")
 
 
 def dropping_model(preset, drop_path, silent=(), layers=2, **kwargs):

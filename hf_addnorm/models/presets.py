@@ -141,7 +141,7 @@ PRESETS: dict[str, Preset] = {
         flow="x -+-> N -> F -> drop -> relu -> G -> x   (final: N)\n   +----------------------------^",
         source="GTrXL, Parisotto et al., 2019, arXiv 1910.06764",
         spec={**_PRE, "residual": "gru_gate"},
-        note="Six hidden x hidden matrices per sublayer beyond the stock model's. The paper's memory is not part of it.",
+        note="Six more hidden x hidden matrices per sublayer. The paper's memory is not part of it.",
     ),
     "beam": Preset(
         formula="x <- sqrt((k-1)/k) x + RMS'(F(RMS(x))) / sqrt(k), k the sublayer from 2; RMS after the last layer",

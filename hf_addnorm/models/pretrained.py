@@ -466,16 +466,16 @@ class AddNormPreTrainedModel(PreTrainedModel):
         hooks = [residual.register_forward_pre_hook(calibrate) for residual in residuals]
         # statistics over tokens: they have to be told, and nothing may run in chunks
         readers = [module for module in self.modules() if isinstance(module, (AddNormLayer, AddNormPreTrainedModel))]
-        reading = [module.mixes_tokens for module in readers]
+        reading = [reader.mixes_tokens for reader in readers]
         try:
-            for module in readers:
-                module.mixes_tokens = True
+            for reader in readers:
+                reader.mixes_tokens = True
             self.eval()(**batch)
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, was in zip(readers, reading, strict=True):
-                module.mixes_tokens = was
+            for reader, was in zip(readers, reading, strict=True):
+                reader.mixes_tokens = was
             for module, was in training.items():
                 module.training = was
 

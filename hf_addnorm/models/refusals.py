@@ -143,8 +143,8 @@ def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: 
             residual, last = layer.residual_of(name), layer.residual_of(names[-1])
             if not wiring.writes(order, len(names)) and residual != last:
                 raise ValueError(
-                    f"add_norm.residual.{name} is {residual.kind!r}, and the wiring does not run it: a layer writes to "
-                    f"the stream once, with the residual of {names[-1]}."
+                    f"add_norm.residual.{name} is {residual.kind!r}, and the wiring does not run it: a layer writes "
+                    f"to the stream once, with the residual of {names[-1]}."
                 )
 
 

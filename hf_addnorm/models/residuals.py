@@ -257,7 +257,7 @@ class GradientPreservingScale(Residual):
     gates by themselves (0.01) where models have 1B parameters or more.
 
     Args:
-        place (`str`, *optional*, defaults to `"after_add"`): what G takes, "after_add" the sum or "on_skip" the stream.
+        place (`str`, *optional*, defaults to `"after_add"`): G takes the sum, "after_add", or the stream, "on_skip".
         share (`str`, *optional*, defaults to `"layer"`): one gate per "layer", as in the paper, or per "sublayer".
         skip_scale (`float` or depth rule, *optional*, defaults to 1): multiplies the stream.
     Dtype: that of the inputs; the gate stays in float32. Init: gate = 0, at which G is the identity.

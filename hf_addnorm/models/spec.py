@@ -96,7 +96,7 @@ def _parse_residual(value: Any, where: str, default: Residuals | None = None) ->
     """A residual, or a dict from sublayer to residual over `default`; sublayers that it leaves out keep theirs."""
     if not isinstance(value, Mapping) or not any(key in SUBLAYERS for key in value):
         return RESIDUALS.parse(value, where, default=default if isinstance(default, Choice) else None)
-    below = default if isinstance(default, dict) else dict.fromkeys(SUBLAYERS, default or RESIDUALS.parse("add", where))
+    below = default if isinstance(default, dict) else dict.fromkeys(SUBLAYERS, default or Choice("add"))
     for key in value:
         if key not in SUBLAYERS:
             raise ValueError(f"{where}: {unknown('sublayer', key, SUBLAYERS)}")
@@ -104,7 +104,7 @@ def _parse_residual(value: Any, where: str, default: Residuals | None = None) ->
     for name, residual in parsed.items():
         if residual.options.get("share") == "layer":
             raise ValueError(
-                f"{where}.{name}.share is 'layer', and the sublayers have residuals of their own; allowed is 'sublayer'."
+                f"{where}.{name}.share is 'layer', but the sublayers have their own residuals; allowed is 'sublayer'."
             )
     return parsed
 

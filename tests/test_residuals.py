@@ -344,9 +344,9 @@ def test_gpas_has_one_gate_per_layer_unless_told_otherwise(share):
     assert set(paths) == {f"encoder.layer.0.connections.{owner}residual_norm.gate" for owner in owners}
 
 
-@pytest.mark.parametrize("kind", ["gpas", "muse_gate", "highway", "gru_gate"])
+@pytest.mark.parametrize("kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr"])
 def test_gates_stay_in_float32(kind, tmp_path):
-    spec = {"preset": "pre_ln", "residual": kind}
+    spec = {"preset": "pre_ln", "residual": {"kind": kind, **SMALL.get(kind, {})}}
     AddNormBertModel(tiny_config(spec)).save_pretrained(tmp_path)
     model = AddNormBertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     dtypes = {path: p.dtype for path, p in model.named_parameters()}

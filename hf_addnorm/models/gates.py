@@ -1,7 +1,7 @@
 """Residuals that have matrices: gates that read the stream and the branch, and a learned map of the stream.
 
 Weight decay takes their matrices, as it takes those of the sublayers: their home in a checkpoint is `residual_gate`.
-Those of the gates stay in float32, and so does what is computed with them.
+They stay in float32, and so does what is computed with them.
 """
 
 import math
@@ -16,8 +16,8 @@ from .registry import whole
 from .residuals import RESIDUALS, Residual
 
 
-class Gate(Residual):
-    """Base of the gates: `mix` in the dtype of the matrices, returned in that of the stream."""
+class MatrixResidual(Residual):
+    """Base of the residuals with matrices: `mix` in the dtype of the matrices, returned in that of the stream."""
 
     home = "residual_gate"
     keep_in_float32 = (r"residual_gate\.",)
@@ -32,7 +32,7 @@ class Gate(Residual):
 
 
 @RESIDUALS.register("highway")
-class HighwayGate(Gate):
+class HighwayGate(MatrixResidual):
     """A gate that reads the stream, `(1 - g) * x + g * f` with `g = sigmoid(W x + b)`.
 
         x -+-> W, + b -> sigmoid -> g
@@ -65,7 +65,7 @@ class HighwayGate(Gate):
 
 
 @RESIDUALS.register("gru_gate")
-class GRUGate(Gate):
+class GRUGate(MatrixResidual):
     """A recurrent unit whose state is the stream and whose input is the branch's output.
 
         r = sigmoid(W_r f + U_r x)
@@ -110,7 +110,7 @@ class GRUGate(Gate):
 
 
 @RESIDUALS.register("laurel_lr")
-class LowRankResidual(Residual):
+class LowRankResidual(MatrixResidual):
     """A learned map of low rank beside the identity on the stream, `f + x + B A x`.
 
         x -+-> A [hidden -> rank] -> B [rank -> hidden] -+
@@ -125,11 +125,9 @@ class LowRankResidual(Residual):
             64 in its language models of 1B and 4B parameters.
     Raises:
         ValueError: if `rank` is above the hidden size.
-    Dtype: that of the inputs. Init: B = 0, at which it is the plain sum; A as in the paper's language models:
-    1 / sqrt(rank * hidden) where feature mod rank is the row, 0 elsewhere.
+    Dtype: computed in float32, returned in that of `x`. Init: B = 0, at which it is the plain sum; A as in the paper's
+    language models: 1 / sqrt(rank * hidden) where feature mod rank is the row, 0 elsewhere.
     """
-
-    home = "residual_gate"
 
     def __init__(self, hidden_size: int, position: Position, *, rank: Annotated[int, whole(at_least=1)] = 32):
         super().__init__()
@@ -144,5 +142,5 @@ class LowRankResidual(Residual):
         init.copy_(self.down.weight, chosen / math.sqrt(rank * hidden))
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return f + x + self.up(self.down(x))

@@ -3,12 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
+# on a CPU, accelerate launch gives a process one thread unless this says otherwise
+OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo test lint conformance benchmark
 
 # The main job, on real input, with no Hub in reach: MiniLM learns whether a sentence describes a signature.
 demo: .venv/recipes .venv/demo
-	$(BIN)/accelerate launch recipes/finetune_text.py --config recipes/configs/docstring_match.yaml \
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/accelerate launch recipes/finetune_text.py --config recipes/configs/docstring_match.yaml \
 	    --output_dir runs/docstring_match-$(RUN) $(ARGS)
 
 test: .venv/test

@@ -14,6 +14,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 from transformers.utils import logging
 
 from .models.addnorm_config import AddNormConfig
+from .models.pretrained import damage_named
 from .models.registry import one_of
 from .models.spec import AddNormSpec
 
@@ -71,6 +72,7 @@ def load_pretrained(
         The model. Weights that have a place in the scheme are the checkpoint's, all others have their start values.
     Raises:
         ValueError: unknown Auto class, a family that has no AddNorm model, or a spec that is not valid.
+        OSError: a file that is missing, truncated or damaged.
     """
     if isinstance(auto_class, str):
         if not hasattr(transformers, auto_class):
@@ -79,7 +81,9 @@ def load_pretrained(
             )
         auto_class = getattr(transformers, auto_class)
     if add_norm is None:
-        return auto_class.from_pretrained(checkpoint, **kwargs)
+        # a stock class, perhaps, which leaves the sentence to the reader of the file
+        with damage_named(checkpoint):
+            return auto_class.from_pretrained(checkpoint, **kwargs)
     hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
     stock_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
     config_class = _FAMILIES.get(stock_type)

@@ -546,6 +546,14 @@ def _b2t(x, sites):
     return last.norm("post", x + h + last.drop(last.branch(h)))
 
 
+def _two_hop(x, sites):
+    y = x
+    for s in sites[:-1]:
+        y = _pre_ln(y, s)
+    last = sites[-1]
+    return x + last.drop(last.branch(last.norm("pre", y)))
+
+
 def residual_dual(scale: float = 1.0) -> Callable:
     """ResiDual: the post-norm stream x, and the sum y of all outputs times `scale`."""
 
@@ -571,12 +579,111 @@ def hyper_connected(norm_slot: str) -> Callable:
     return sublayer
 
 
+def _put_back(pieces: list[torch.Tensor], fractions: int) -> list[torch.Tensor]:
+    return [torch.cat(pieces[at : at + fractions], -1) for at in range(0, len(pieces), fractions)]
+
+
+def dynamic_hyper_connected(fractions: int = 1, act: Callable = torch.tanh) -> Callable:
+    """Dynamic hyper-connections over a list of streams, each in so many fractions; pre-norm."""
+
+    def sublayer(streams, s):
+        p, m = s.params("gate"), fractions
+        pieces = [piece for stream in streams for piece in stream.chunk(m, -1)]
+        normed = [
+            _layer_norm(h, {key: p[f"input_norm.{key}"] for key in ("weight", "bias")}, eps=1e-5) for h in pieces
+        ]
+        alpha = [
+            p["static_norm.alpha"][i] + p["scale_norm.alpha"] * act(normed[i] @ p["weight_alpha"])
+            for i in range(len(pieces))
+        ]
+        beta = [
+            p["static_norm.beta"][i] + p["scale_norm.beta"] * act(normed[i] @ p["weight_beta"])
+            for i in range(len(pieces))
+        ]
+
+        def mix(column):
+            return sum(alpha[i][..., column : column + 1] * pieces[i] for i in range(len(pieces)))
+
+        u = torch.cat([mix(j) for j in range(m)], -1)
+        f = s.drop(s.branch(s.norm("pre", u))).chunk(m, -1)
+        return _put_back([mix(m + i) + beta[i][..., None] * f[i % m] for i in range(len(pieces))], m)
+
+    return sublayer
+
+
+def manifold_hyper_connected(official: bool = False, iterations: int = 20) -> Callable:
+    """mHC over a list of streams; pre-norm."""
+    eps = 1e-6
+
+    def doubly_stochastic(logits):
+        if not official:
+            c = torch.exp(logits)
+            for _ in range(iterations):
+                c = c / c.sum(-2, keepdim=True)
+                c = c / c.sum(-1, keepdim=True)
+            return c
+        c = torch.softmax(logits, -1) + eps
+        for step in range(iterations):
+            if step:
+                c = c / (c.sum(-1, keepdim=True) + eps)
+            c = c / (c.sum(-2, keepdim=True) + eps)
+        return c
+
+    def sublayer(streams, s):
+        p, n = s.params("gate"), len(streams)
+        flat = torch.cat(streams, -1)
+        r = flat / torch.sqrt((flat**2).mean(-1, keepdim=True) + eps)
+        rows = {"read": range(n), "write": range(n, 2 * n), "mix": range(2 * n, 2 * n + n * n)}
+        says = {
+            name: torch.stack(
+                [p[f"scale_norm.{name}"] * (r * p["weight"][row]).sum(-1) + p["bias"][row] for row in at]
+            )
+            for name, at in rows.items()
+        }
+        reads = torch.sigmoid(says["read"]) + (eps if official else 0)
+        c = doubly_stochastic(
+            torch.stack([says["mix"][i * n : (i + 1) * n] for i in range(n)]).movedim((0, 1), (-2, -1))
+        )
+        u = sum(reads[i][..., None] * streams[i] for i in range(n))
+        f = s.drop(s.branch(s.norm("pre", u)))
+        # the paper: row q makes stream q; the code: column q
+        share = (lambda q, i: c[..., i, q]) if official else (lambda q, i: c[..., q, i])
+        return [
+            sum(share(q, i)[..., None] * streams[i] for i in range(n))
+            + 2 * torch.sigmoid(says["write"][q])[..., None] * f
+            for q in range(n)
+        ]
+
+    return sublayer
+
+
+def _siamese(state, s):
+    x, y = s.norm("siamese.post_norm", state[0]), state[1]
+    f = s.drop(s.branch(s.norm("pre", x + s.norm("siamese.pre_norm", y))))
+    return x + f / math.sqrt(2 * s.layer), y + f
+
+
+def dense_average(dilation: int = 1, period: int = 1) -> Callable:
+    """DenseFormer: after every so many layers, an average of the outputs at this distance from the newest."""
+
+    def layer(state, sites):
+        x, outputs = state
+        x = in_turn(_pre_ln)(x, sites)
+        outputs, i = [*outputs, x], sites[0].layer
+        if i % period == 0:
+            weights = iter(sites[-1].scale("average"))
+            x = sum(next(weights) * outputs[j] for j in range(i + 1) if (i - j) % dilation == 0)
+        return x, outputs
+
+    return layer
+
+
 @dataclass(frozen=True)
 class EncoderReference:
     """A scheme: one layer, the kind of its norms, whether one stands after the last layer.
 
     Where the state between layers is not one tensor, `start` makes it of the embeddings, `shown` is what a reader of
-    hidden states sees of it, and `finish` makes one tensor of it, with a norm of the stream's own.
+    hidden states sees of it, and `finish` makes one tensor of it, with the norms of the stream's own, by name.
     """
 
     layer: Callable[[Any, list[Site]], Any]
@@ -584,7 +691,7 @@ class EncoderReference:
     final: bool = True
     start: Callable[[torch.Tensor], Any] = _same
     shown: Callable[[Any], torch.Tensor] = _same
-    finish: Callable[[Any, Callable[[torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
+    finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
 
 
 def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
@@ -597,17 +704,30 @@ def _dual(scale: float = 1.0) -> EncoderReference:
         final=False,
         start=lambda x: (x, scale * x),
         shown=lambda state: state[0],
-        finish=lambda state, norm: state[0] + norm(state[1]),
+        finish=lambda state, norm: state[0] + norm("stream", state[1]),
     )
 
 
-def _hyper(streams: int, reduce: Callable[[list[torch.Tensor]], torch.Tensor], norm_slot: str, final: bool):
+def _hyper(streams: int, reduce: Callable[[list[torch.Tensor]], torch.Tensor], sublayer: Callable, final: bool = True):
     return EncoderReference(
-        in_turn(hyper_connected(norm_slot)),
+        in_turn(sublayer),
         final=final,
         start=lambda x: [x] * streams,
         shown=reduce,
         finish=lambda state, norm: reduce(state),
+    )
+
+
+def _mean(streams: list[torch.Tensor]) -> torch.Tensor:
+    return sum(streams) / len(streams)
+
+
+def _dense(dilation: int = 1, period: int = 1) -> EncoderReference:
+    return EncoderReference(
+        dense_average(dilation, period),
+        start=lambda x: (x, [x]),
+        shown=lambda state: state[0],
+        finish=lambda state, norm: state[0],
     )
 
 
@@ -630,8 +750,19 @@ ENCODER_REFERENCES = {
     "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
     "parallel": EncoderReference(parallel),
     "b2t": EncoderReference(_b2t, final=False),
+    "two_hop": EncoderReference(_two_hop),
     "residual": _dual(),
-    "hyper_connections": _hyper(4, sum, "pre", final=True),
+    "hyper_connections": _hyper(4, sum, hyper_connected("pre")),
+    "dynamic_hyper_connections": _hyper(4, sum, dynamic_hyper_connected()),
+    "frac_connections": _hyper(1, sum, dynamic_hyper_connected(4)),
+    "mhc": _hyper(4, _mean, manifold_hyper_connected()),
+    "siamese_norm": EncoderReference(
+        in_turn(_siamese),
+        start=lambda x: (x, x),
+        shown=lambda state: state[0],
+        finish=lambda state, norm: norm("normed_stream", state[0]) + norm("plain_stream", state[1]),
+    ),
+    "dense_former": _dense(),
     "dyt": _sublayers(_pre_ln, norm="dyt"),
 }
 
@@ -657,10 +788,6 @@ def _parallel_dual(state, sites):
     return sites[-1].norm("post", x + f), y + 0.25 * f
 
 
-def _mean(streams: list[torch.Tensor]) -> torch.Tensor:
-    return sum(streams) / len(streams)
-
-
 # schemes that no preset has, over the other options of the axes: the spec, and its formula
 OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
     "parallel_norms_of_their_own": (
@@ -675,11 +802,29 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
     "dual_scaled": ({"stream": {"kind": "dual", "scale": 0.05}}, _dual(0.05)),
     "hyper_post_mean": (
         {"stream": {"kind": "hyper_connections", "streams": 3}},
-        _hyper(3, _mean, "post", final=False),
+        _hyper(3, _mean, hyper_connected("post"), final=False),
     ),
     "hyper_of_one_stream": (
         {"preset": "hyper_connections", "stream": {"kind": "hyper_connections", "streams": 1}},
-        _hyper(1, _mean, "pre", final=True),
+        _hyper(1, _mean, hyper_connected("pre")),
+    ),
+    "hyper_of_fractions_without_tanh": (
+        {
+            "preset": "pre_ln",
+            "stream": {"kind": "hyper_connections", "streams": 2, "fractions": 2, "dynamic": True, "tanh": False},
+        },
+        _hyper(2, _mean, dynamic_hyper_connected(2, act=_same)),
+    ),
+    "official_mhc": (
+        {
+            "preset": "mhc",
+            "stream": {"kind": "manifold_hyper_connections", "streams": 3, "iterations": 4, "official": True},
+        },
+        _hyper(3, _mean, manifold_hyper_connected(official=True, iterations=4)),
+    ),
+    "dense_dilated": (
+        {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},
+        _dense(dilation=2, period=2),
     ),
     "qk_norm_of_the_whole_width": (
         {"attention": ["q", "k", "post"], "qkv_width": "hidden"},
@@ -714,8 +859,8 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
 }
 
 # what the references above do on the axes that the encoder below does not take as an argument
-STREAMS_COVERED = {"single", "dual", "hyper_connections"}
-WIRINGS_COVERED = {"sequential", "parallel", "b2t"}
+STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "manifold_hyper_connections"}
+WIRINGS_COVERED = {"sequential", "parallel", "b2t", "two_hop"}
 
 
 def encode(
@@ -775,7 +920,7 @@ def encode(
         ]
         state = reference.layer(state, sites)
         if i == layers - 1:
-            state = reference.finish(state, lambda y: norm_of(y, params("", "stream")))
+            state = reference.finish(state, lambda name, y: norm_of(y, params("", name)))
         streams.append(state if i == layers - 1 else reference.shown(state))
     return streams, norm_of(state, params("", "final")) if reference.final else state
 
@@ -806,9 +951,13 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
     """The neutral names of a parameter of an AddNormBertModel's encoder; several where sublayers share it."""
     if match := re.fullmatch(r"encoder\.final_norm\.(\w+)", path):
         return [f"final.{match[1]}"]
-    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.stream_norm\.(\w+)", path):
-        return [f"stream.{match[1]}"]
+    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.((?:\w+_)?stream)_norm\.(\w+)", path):
+        return [f"{match[1]}.{match[2]}"]
     _, _, i, rest = path.split(".", 3)
+    if rest == "connections.average_norm.alpha":
+        return [f"layers.{i}.ffn.average"]
+    if match := re.fullmatch(r"connections\.(\w+)\.residual_norm\.(\w+_norm\.\w+)", rest):
+        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.siamese.{match[2]}"]
     if match := re.fullmatch(r"connections\.residual_((?:norm|gate)\.[\w.]+)", rest):
         names = ["attn", "cross", "ffn"] if cross_attention else ["attn", "ffn"]
         return [f"layers.{i}.{name}.{_residual_name(match[1])}" for name in names]

@@ -1,7 +1,8 @@
 """A process in which hf_addnorm cannot be imported: loads saved cases as remote code and re-saves them.
 
-Usage: python stranger.py CASES.json, a list of {"folder", "autos": [...], "reference"}; the folder holds "inputs" and
-"expected", too. With {"stock", "stock_class"}, the stock folder loads here, and the stock class loads what is saved.
+Usage: python stranger.py CASES.json, a list of {"folder", "autos": [...], "reference", "base"}: the last two are the
+model's own class and what AutoModel finds there; the folder holds "inputs" and "expected", too. With {"stock",
+"stock_class"}, the stock folder loads here, and the stock class loads what is saved.
 """
 
 import importlib.abc
@@ -40,8 +41,14 @@ def _check(case) -> None:
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert type(config).__module__.startswith("transformers_modules."), type(config)
     inputs, expected = torch.load(f"{folder}/inputs"), torch.load(f"{folder}/expected")
+    base = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert f"{type(base).__module__.split('.')[-1]}.{type(base).__name__}" == case["base"], type(base)
     for auto in case["autos"] or [None]:
         model = _load(case, auto, folder)
+    if hasattr(model, base.base_model_prefix):
+        held = getattr(model, base.base_model_prefix).state_dict()
+        shared = base.state_dict().keys() & held.keys()
+        assert len(shared) > 10 and all(torch.equal(base.state_dict()[key], held[key]) for key in shared), case
     assert torch.equal(model(**inputs)[0], expected), case
     model.save_pretrained(f"{folder}-again")
     again = _load(case, auto, f"{folder}-again")

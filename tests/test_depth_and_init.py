@@ -7,8 +7,10 @@ import re
 
 import pytest
 import torch
+from families import FAMILIES
 from references import DEPTH_REFERENCES, INIT_REFERENCES, neutral_names
 from transformers import BertConfig, BertModel
+from transformers.pytorch_utils import Conv1D
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel
 from hf_addnorm.models.depth import DEPTH_RULES, Position, at_depth, parse_depth_value
@@ -300,6 +302,77 @@ def test_a_head_starts_as_its_base_model_does(base):
                 std = 0.02 if base == "stock" else math.sqrt(2 / sum(weight.shape))
                 factor = 96**-0.25 if role in ("v", "o", "w1", "w2") else 1.0
                 assert weight.std().item() == pytest.approx(std * factor, rel=0.08), path
+
+
+# where each family's Linear layers are, by the end of their path, and what their output features are
+_BERTS = {"attention.output.dense": "o", "intermediate.dense": "w1", "output.dense": "w2"}
+_GPT2 = {"c_fc": "w1", "mlp.c_proj": "w2"}
+FAMILY_LINEARS = {
+    "bert": {"query": "q", "key": "k", "value": "v", **_BERTS},
+    "vit": {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "fc1": "w1", "fc2": "w2"},
+    "albert": {"query": "q", "key": "k", "value": "v", "attention.dense": "o", "ffn": "w1", "ffn_output": "w2"},
+    "modernbert": {"Wqkv": "q k v", "attn.Wo": "o", "Wi": "w1 w1", "mlp.Wo": "w2"},
+    "deberta_v2": {"query_proj": "q", "key_proj": "k", "value_proj": "v", **_BERTS},
+    "wav2vec2": {
+        "q_proj": "q",
+        "k_proj": "k",
+        "v_proj": "v",
+        "out_proj": "o",
+        "intermediate_dense": "w1",
+        "output_dense": "w2",
+    },
+    "gpt2": {"attn.c_attn": "q k v", "attn.c_proj": "o", **_GPT2},
+    "gpt2_across": {
+        "attn.c_attn": "q k v",
+        "attn.c_proj": "o",
+        "crossattention.q_attn": "q",
+        "crossattention.c_attn": "k v",
+        "crossattention.c_proj": "o",
+        **_GPT2,
+    },
+}
+# the stock models that scale their output projections by depth themselves
+SCALED_BY_STOCK = ("modernbert", "gpt2", "gpt2_across")
+
+
+def drawn(family, add_norm):
+    """The weights of a family's layers at the start, by role, and the sublayers of a layer; none twice."""
+    row, across = FAMILIES[family.removesuffix("_across")], family.endswith("_across")
+    model = row.config_class.auto_classes["AutoModel"]
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "n_inner": 96, "add_cross_attention": across}
+    net = row.model_class(model)(row.config(model, add_norm, **sizes))
+    found: dict[str, list[torch.Tensor]] = {}
+    for path, module in net.named_modules():
+        # from the layer on, so that what is like it elsewhere is not taken for it
+        _, _, name = re.sub(r"^.*?(layers?|h)\.\d+\.(albert_layers\.\d+\.)?", " @ ", path).partition(" @ ")
+        ends = [end for end in FAMILY_LINEARS[family] if f".{name}".endswith(f".{end}")]
+        if ends and getattr(module, "weight", None) is not None:
+            roles = FAMILY_LINEARS[family][max(ends, key=len)].split()
+            weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+            for role, part in zip(roles, weight.detach().chunk(len(roles)), strict=True):
+                found.setdefault(role, []).append(part)
+    return found, 3 if across else 2
+
+
+@pytest.mark.parametrize("kind", [kind for kind, r in INIT_REFERENCES.items() if r.roles])
+@pytest.mark.parametrize("family", FAMILY_LINEARS)
+def test_every_family_starts_at_the_documented_scales(family, kind):
+    """Also where weights are fused, and where the stock model has a factor of its own, which must not count twice."""
+    reference, layers = INIT_REFERENCES[kind], 4
+    before, _ = drawn(family, with_init([]))
+    assert set(before) == {"q", "k", "v", "o", "w1", "w2"}
+    stock = torch.cat([part.flatten() for part in before["q"]]).std().item()
+    for role, parts in before.items():
+        own = (2 * layers) ** -0.5 if role in ("o", "w2") and family in SCALED_BY_STOCK else 1.0
+        assert torch.cat([p.flatten() for p in parts]).std().item() == pytest.approx(stock * own, rel=0.06), role
+    for base in reference.bases:
+        init = {"kind": kind, "base": base} if len(reference.bases) > 1 else kind
+        after, per_layer = drawn(family, with_init(init))
+        for role, parts in after.items():
+            factor = reference.factor(layers, layers * per_layer) if role in reference.roles else 1.0
+            own = {"stock": 1 / stock, "xavier_normal": math.sqrt(sum(parts[0].shape) / 2)}[base]
+            std = torch.cat([part.flatten() for part in parts]).std().item()
+            assert std * own == pytest.approx(factor, rel=0.06), (role, base)
 
 
 # --- norms that start at zero ---

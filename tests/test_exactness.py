@@ -135,7 +135,9 @@ def test_generation_with_cache_is_stock(family):
 def test_the_models_layers_are_what_fsdp_is_told_to_wrap():
     for family, model in MODELS:
         row = FAMILIES[family]
-        net = row.model_class(model)(row.config(model))
-        present = {type(module).__name__ for module in net.modules()}
-        assert net._no_split_modules <= present
-        assert net._no_split_modules
+        for spec in (None, "hybrid_norm"):
+            with torch.device("meta"):
+                net = row.model_class(model)(row.config(model, spec))
+            present = {type(module).__name__ for module in net.modules()}
+            assert net._no_split_modules <= present
+            assert type(net).anatomy_of(net.config).layer.__name__ in net._no_split_modules

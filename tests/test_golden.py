@@ -60,6 +60,7 @@ INIT_FILES = {
     "init_b2t": ("b2t", "b2t"),
 }
 RESIDUAL_FILES = {"residual_gpas_after_add": "gpas", "residual_gpas_on_skip": "gpas"}
+DENSE_FILES = ("residual_denseformer", "residual_denseformer_dilated")
 STREAM_FILES = {"residual_hyper_connections_static": "hyper_connections"}
 
 # the norms over tokens
@@ -72,8 +73,6 @@ NOT_YET = {
     "norm_derf": (NORMS, "derf"),
     "norm_group_norm": (NORMS, "group_norm"),
     "norm_rep_bn": (NORMS, "rep_bn"),
-    "residual_denseformer": (STREAMS, "denseformer"),
-    "residual_denseformer_dilated": (STREAMS, "denseformer"),
 }
 
 PRECISIONS = [(torch.float64, "tolerance"), (torch.float32, "tolerance_fp32")]
@@ -148,7 +147,8 @@ def run_encoder(model, hidden, allowed, memory=None, memory_allowed=None):
 
 @needs_golden
 def test_every_golden_file_is_tested_or_named_as_not_yet():
-    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES, *RESIDUAL_FILES, *STREAM_FILES, *IN_TEST_TOKEN_NORMS}
+    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES, *RESIDUAL_FILES, *STREAM_FILES, *DENSE_FILES}
+    tested |= IN_TEST_TOKEN_NORMS
     assert not tested & set(NOT_YET)
     assert {file.stem for file in GOLDEN.glob("*.safetensors")} == tested | set(NOT_YET)
 
@@ -388,21 +388,59 @@ def test_stream(file, dtype, tolerance):
     weights = {}
     state, layers = stream.enter(x), params["layers"]
     for i in range(layers):
-        connection = stream.build_residual(RESIDUALS.parse("add", "x"), x.shape[-1], Position(i, layers, i, layers))
+        position = Position(i, layers, i, layers)
+        connection = stream.build_residual(RESIDUALS.parse("add", "x"), x.shape[-1], position, torch.nn.Identity)
         block = torch.nn.Linear(x.shape[-1], x.shape[-1])
         for module, prefix in ((connection, f"layers.{i}.static_"), (block, f"layers.{i}.block.")):
             module.to(dtype).load_state_dict({name: given[prefix + name] for name in module.state_dict()})
             weights |= {prefix + name: parameter for name, parameter in module.named_parameters()}
-        state = stream.write(state, block(stream.read(state, connection)), connection, lambda y: y)
+        u, kept = stream.read(state, connection)
+        state = stream.write(kept, block(u), connection, lambda y: y)
         assert_golden(state, tensors, f"output.streams.{i}", meta, tolerance)
     assert set(weights) == set(given)
-    y = stream.finish(state, lambda y: y)
+    y = stream.finish(state)
     assert_golden(y, tensors, "output.y", meta, tolerance)
     (y * tensors["cotangent"]).sum().backward()
     grads = {"x": x.grad} | {name: weight.grad for name, weight in weights.items()}
     assert {f"grad.{name}" for name in grads} == {key for key in tensors if key.startswith("grad.")}
     for name, grad in grads.items():
         assert_golden(grad, tensors, f"grad.{name}", meta, tolerance)
+
+
+@needs_golden
+@both_precisions
+@pytest.mark.parametrize("file", DENSE_FILES)
+def test_dense_stream(file, dtype, tolerance):
+    tensors, meta = load(file, dtype)
+    params = meta["params"]
+    options = {key: params[key] for key in ("dilation", "period")}
+    stream = STREAMS.build(STREAMS.parse({"kind": "dense", **options}, "stream"))
+    x = tensors["input.x"].requires_grad_()
+    given = {key.removeprefix("param."): value for key, value in tensors.items() if key.startswith("param.")}
+    weights = {}
+    state = stream.enter(x)
+    for i in range(params["n_blocks"]):
+        block = torch.nn.Linear(x.shape[-1], x.shape[-1]).to(dtype)
+        block.load_state_dict({name: given[f"layers.{i}.block.{name}"] for name in block.state_dict()})
+        weights |= {f"layers.{i}.block.{name}": parameter for name, parameter in block.named_parameters()}
+        average = stream.build_average(i)
+        assert (average is not None) == (f"layers.{i}.alpha" in given)
+        if average is not None:
+            # theirs has an axis for several mixes
+            average.to(dtype).load_state_dict({"alpha": given[f"layers.{i}.alpha"][0]})
+            weights[f"layers.{i}.alpha"] = average.alpha
+        u, kept = stream.read(state)
+        # a block of theirs gives the new state, ours adds to it
+        state = stream.write(kept, block(u) - u, None, lambda y: y)
+        assert_golden(state[0], tensors, f"output.state.{i + 1}", meta, tolerance)
+        state = stream.end_layer(state, average)
+        assert_golden(state[0], tensors, f"output.layer.{i}", meta, tolerance)
+    assert set(weights) == set(given)
+    y = stream.finish(state)
+    (y * tensors["cotangent"]).sum().backward()
+    for name, grad in ({"x": x.grad} | {name: weight.grad for name, weight in weights.items()}).items():
+        expected = tensors[f"grad.{name}"]
+        assert_golden(grad.view_as(expected), tensors, f"grad.{name}", meta, tolerance)
 
 
 @needs_golden

@@ -41,8 +41,9 @@ def _save_case(folder, family, model, spec):
     torch.save(inputs, folder / "inputs")
     torch.save(net(**inputs)[0].detach(), folder / "expected")
     autos = [auto for auto, name in row.config_class.auto_classes.items() if name == model]
-    reference = f"{type(net).__module__.split('.')[-1]}.{model}"
-    return {"folder": str(folder), "autos": autos, "reference": reference}
+    module = type(net).__module__.split(".")[-1]
+    base = f"{module}.{row.config_class.auto_classes['AutoModel']}"
+    return {"folder": str(folder), "autos": autos, "reference": f"{module}.{model}", "base": base}
 
 
 def test_every_model_loads_as_a_stranger_and_saves_again(tmp_path):
@@ -63,7 +64,7 @@ def test_every_model_loads_as_a_stranger_and_saves_again(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]

@@ -151,8 +151,7 @@ def test_weight_decay_takes_what_it_takes_in_the_stock_model(family, spec):
     expected = Trainer.get_decay_parameter_names(None, stock)
     assert expected
     # and the matrices that a residual has
-    matrices = [name for name, parameter in net.named_parameters() if "residual" in name and parameter.dim() == 2]
-    matrices = [name for name in matrices if "hyper" not in spec]
+    matrices = [name for name, parameter in net.named_parameters() if "residual_gate" in name and parameter.dim() == 2]
     assert sorted(Trainer.get_decay_parameter_names(None, net)) == sorted([*expected, *matrices])
 
 

@@ -1,6 +1,7 @@
 """Every residual against its formula in float64, over all of its options, alone and in a model; stochastic depth."""
 
 import math
+import types
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -10,6 +11,7 @@ from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_clos
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
 from hf_addnorm.models.connection import held_residual
 from hf_addnorm.models.depth import Position
+from hf_addnorm.models.hyper_connections import ManifoldHyperConnection
 from hf_addnorm.models.inner import Inner
 from hf_addnorm.models.residuals import RESIDUALS
 
@@ -431,7 +433,7 @@ def twins(*specs, **kwargs):
         for path, parameter in model.named_parameters():
             if path not in shared:
                 shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
-            if "residual_" not in path:
+            if not any(home in path for home in ("residual_", "average_norm")):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
 
@@ -445,6 +447,77 @@ def test_hyper_connections_start_as_the_plain_stream(streams):
     reduced, state = model.encoder.layer[0](x)
     for index in range(streams):
         torch.testing.assert_close(state[:, :, index], reduced)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "dense",
+        {"kind": "dense", "dilation": 2, "period": 3},
+        {"kind": "hyper_connections", "dynamic": True},
+        {"kind": "hyper_connections", "streams": 1, "fractions": 4},
+        {"kind": "hyper_connections", "streams": 2, "fractions": 2, "dynamic": True},
+    ],
+)
+@pytest.mark.parametrize("preset", ["pre_ln", "post_ln"])
+def test_streams_that_start_as_the_plain_one(preset, stream):
+    plain, model = twins(preset, {"preset": preset, "stream": stream})
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, plain.encoder(x).last_hidden_state)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_manifold_hyper_connections_without_their_weight_are_the_plain_stream(official):
+    stream = {"kind": "manifold_hyper_connections", "official": official}
+    plain, model = twins("pre_ln", {"preset": "mhc", "stream": stream})
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    expected = plain.encoder(x).last_hidden_state
+    # at its start the weight makes the streams differ, a little
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=0.1, atol=0.1)
+    assert not torch.allclose(model.encoder(x).last_hidden_state, expected, atol=1e-6)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if path.endswith("residual_gate.weight"):
+                parameter.zero_()
+    # the streams stay equal, and every row of the mix sums to 1; the official one has its 1e-6 on top
+    tolerance = 1e-4 if official else 1e-10
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_official_manifold_hyper_connection_is_that_of_deepseek():
+    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
+    config = types.SimpleNamespace(hc_mult=4, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, hidden_size=8)
+    theirs, ours = modeling.DeepseekV4HyperConnection(config), ManifoldHyperConnection(8, 4, 20, 5.0, True)
+    state = torch.randn(2, 5, 4, 8)
+    with torch.no_grad():
+        for index, name in enumerate(("read", "write", "mix")):
+            ours.scale_norm[name].fill_(0.5 + index)
+            theirs.scale[index] = 0.5 + index
+        for one, two in ((ours.weight, theirs.fn), (ours.bias, theirs.base)):
+            two.copy_(one.normal_(std=0.5))
+    post, mix, collapsed = theirs(state)
+    u, kept = ours.read(state)
+    f = torch.randn(2, 5, 8)
+    expanded = post.unsqueeze(-1) * f.unsqueeze(-2) + torch.matmul(mix.transpose(-1, -2), state)
+    torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(kept, f), expanded, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_the_mix_of_streams_is_doubly_stochastic(official):
+    connection = ManifoldHyperConnection(8, 4, 20, 0.0, official).double()
+    connection.reset_parameters()
+    with torch.no_grad():
+        connection.weight.normal_(std=0.1)
+        connection.scale_norm["mix"].fill_(1.0)
+    _, (_, mix, _) = connection.read(torch.randn(3, 4, 8, dtype=torch.float64))
+    for axis in (-1, -2):
+        torch.testing.assert_close(mix.sum(axis), torch.ones(3, 4).double(), rtol=1e-3, atol=1e-3)
+
+
+def test_fractions_must_divide_the_hidden_size():
+    with pytest.raises(ValueError, match=r"stream.fractions is 3, which does not divide the hidden size 8"):
+        tiny_config({"stream": {"kind": "hyper_connections", "fractions": 3}})
 
 
 @pytest.mark.parametrize(("wiring", "per_layer"), [("sequential", 2), ("parallel", 1)])

@@ -35,6 +35,7 @@ SIZES = {
 # a spec that uses everything that a spec has
 EVERYTHING = {
     "preset": "sandwich_ln",
+    "variant": "paper",
     "norm": {"kind": "rms_norm", "zero_centered": True, "eps": 1e-5},
     "embed": {"kind": "layer_norm", "bias": False},
     "attention": {
@@ -66,6 +67,7 @@ EVERYTHING = {
         {"last": 1, "attention": ["pre"], "residual": {"kind": "vector", "start": "cait"}},
         {"index": [1, -1], "pre_scale": 0.5},
         {"index": 2, "dropout": "before_out", "qkv_width": "head", "drop_path": 0},
+        {"every": 2, "drop_path": 0.25},
         {"range": [0, 2], "feed_forward": {"out": {"kind": "dyt", "alpha_init": 1}}},
         {"first_fraction": 0.5, "cross_attention": []},
         {"index": 1, "residual": {"attention": "highway", "feed_forward": {"kind": "laurel_lr", "rank": 2}}},
@@ -236,6 +238,16 @@ def test_public_presets_are_the_table():
     assert presets() == PRESETS
 
 
+@pytest.mark.parametrize("preset", [name for name, row in PRESETS.items() if row.official])
+def test_the_official_form_of_a_preset(preset):
+    paper, official = parse(preset), parse({"preset": preset, "variant": "official"})
+    changed = {key for key in through_json(paper) if through_json(paper)[key] != through_json(official)[key]}
+    assert changed == {"variant", *PRESETS[preset].official}
+    assert parse(through_json(official)) == official
+    over = {"preset": preset, "variant": "official", "norm": "rms_norm"}
+    assert parse(over).norm.kind == "rms_norm"
+
+
 def test_overrides_of_a_preset_replace_axes():
     spec = parse({"preset": "deepnorm", "norm": "rms_norm", "embed": False, "final": True})
     deepnorm = parse("deepnorm")
@@ -306,6 +318,9 @@ def test_a_spec_of_another_copy_of_the_code_is_read_by_its_json():
         ("index", -1, 4, [3]),
         ("index", [1, -1], 4, [1, 3]),
         ("index", [-4, 0], 4, [0]),
+        ("every", 2, 5, [1, 3]),
+        ("every", 4, 4, [3]),
+        ("every", 5, 4, []),
         ("range", [1, 3], 4, [1, 2]),
         ("range", [0, 4], 4, [0, 1, 2, 3]),
         ("first_fraction", 0.25, 12, [0, 1, 2]),
@@ -747,11 +762,12 @@ _ALLOWED = "allowed is"
         ({"preset": "deepnorm", "init": ["deepnorm", "sub_ln"]}, ["add_norm.init", "'deepnorm'", "'sub_ln'"]),
         ({"init": ["scaled_output", "b2t"]}, ["add_norm.init", "'scaled_output'", "'b2t'", "keep one"]),
         *(
-            ({"stream": "hyper_connections", **residual}, ["add_norm.residual", "hyper_connections", "'add'"])
-            for residual in (
-                {"residual": "vector"},
-                {"residual": {"kind": "constant", "skip_scale": 2}},
-                {"layers": [{"last": 1, "residual": "scalar"}]},
+            ({"stream": stream, **residual}, [f"add_norm{where}.residual", stream, "'add'"])
+            for stream in ("siamese", "hyper_connections", "manifold_hyper_connections")
+            for where, residual in (
+                ("", {"residual": "vector"}),
+                ("", {"residual": {"kind": "constant", "skip_scale": 2}}),
+                (".layers[0]", {"layers": [{"last": 1, "residual": "scalar"}]}),
             )
         ),
         (
@@ -772,8 +788,18 @@ _ALLOWED = "allowed is"
             {"preset": "parallel", "residual": {"attention": "vector"}},
             ["add_norm.residual.attention is 'vector'", "wiring", "feed_forward"],
         ),
+        (
+            {"preset": "res_post_norm", "residual": "gru_gate"},
+            ["add_norm.init", "'zero_out_norm'", "ReLU", "'relu': false"],
+        ),
         ({"residual": {"kind": "laurel_lr", "rank": 64}}, ["add_norm.residual (laurel_lr)", "rank is 64", "at most"]),
         ({"residual": {"kind": "constant", "skip_scale": "beam"}}, ["add_norm.residual.skip_scale (beam)", "'side'"]),
+        ({"wiring": "two_hop", "stream": "siamese"}, ["add_norm.wiring", "two_hop", "several streams", "siamese"]),
+        ({"preset": "pre_ln", "variant": "official"}, ["add_norm.variant", "'pre_ln'", "deepnorm", "mhc"]),
+        ({"preset": "deepnorm", "variant": "oficial"}, ["add_norm.variant", "'oficial'", "'paper' or 'official'"]),
+        ({"stream": {"kind": "hyper_connections", "tanh": False}}, ["add_norm.stream", "tanh", "dynamic"]),
+        ({"stream": {"kind": "manifold_hyper_connections", "streams": 1}}, ["stream.streams is 1", "at least 2"]),
+        ({"layers": [{"every": 1, "attention": []}]}, ["add_norm.layers[0].every is 1", "at least 2"]),
         ({"preset": "b2t", "stream": "dual"}, ["add_norm.wiring", "b2t", "several streams", "dual"]),
         ({"wiring": "b2t", "stream": "hyper_connections"}, ["add_norm.wiring", "b2t", "several streams", "hyper"]),
     ],

@@ -19,8 +19,13 @@ SPECS = {
     "hybrid_norm": "hybrid_norm",
     "drop_path": {"drop_path": {"kind": "linear", "first": 0.1, "last": 0.4}},
     "residual_drop_path": {"preset": "residual", "drop_path": 0.3},
+    "siamese_norm": "siamese_norm",
+    "dense_former": "dense_former",
+    "frac_connections": "frac_connections",
+    "mhc": "mhc",
+    "two_hop": "two_hop",
 }
-TUPLES = ("residual", "hyper_connections")
+TUPLES = ("residual", "hyper_connections", "siamese_norm", "dense_former", "frac_connections", "mhc")
 CASES = [(family, spec) for family in FAMILIES for spec in SPECS]
 BASE = {family: row.config_class.auto_classes["AutoModel"] for family, row in FAMILIES.items()}
 CHECKPOINTED = [f for f, row in FAMILIES.items() if row.stock_class(BASE[f]).supports_gradient_checkpointing]

@@ -259,25 +259,54 @@ def test_a_mask_that_names_no_tokens_is_refused_in_words():
         model(**{**inputs, "attention_mask": four})
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_that_pools_its_tokens_is_told_that_it_has_none(kind, masked):
+    row = FAMILIES["modernbert"]
+    names = {name: row.model_class(name)(row.config(name, {"head": kind})) for name in row.models if "For" in name}
+    for name, model in names.items():
+        inputs = row.inputs(name)
+        if not masked:
+            del inputs["attention_mask"]
+        if "Sequence" in name or "Choice" in name:
+            with pytest.raises(ValueError, match=r"needs \[batch, seq, ..., features\] and was given \[\d, 32\]"):
+                model(**inputs)
+        else:
+            assert model(**inputs).loss.isfinite()
+
+
 def counted(model):
     return {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_a_recomputation_does_not_count(reentrant):
-    inputs = FAMILIES["bert"].inputs("AddNormBertModel")
+CHECKPOINTED = [f for f in ENCODERS if FAMILIES[f].stock_class(base_model(f)).supports_gradient_checkpointing]
+# reentrant checkpointing walks twice through the norm of the relative embeddings that all layers share
+REENTRANT = [family for family in CHECKPOINTED if family != "deberta_v2_conv"]
+
+
+@pytest.mark.parametrize("spec", ["post_batch", "pre_instance"])
+@pytest.mark.parametrize(
+    ("family", "reentrant"), [(f, False) for f in CHECKPOINTED] + [(f, True) for f in REENTRANT], ids=str
+)
+def test_a_recomputation_does_not_count(family, reentrant, spec):
+    inputs = FAMILIES[family].inputs(base_model(family))
     results = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = tiny("bert", "post_batch").train()
+        model = tiny(family, spec, hidden_dropout_prob=0.1).train()
         if checkpointing:
-            # the older name of the same
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": reentrant})
-            model.enable_input_require_grads()
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            if "input_ids" in inputs:
+                model.enable_input_require_grads()
         # two micro-batches of one step
         for shift in (0, 1):
-            given = {**inputs, "input_ids": (inputs["input_ids"] + shift) % 99}
+            given = dict(inputs)
+            if "input_ids" in inputs:
+                given["input_ids"] = (inputs["input_ids"] + shift) % 99
+            else:
+                name = "pixel_values" if "pixel_values" in inputs else "input_values"
+                given[name] = inputs[name] * (1 + shift)
+            torch.manual_seed(shift)
             model(**given).last_hidden_state.square().mean().backward()
         results.append((counted(model), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     for one, two in zip(*results, strict=True):
@@ -285,6 +314,55 @@ def test_a_recomputation_does_not_count(reentrant):
         for name in one:
             torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-7)
     assert not any(torch.equal(buffer, torch.zeros_like(buffer)) for buffer in results[0][0].values())
+    assert bool(results[0][0]) == (spec == "post_batch")
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+@pytest.mark.parametrize("spec", ["post_batch", "pre_batch", "pre_instance", "dual"])
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family != "vit"])
+def test_a_model_trains_on_few_tokens(family, spec, tokens):
+    """One real token in all, beside rows of padding alone; and no real token in any row."""
+    model, inputs = tiny(family, spec).train(), FAMILIES[family].inputs(base_model(family))
+    sound = "input_values" in inputs
+    # a frame is made of 168 samples
+    real = 170 * tokens if sound else tokens
+    inputs["attention_mask"] = torch.zeros_like(inputs["attention_mask"])
+    inputs["attention_mask"][0, :real] = 1
+    before = counted(model)
+    output = model(**inputs).last_hidden_state
+    output.square().mean().backward()
+    assert output.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    # of a sound without a sample the stock mask says that its frames are real
+    assert sound or all(torch.equal(buffer, before[name]) for name, buffer in counted(model).items())
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_model_evaluates_by_its_running_statistics(family):
+    """Of each sequence by itself, what it is among others; of a training model it is not."""
+    model, inputs = tiny(family, "pre_batch").train(), FAMILIES[family].inputs(base_model(family))
+    for _ in range(3):
+        model(**inputs)
+    before = counted(model)
+    for training in (False, True):
+        model.train(training)
+        whole = model(**inputs).last_hidden_state[2:]
+        alone = model(**{key: value[2:] for key, value in inputs.items()}).last_hidden_state
+        assert torch.allclose(whole, alone, rtol=1e-3, atol=1e-4) == (not training)
+        assert all(torch.equal(buffer, before[name]) for name, buffer in counted(model).items()) == (not training)
+
+
+@pytest.mark.parametrize("spec", ["post_batch", "pre_instance"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_a_mask_of_samples_becomes_one_of_frames(training, spec):
+    """The layers' norms count the frames of the sound alone: a batch padded further is the same batch."""
+    model = tiny("wav2vec2_stable", spec, num_conv_pos_embeddings=2).train(training)
+    inputs = FAMILIES["wav2vec2_stable"].inputs(base_model("wav2vec2_stable"))
+    frames = model._get_feature_vector_attention_mask(11, inputs["attention_mask"])
+    longer = {key: torch.nn.functional.pad(value, (0, 400)) for key, value in inputs.items()}
+    one = model(**inputs).last_hidden_state
+    two = model(**longer).last_hidden_state[:, : one.shape[1]]
+    torch.testing.assert_close(one[frames], two[frames], rtol=1e-4, atol=1e-5)
 
 
 def test_running_statistics_are_saved_and_restored(tmp_path):

@@ -1,4 +1,7 @@
-"""Everything learns: a two-layer model fits a few samples within 200 steps at one common learning rate."""
+"""Everything learns: a two-layer model fits a few samples within 200 steps at one common learning rate.
+
+No preset needs the rate that its paper names instead.
+"""
 
 import pytest
 import torch

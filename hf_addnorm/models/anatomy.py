@@ -6,7 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from .depth import parse_depth_value
 from .inner import InnerNorms, as_tuple
+from .registry import Choice
+
+
+# the start of o and w2 in GPT-2 and what followed it
+ONE_OVER_ROOT_2L = parse_depth_value({"kind": "power", "of": "layers", "times": 2.0, "exponent": -0.5}, "output_scale")
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Anatomy:
             follow the spec's kind of norm.
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
         other_parts (`dict[str, type]`): further stock modules, and the class that adopts each.
+        output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
     """
 
     layer: Any
@@ -63,6 +70,7 @@ class Anatomy:
     other_norms: tuple[str, ...] = ()
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
+    output_scale: float | Choice = 1.0
 
 
 def numbered(path: str) -> Callable[[Any], list[str]]:

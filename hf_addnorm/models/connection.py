@@ -121,8 +121,8 @@ class Site:
         """`x` after the norm of `slot`."""
         return self.block.norm(slot, x, self.stock_norms)
 
-    def read(self, state: Any) -> torch.Tensor:
-        """What the sublayer takes from the state."""
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """What the sublayer takes from the state, and what `write` needs of it."""
         return self.stream.read(state, self.residual)
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,17 +144,18 @@ class Site:
         """From what was read to what is written."""
         return self.leave(self.enter(x))
 
-    def write(self, state: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
+    def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
         """The state with `f` in it, after the norm in `post`; `also` is added before that norm."""
         post = partial(self.norm, "post") if also is None else lambda y: self.norm("post", y + also)
-        return self.stream.write(state, f, self.residual, post)
+        return self.stream.write(kept, f, self.residual, post)
 
     def step(self, state: Any) -> Any:
         """The state after the sublayer."""
         return in_chunks(self._step, self.chunk, state)
 
     def _step(self, state: Any) -> Any:
-        return self.write(state, self.output(self.read(state)))
+        x, kept = self.read(state)
+        return self.write(kept, self.output(x))
 
 
 class Connections(nn.Module):
@@ -165,8 +166,8 @@ class Connections(nn.Module):
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        last (`bool`): whether this is the last layer.
-        stream_norm (`torch.nn.Module`, *optional*): the stream's own norm after the last layer.
+        stream_norms (`dict[str, torch.nn.Module]`, *optional*): the stream's own norms after the last layer; None in
+            another layer.
     """
 
     def __init__(
@@ -176,15 +177,16 @@ class Connections(nn.Module):
         stream: Any,
         wiring: Any,
         depth: int,
-        last: bool,
-        stream_norm: nn.Module | None,
+        stream_norms: Mapping[str, nn.Module] | None,
     ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
         hold_residual(self, residual)
-        self.stream_norm = stream_norm
-        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, last
+        self.average_norm = stream.build_average(depth)
+        for name, norm in (stream_norms or {}).items():
+            self.add_module(name, norm)
+        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, stream_norms is not None
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
@@ -207,9 +209,11 @@ class Connections(nn.Module):
         if sites:
             state = self.wiring(state, sites)
         if sites and then is not None:
-            state = self.stream.write(state, then(self.stream.read(state)), None, same)
+            x, kept = self.stream.read(state)
+            state = self.stream.write(kept, then(x), None, same)
+        state = self.stream.end_layer(state, self.average_norm if sites else None)
         if self.last:
-            return self.stream.finish(state, self.stream_norm or same)
+            return self.stream.finish(state, *(getattr(self, name) for name in self.stream.norms))
         return self.stream.leave(state)
 
 

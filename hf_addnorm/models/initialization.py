@@ -31,11 +31,13 @@ class Linear:
         roles (`tuple[str, ...]`): q, k, v, o (attention), w1, w2 (feed-forward); several where it is fused, in the
             order of its output features.
         position (`Position`): where the sublayer stands.
+        output_scale (`float`): what the stock draw of o and w2 is multiplied by already.
     """
 
     module: Any
     roles: tuple[str, ...]
     position: Position
+    output_scale: float = 1.0
 
 
 class ScaleWeights:
@@ -44,8 +46,9 @@ class ScaleWeights:
     Args:
         roles (`tuple[str, ...]`): roles to scale.
         factor (`float` or depth rule): the number.
-        base (`str`): the draw that is scaled: "stock", the model's own, or "xavier_normal" (Glorot & Bengio, 2010),
-            which then also draws the attention's and feed-forward's other weights, unscaled.
+        base (`str`): the draw that is scaled: "stock", the model's own, without the factor by depth that it may have
+            in o and w2 (GPT-2, ModernBERT), or "xavier_normal" (Glorot & Bengio, 2010), which then also draws the
+            attention's and feed-forward's other weights, unscaled.
     """
 
     def __init__(self, roles: tuple[str, ...], factor: float | Choice, base: str = "stock"):
@@ -63,7 +66,7 @@ class ScaleWeights:
             if self.base == "xavier_normal":
                 torch.nn.init.xavier_normal_(part, gain=factor)
             else:
-                part.mul_(factor)
+                part.mul_(factor / linear.output_scale if role in ("o", "w2") else factor)
         init.copy_(linear.module.weight, weight)
 
 
@@ -86,7 +89,7 @@ class ZeroNorms:
 
 @INITS.register("scaled_output")
 def scaled_output() -> ScaleWeights:
-    """Output projections (o, w2) times 1/sqrt(2L).
+    """Output projections (o, w2) times 1/sqrt(2L), as GPT-2 and ModernBERT start anyway.
 
     Source: GPT-2, Radford et al., 2019; Megatron-LM, Shoeybi et al., 2019, arXiv 1909.08053.
     """

@@ -1,4 +1,4 @@
-"""BERT with another add & norm: the base model and its nine heads."""
+"""BERT with another add & norm: the base model and its eight heads."""
 
 from typing import Any, ClassVar
 

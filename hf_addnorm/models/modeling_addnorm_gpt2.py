@@ -16,7 +16,7 @@ from transformers.models.gpt2.modeling_gpt2 import (
     GPT2PreTrainedModel,
 )
 
-from .anatomy import Anatomy, Sublayer, numbered
+from .anatomy import ONE_OVER_ROOT_2L, Anatomy, Sublayer, numbered
 from .configuration_addnorm_gpt2 import AddNormGPT2Config
 from .inner import Inner, InnerNorms
 from .pretrained import AddNormLayer, AddNormPreTrainedModel
@@ -101,6 +101,7 @@ class AddNormGPT2PreTrainedModel(AddNormPreTrainedModel, GPT2PreTrainedModel):
         layers=numbered("h"),
         embed_dropout="drop",
         final_norm="ln_f",
+        output_scale=ONE_OVER_ROOT_2L,
     )
 
     @classmethod

@@ -16,7 +16,7 @@ from transformers.models.modernbert.modeling_modernbert import (
     ModernBertPreTrainedModel,
 )
 
-from .anatomy import Anatomy, Sublayer, numbered
+from .anatomy import ONE_OVER_ROOT_2L, Anatomy, Sublayer, numbered
 from .configuration_addnorm_modernbert import AddNormModernBertConfig
 from .inner import Inner, InnerNorms
 from .pretrained import AddNormLayer, AddNormPreTrainedModel
@@ -31,9 +31,9 @@ class AddNormModernBertAttention(InnerNorms, ModernBertAttention):
 
 
 class AddNormModernBertMLP(InnerNorms, ModernBertMLP):
-    """`ModernBertMLP` with a norm before the output projection."""
+    """`ModernBertMLP` with a norm before the output projection; its first one is fused with the gate's."""
 
-    linear_roles: ClassVar = {"Wi": "w1", "Wo": "w2"}
+    linear_roles: ClassVar = {"Wi": ("w1", "w1"), "Wo": "w2"}
 
 
 class AddNormModernBertEncoderLayer(AddNormLayer, ModernBertEncoderLayer):
@@ -78,6 +78,7 @@ class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, ModernBertPreTrai
         embed_norm="embeddings.norm",
         final_norm="final_norm",
         head_norms=("head.norm",),
+        output_scale=ONE_OVER_ROOT_2L,
     )
 
     @classmethod

@@ -16,6 +16,7 @@ class Preset:
         flow (`str`): the same as a drawing, from the stream to the stream.
         source (`str`): paper, year, arXiv id.
         spec (`dict`): the axes, over those of `post_ln`.
+        official (`dict`): the axes of the authors' code, over `spec`, where it differs from the paper.
         note (`str`): what a user must know beyond the formula.
     """
 
@@ -23,6 +24,7 @@ class Preset:
     flow: str
     source: str
     spec: dict[str, Any] = field(default_factory=dict)
+    official: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
 
@@ -71,7 +73,8 @@ PRESETS: dict[str, Preset] = {
             "final": True,
             "init": ["sub_ln"],
         },
-        note="v, o, w1, w2 start sqrt(ln 2L) times as large as a Xavier normal draw.",
+        official={"init": [{"kind": "sub_ln", "base": "stock"}]},
+        note="v, o, w1, w2 start sqrt(ln 2L) times as large as a Xavier normal draw; official: as the model's own.",
     ),
     "normformer": Preset(
         formula="x <- x + N'(W_o (g_h * head_h(N(x)))); x <- x + W_2 N'(act(W_1 N(x))); N after the last layer",
@@ -114,7 +117,8 @@ PRESETS: dict[str, Preset] = {
             },
             "init": ["deepnorm"],
         },
-        note="v, o, w1, w2 start (8L)^(-1/4) times as large as a Xavier normal draw.",
+        official={"init": [{"kind": "deepnorm", "base": "stock"}]},
+        note="v, o, w1, w2 start (8L)^(-1/4) times as large as a Xavier normal draw; official: as the model's own.",
     ),
     "admin": Preset(
         formula="x <- N(omega * x + F(x)), omega a vector that starts as large as the stream has grown",
@@ -194,6 +198,15 @@ PRESETS: dict[str, Preset] = {
         spec={"wiring": "b2t", "init": ["b2t"]},
         note="All weights of the layers start 1/sqrt(L) times as large.",
     ),
+    "two_hop": Preset(
+        formula="y <- x + A(N(x)); x <- x + M(N(y)); N after the last layer",
+        flow="x -+-> N -> A -> drop -> + -> y -> N -> M -> drop -> + -> x   (final: N)\n"
+        "   +---------------------^                            |\n"
+        "   +--------------------------------------------------^",
+        source="Megalodon, Ma et al., 2024, arXiv 2404.08801",
+        spec={**_PRE, "wiring": "two_hop"},
+        note="Only the placement of the paper's architecture.",
+    ),
     "residual": Preset(
         formula="x <- N(x + F(x)), y <- y + F(x); x + N'(y) after the last layer",
         flow="x -+-> F -> drop -+-> + -> N -> x\n"
@@ -211,6 +224,47 @@ PRESETS: dict[str, Preset] = {
         source="Hyper-Connections, static, Zhu et al., 2024, arXiv 2409.19606",
         spec={**_PRE, "stream": {"kind": "hyper_connections", "reduce": "sum"}},
         note="At its start every copy is the plain pre-norm stream. Hidden states between the layers are the sums.",
+    ),
+    "dynamic_hyper_connections": Preset(
+        formula="as hyper_connections, with a_0, A and b plus s tanh(LN(H) W), W starting at 0; N after the sum",
+        flow="H -+-> a_0(H) -> N -> F -> drop -> b(H) -> + -> H   (n streams; at the end: sum, N)\n"
+        "   +-> A(H) ------------------------------^",
+        source="Hyper-Connections, dynamic, Zhu et al., 2024, arXiv 2409.19606",
+        spec={**_PRE, "stream": {"kind": "hyper_connections", "reduce": "sum", "dynamic": True}},
+        note="It begins as hyper_connections does.",
+    ),
+    "frac_connections": Preset(
+        formula="as dynamic_hyper_connections, over 4 fractions of one stream instead of copies of it",
+        flow="H -+-> Y(H) -> N -> F -> drop -> b(H) -> + -> H   (4 fractions; at the end: side by side, N)\n"
+        "   +-> A(H) ------------------------------^",
+        source="Frac-Connections, Zhu et al., 2025, arXiv 2503.14125",
+        spec={**_PRE, "stream": {"kind": "hyper_connections", "streams": 1, "fractions": 4, "dynamic": True}},
+        note="It begins as pre_ln.",
+    ),
+    "mhc": Preset(
+        formula="u = p(H)^T H; H <- C(H) H + w(H) F(N(u))^T, C doubly stochastic; N after the mean of the streams",
+        flow="H -+-> p(H) -> N -> F -> drop -> w(H) -> + -> H   (n streams; at the end: mean, N)\n"
+        "   +-> C(H) ------------------------------^",
+        source="mHC, Xie et al., 2025, arXiv 2512.24880",
+        spec={**_PRE, "stream": "manifold_hyper_connections"},
+        official={"stream": {"kind": "manifold_hyper_connections", "official": True}},
+        note="The official code mixes by the transposed matrix, normalises rows first, and adds 1e-6 in some places.",
+    ),
+    "siamese_norm": Preset(
+        formula="x <- N_1(x); f = F(N(x + N_2(y))); x <- x + f / sqrt(2l), y <- y + f; N(N_3(x) + N_4(y)) at the end",
+        flow="x -> N_1 -+-------> + -> N -> F -> drop -+-> / sqrt(2l) -> + -> x\n"
+        "          |         |                      |               ^- x\n"
+        "y -------------> N_2                       +-------------> + -> y   (final: N of N_3(x) + N_4(y))",
+        source="SiameseNorm, Li et al., 2026, arXiv 2602.08064",
+        spec={**_PRE, "stream": "siamese"},
+        note="Hidden states between the layers are those of x.",
+    ),
+    "dense_former": Preset(
+        formula="X_l = the pre_ln layer of x; x <- sum_j a_lj X_j over all layers so far; N after the last layer",
+        flow="x -> pre_ln layer -> X_l -> average with X_0 .. X_(l-1) -> x   (final: N)",
+        source="DenseFormer, Pagliardini et al., 2024, arXiv 2402.02622",
+        spec={**_PRE, "stream": "dense"},
+        note="It begins as pre_ln: the average is the newest output. It keeps the outputs of all layers in memory.",
     ),
     "dyt": Preset(
         formula="x <- x + F(DyT(x)); DyT after the last layer",

@@ -5,8 +5,9 @@ The stock class builds itself; then its parts are adopted, under their own names
 
 import copy
 import inspect
-from collections.abc import Collection, Mapping
-from functools import wraps
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial, wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -42,6 +43,17 @@ except ImportError:  # never with a Transformers that loads safetensors
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@contextmanager
+def damage_named(checkpoint: Any) -> Iterator[None]:
+    """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(
+            f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
+        ) from error
 
 
 def get_part(module: nn.Module, path: str) -> Any:
@@ -145,8 +157,8 @@ class AddNormLayer(nn.Module):
                 self.add_norm_linears.setdefault(path, (roles, position))
             residual = None
             if wiring.writes(order, len(names)):
-                choice = layer_spec.residual_of(name)
-                residual = stream.build_residual(choice, config.hidden_size, position)
+                choice, new_norm = layer_spec.residual_of(name), partial(config.build_norm, layer_spec.norm)
+                residual = stream.build_residual(choice, config.hidden_size, position, new_norm)
                 if choice.options.get("share") == "layer":
                     shared, residual = shared or residual, None
             blocks[name] = AddNorm(
@@ -161,9 +173,8 @@ class AddNormLayer(nn.Module):
         if spec.token_norms(layers) and not self.mixes_tokens:
             self.mixes_tokens = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
-        last = depth == layers - 1
-        stream_norm = config.build_norm(spec.norm) if last and stream.has_norm else None
-        return Connections(blocks, shared, stream, wiring, depth, last, stream_norm)
+        stream_norms = {name: config.build_norm(spec.norm) for name in stream.norms} if depth == layers - 1 else None
+        return Connections(blocks, shared, stream, wiring, depth, stream_norms)
 
     def _place_norms(
         self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any
@@ -339,13 +350,8 @@ class AddNormPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
-        try:
+        with damage_named(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"the weights of {pretrained_model_name_or_path} are truncated or damaged ({error}): copy or download "
-                "them again."
-            ) from error
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
@@ -504,5 +510,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
             if isinstance(rule, ZeroNorms) and getattr(module, "add_norm_role", None) in rule.roles:
                 rule.apply(module)
             if isinstance(rule, ScaleWeights) and isinstance(module, AddNormLayer):
+                output_scale = self.anatomy_of(self.config).output_scale
                 for path, (roles, position) in module.add_norm_linears.items():
-                    rule.apply(Linear(module.get_submodule(path), roles, position))
+                    scale = at_depth(output_scale, position)
+                    rule.apply(Linear(module.get_submodule(path), roles, position, scale))

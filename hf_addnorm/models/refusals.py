@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from .depth import Position, at_depth, positions
 from .norms import has_gain
 from .registry import Choice, one_of
-from .spec import RESIDUALS, AddNormSpec, LayerSpec
+from .spec import AddNormSpec, LayerSpec
 from .streams import STREAMS
 from .wirings import WIRINGS
 
@@ -28,7 +29,7 @@ class Refusal:
 
     Args:
         find (`Callable`): from spec and config to the refused values, each with the field that it stands in.
-        reason (`str`): the mathematical reason.
+        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream.
         allowed (`str`): what is allowed instead.
     """
 
@@ -43,15 +44,25 @@ REFUSALS: dict[str, Refusal] = {
         "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
         "a norm of each token by itself",
     ),
-    "b2t_over_several_streams": Refusal(
+    "skips_over_several_streams": Refusal(
         lambda spec, config: (
             [("add_norm.wiring", spec.wiring)]
-            if spec.wiring.kind == "b2t" and STREAMS.build(spec.stream).is_tuple
+            if WIRINGS.build(spec.wiring).skips and not STREAMS.build(spec.stream).is_one
             else []
         ),
-        "it adds the layer's input to its output once more, and with several streams (dual, hyper_connections) that "
-        "input is not one tensor, and each of them carries it already",
-        "the stream 'single', or another wiring",
+        "it takes the layer's input around a sublayer, and with several streams, as in {stream!r}, that input is not "
+        "one tensor, and each of them carries it already",
+        "a stream of one tensor (single, dense), or another wiring",
+    ),
+    "residual_over_several_streams": Refusal(
+        lambda spec, config: (
+            [(where, residual) for where, residual in spec.residuals() if residual.kind != "add"]
+            if STREAMS.build(spec.stream).owns_residual
+            else []
+        ),
+        "it weighs one stream and one branch, and the stream {stream!r} has weights of its own for what a sublayer "
+        "adds to each of its streams",
+        "'add'",
     ),
 }
 
@@ -69,11 +80,11 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     depth = config.add_norm_depth()
     layers = [spec.layer(index, depth) for index in range(depth)]
     names = config.add_norm_sublayers()
-    wiring = WIRINGS.build(spec.wiring)
+    stream, wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
-            raise ValueError(f"{where} is {value.kind!r}: {refusal.reason}; allowed is {refusal.allowed}.")
-    _refuse_combinations(spec)
+            reason = refusal.reason.format(stream=spec.stream.kind)
+            raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
     _refuse_idle_axes(spec, layers, names, wiring)
     _refuse_unused_slots(layers, names, wiring)
     _refuse_unused_residuals(layers, names, wiring)
@@ -81,24 +92,20 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     for position, name in positions(len(layers), names, wiring):
         layer = layers[position.layer]
         _refuse_values(layer, name, position)
-        _build_residual(layer.residual_of(name), config, position)
+        residual = layer.residual_of(name)
+        with torch.device("meta"):
+            try:
+                stream.build_residual(residual, config.hidden_size, position, partial(config.build_norm, layer.norm))
+            except ValueError as error:
+                raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
         for slot, norm in layer.slot_norms(name).items():
             _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
     for place in ("embed", "final", "head"):
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
-    if STREAMS.build(spec.stream).has_norm:
+    if stream.norms:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
-
-
-def _refuse_combinations(spec: AddNormSpec) -> None:
-    given = [spec.residual, *(override.axes["residual"] for override in spec.layers if "residual" in override.axes)]
-    residuals = [choice for value in given for choice in ([value] if isinstance(value, Choice) else value.values())]
-    if spec.stream.kind == "hyper_connections" and any(residual.kind != "add" for residual in residuals):
-        raise ValueError(
-            "add_norm.residual: hyper_connections weigh what a sublayer adds themselves, with beta; allowed is 'add'."
-        )
 
 
 def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
@@ -107,14 +114,6 @@ def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
             return config.build_norm(norm, width)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-
-
-def _build_residual(residual: Choice, config: Any, position: Position) -> None:
-    with torch.device("meta"):
-        try:
-            RESIDUALS.build(residual, config.hidden_size, position)
-        except ValueError as error:
-            raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
 
 
 def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
@@ -183,6 +182,11 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
             raise ValueError(
                 f"{where}, and add_norm.residual starts the factor on the branch at 0: of two zeros in a row neither "
                 "ever gets a gradient; keep one."
+            )
+        if options.get("relu"):
+            raise ValueError(
+                f"{where}, and add_norm.residual takes their output through a ReLU, without a gradient at 0: the "
+                "branch would never learn; allowed is 'relu': false."
             )
 
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from .depth import parse_depth_value
 from .gates import RESIDUALS
+from .hyper_connections import STREAMS
 from .initialization import INITS
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
-from .streams import STREAMS
 from .token_norms import NORMS
 from .wirings import WIRINGS
 
@@ -178,6 +178,7 @@ SELECTORS: dict[str, tuple[Callable[[Any, str], Any], Callable[[Any, int], Itera
     "first": (whole(at_least=1), lambda value, n: range(value)),
     "last": (whole(at_least=1), lambda value, n: range(n - value, n)),
     "index": (_parse_index, lambda value, n: [index + n if index < 0 else index for index in value]),
+    "every": (whole(at_least=2), lambda value, n: range(value - 1, n, value)),
     "range": (_parse_range, lambda value, n: range(*value)),
     "first_fraction": (_fraction, lambda value, n: range(_share(value, n))),
     "last_fraction": (_fraction, lambda value, n: range(n - _share(value, n), n)),
@@ -189,8 +190,9 @@ class Override:
     """Axes that some layers have for themselves.
 
     Args:
-        selector (`str`): "first", "last" (a number of layers), "index" (one or several), "range" ([start, stop]),
-            "first_fraction" or "last_fraction" (of the depth, rounded down).
+        selector (`str`): "first", "last" (a number of layers), "index" (one or several), "every" (the layers k, 2k,
+            3k, ..., counted from 1), "range" ([start, stop]), "first_fraction" or "last_fraction" (of the depth,
+            rounded down).
         value: the selector's value.
         axes (`dict`): the changed axes of `LayerSpec`.
     """
@@ -244,7 +246,8 @@ class AddNormSpec:
 
     Args:
         format_version (`int`): version of this format.
-        preset (`str`): the row that the axes started from; for people, no code reads it after parsing.
+        preset, variant (`str`): the row that the axes started from, and whether in the "paper"'s form or in that of
+            the authors' "official" code; for people, no code reads them after parsing.
         norm (`Choice`): the norm of every place that names none of its own.
         embed (`"auto"` or `SlotNorm`): after the sum of the embeddings; "auto": where the stock model has a norm.
         attention, feed_forward (`dict`): filled slots of the sublayers.
@@ -263,6 +266,7 @@ class AddNormSpec:
 
     format_version: int
     preset: str
+    variant: str
     norm: Choice
     embed: str | SlotNorm
     attention: dict[str, SlotNorm]
@@ -323,8 +327,11 @@ class AddNormSpec:
             raise ValueError(f"add_norm.preset: {unknown('preset', preset, PRESETS)}")
         axes = _axes(_STOCK_AXES, {})
         axes = _axes(PRESETS[preset].spec, axes)
-        axes = _axes({key: item for key, item in value.items() if key not in ("preset", "format_version")}, axes)
-        return cls(format_version=FORMAT_VERSION, preset=preset, **axes)
+        variant = _parse_variant(value.get("variant", "paper"), preset)
+        if variant == "official":
+            axes = _axes(PRESETS[preset].official, axes)
+        axes = _axes({key: item for key, item in value.items() if key not in _NO_AXES}, axes)
+        return cls(format_version=FORMAT_VERSION, preset=preset, variant=variant, **axes)
 
     def layer(self, index: int, layers: int) -> LayerSpec:
         """What layer `index` of `layers` has.
@@ -340,14 +347,32 @@ class AddNormSpec:
             axes["cross_attention"] = axes["attention"]
         return LayerSpec(**axes)
 
+    def residuals(self) -> Iterator[tuple[str, Choice]]:
+        """Every residual, and where it stands."""
+        given = {"add_norm.residual": self.residual} | {
+            f"add_norm.layers[{index}].residual": override.axes["residual"]
+            for index, override in enumerate(self.layers)
+            if "residual" in override.axes
+        }
+        for where, residual in given.items():
+            if isinstance(residual, Choice):
+                yield where, residual
+            else:
+                yield from ((f"{where}.{name}", choice) for name, choice in residual.items())
+
     def norms(self, layers: int) -> Iterator[tuple[str, Choice]]:
         """Every norm of a model with so many layers, and where it stands."""
         for place in ("embed", "final", "head"):
             norm = self.place_norm(getattr(self, place))
             if norm is not None:
                 yield f"add_norm.{place}", norm
+        stream = STREAMS.build(self.stream)
+        if stream.norms:
+            yield "add_norm.norm", self.norm
         for index in range(layers):
             layer = self.layer(index, layers)
+            if stream.has_norms_in_layers:
+                yield "add_norm.norm", layer.norm
             for name in SUBLAYERS:
                 for slot, norm in layer.slot_norms(name).items():
                     yield f"add_norm.{name}.{slot}", norm
@@ -372,6 +397,19 @@ class AddNormSpec:
             else to_json(getattr(self, f.name))
             for f in fields(self)
         }
+
+
+_NO_AXES = ("format_version", "preset", "variant")
+
+
+def _parse_variant(value: Any, preset: str) -> str:
+    variant = parse_option(Literal["paper", "official"], value, "add_norm.variant")
+    if variant == "official" and not PRESETS[preset].official:
+        raise ValueError(
+            f"add_norm.variant is 'official', and the authors' code of {preset!r} has no form of its own; those that "
+            f"have are {one_of(name for name, row in PRESETS.items() if row.official)}."
+        )
+    return variant
 
 
 _STOCK_AXES = {

@@ -6,7 +6,7 @@ makes one tensor of it again.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ STREAMS = Registry("stream")
 # a tensor, or a tuple of them: what stands between layers
 Hidden = Any
 Function = Callable[[torch.Tensor], torch.Tensor]
+NewNorm = Callable[[], nn.Module]
 
 
 @STREAMS.register("single")
@@ -31,34 +32,48 @@ class SingleStream:
     x -> layer 1 -> ... -> layer L -> x
     """
 
-    # whether the last layer has a norm of the stream's own
-    has_norm = False
+    # the names of the norms that the last layer has for the stream itself
+    norms: tuple[str, ...] = ()
+    # whether its residuals have norms, of their layer's kind
+    has_norms_in_layers = False
     # whether hidden states are tuples between the layers
     is_tuple = False
+    # whether there is one tensor to which the sublayers add
+    is_one = True
+    # whether it has weights of its own for what a sublayer adds, so that the spec's residual has no place
+    owns_residual = False
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position) -> Any:
-        """The module by which a sublayer reads from and writes to the state."""
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        """The module by which a sublayer reads from and writes to the state; `new_norm` makes one of its layer's."""
         return RESIDUALS.build(residual, hidden_size, position)
+
+    def build_average(self, depth: int) -> Any:
+        """The module that acts on the state at the end of layer `depth`, or None."""
+        return None
 
     def enter(self, hidden: Hidden) -> Any:
         """The state, from what a layer is given: the embeddings' output, or what `leave` gave."""
         return hidden
 
+    def end_layer(self, state: Any, average: Any) -> Any:
+        """The state after a layer, which `average` (see `build_average`) has changed; None where it was skipped."""
+        return state
+
     def leave(self, state: Any) -> Hidden:
         """What a layer gives to the next one."""
         return state
 
-    def finish(self, state: Any, norm: Function) -> torch.Tensor:
-        """One tensor, from the state after the last layer; `norm` is that of `has_norm`."""
+    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+        """One tensor, from the state after the last layer and the norms that the stream has there."""
         return state
 
-    def read(self, state: Any, residual: Any = None) -> torch.Tensor:
-        """What the branch of a sublayer is given."""
-        return state
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        """What the branch of a sublayer is given, and what `write` needs of the state."""
+        return state, state
 
-    def write(self, state: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
         """The state after a sublayer whose branch gave `f`; a plain sum where `residual` is None."""
-        return post(state + f if residual is None else residual(state, f))
+        return post(kept + f if residual is None else residual(kept, f))
 
 
 @STREAMS.register("dual")
@@ -73,8 +88,9 @@ class DualStream(SingleStream):
         scale (`float`, *optional*, defaults to 1): multiplies everything that goes into the sum, the embeddings too.
     """
 
-    has_norm = True
+    norms = ("stream_norm",)
     is_tuple = True
+    is_one = False
 
     def __init__(self, *, scale: Finite = 1.0):
         self.scale = scale
@@ -82,93 +98,152 @@ class DualStream(SingleStream):
     def enter(self, hidden: Hidden) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
-    def finish(self, state: Any, norm: Function) -> torch.Tensor:
-        return state[0] + norm(state[1])
+    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+        return state[0] + norms[0](state[1])
 
-    def read(self, state: Any, residual: Any = None) -> torch.Tensor:
-        return state[0]
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return state[0], state
 
-    def write(self, state: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return super().write(state[0], f, residual, post), state[1] + self.scale * f
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        return super().write(kept[0], f, residual, post), kept[1] + self.scale * f
 
 
-class HyperConnection(Residual):
-    """How one sublayer reads from n streams H and writes to them: `u = alpha_0^T H`, `H <- alpha_1^T H + beta f^T`.
+class SiameseConnection(Residual):
+    """How one sublayer reads from the two streams of `SiameseStream` and writes to them.
 
-        H -+-> alpha_0 -> u -> F -> f -> beta -> + -> H
-           +-> alpha_1 --------------------------^
+        x -> post_norm -> x -+--------> + -> u -> F -> f -+-> * branch_scale -> + -> x
+                             |          |                 |          x ---------^
+        y --------------> pre_norm -----^                 +---------> + -> y    (+ y)
 
     Args:
-        streams (`int`): n.
-        position (`Position`): the sublayer k (from 0) starts by reading stream k mod n.
-    Parameters: alpha [n, 1 + n], beta [n]. Init: alpha_0 = e_(k mod n), alpha_1 = 1, beta = 1, at which every stream
-    is the plain sum. Dtype: that of H; the parameters stay in float32.
+        branch_scale (`float`): multiplies what is added to x.
+        new_norm (`Callable`): makes a norm of the layer's kind.
+    Parameters: those of the two norms. Dtype: that of the inputs.
     """
 
-    keep_in_float32 = (r"residual_norm\.(alpha|beta)",)
-
-    def __init__(self, streams: int, position: Position):
+    def __init__(self, branch_scale: float, new_norm: NewNorm):
         super().__init__()
-        self.streams, self.first = streams, position.sublayer % streams
-        self.alpha = nn.Parameter(torch.empty(streams, 1 + streams))
-        self.beta = nn.Parameter(torch.empty(streams))
+        self.branch_scale = branch_scale
+        self.post_norm, self.pre_norm = new_norm(), new_norm()
 
-    def reset_parameters(self) -> None:
-        start = torch.eye(self.streams)
-        read = start[:, self.first : self.first + 1]
-        init.ones_(self.beta)
-        init.copy_(self.alpha, torch.cat([read, start], dim=1))
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input before its norm, and the streams with x normalised."""
+        x, y = self.post_norm(state[0]), state[1]
+        return x + self.pre_norm(y), (x, y)
 
-    def read(self, h: torch.Tensor) -> torch.Tensor:
-        """`[batch, seq, n, hidden]` -> `[batch, seq, hidden]`."""
-        return torch.einsum("...nd,n->...d", h, self.alpha[:, 0].to(h.dtype))
-
-    def forward(self, h: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        """`[batch, seq, n, hidden]` and `[batch, seq, hidden]` -> `[batch, seq, n, hidden]`."""
-        mixed = torch.einsum("...nd,nm->...md", h, self.alpha[:, 1:].to(h.dtype))
-        return mixed + self.beta.to(h.dtype).unsqueeze(-1) * f.unsqueeze(-2)
+    def forward(self, kept: Any, f: torch.Tensor) -> Any:
+        """The two streams after a sublayer, each `[batch, seq, hidden]`."""
+        return kept[0] + self.branch_scale * f, kept[1] + f
 
     def extra_repr(self) -> str:
-        return f"streams={self.streams}"
+        return f"branch_scale={self.branch_scale:.6g}"
 
 
-@STREAMS.register("hyper_connections")
-class HyperConnectionStream(SingleStream):
-    """n copies of the stream, which every sublayer mixes: `H` of `[batch, seq, n, hidden]`.
+@STREAMS.register("siamese")
+class SiameseStream(SingleStream):
+    """Two streams that share every branch: x is normalised at each sublayer, y is the plain sum of all outputs.
 
-    Source: Hyper-Connections, static, Zhu et al., 2024, arXiv 2409.19606. See `HyperConnection` for one sublayer.
-    Hidden states are the reduced streams. A norm in the slot `post` normalises each stream by itself.
+        x <- N_post(x);  f = F(N_pre(x + N_y(y)));  x <- x + f / sqrt(2l),  y <- y + f;  at the end N_a(x) + N_b(y)
+
+    l is the layer, from 1; both sublayers of a layer divide by the same number. N_pre is the norm of the slot `pre`.
+    Hidden states between the layers are those of x.
+
+    Source: SiameseNorm, Li et al., 2026, arXiv 2602.08064.
+    """
+
+    norms = ("normed_stream_norm", "plain_stream_norm")
+    has_norms_in_layers = True
+    is_tuple = True
+    is_one = False
+    owns_residual = True
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        return SiameseConnection((2 * (position.layer + 1)) ** -0.5, new_norm)
+
+    def enter(self, hidden: Hidden) -> Any:
+        return hidden if isinstance(hidden, tuple) else (hidden, hidden)
+
+    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+        return norms[0](state[0]) + norms[1](state[1])
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return (state[0], state) if residual is None else residual.read(state)
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        x, y = (kept[0] + f, kept[1] + f) if residual is None else residual(kept, f)
+        return post(x), y
+
+
+class DepthWeightedAverage(Residual):
+    """A learned weighted sum of the outputs of layers: `sum_j alpha[j] X_j`.
 
     Args:
-        streams (`int`, *optional*, defaults to 4): n.
-        reduce (`str`, *optional*, defaults to `"mean"`): one tensor after the last layer, "mean" or "sum" of the
-            streams. The paper's sum equals the mean under the final norm that it has; where none follows, the mean
-            keeps the scale of the plain stream.
+        terms (`int`): how many outputs, from the oldest to the newest.
+    Parameters: alpha [terms]. Init: 0, and 1 for the newest. Dtype: that of the outputs; alpha stays in float32.
+    """
+
+    home = "average_norm"
+    keep_in_float32 = (r"average_norm\.alpha",)
+
+    def __init__(self, terms: int):
+        super().__init__()
+        self.terms = terms
+        self.alpha = nn.Parameter(torch.empty(terms))
+
+    def reset_parameters(self) -> None:
+        init.copy_(self.alpha, torch.eye(self.terms)[-1])
+
+    def forward(self, *outputs: torch.Tensor) -> torch.Tensor:
+        """`terms` tensors `[batch, seq, hidden]` -> one."""
+        alpha = self.alpha.to(outputs[0].dtype)
+        total = alpha[0] * outputs[0]
+        for weight, output in zip(alpha[1:], outputs[1:], strict=True):
+            total = total + weight * output
+        return total
+
+    def extra_repr(self) -> str:
+        return f"terms={self.terms}"
+
+
+@STREAMS.register("dense")
+class DenseStream(SingleStream):
+    """One tensor, which at the end of a layer becomes an average over the outputs of all layers so far.
+
+        x -> layer i -> X_i;  x <- sum_j alpha_ij X_j      X_0: the embeddings; X_j: before layer j's average
+
+    Source: DenseFormer, Pagliardini et al., 2024, arXiv 2402.02622. It begins as the plain stream.
+
+    Args:
+        dilation (`int`, *optional*, defaults to 1): layer i sees only every so many outputs back from its own.
+        period (`int`, *optional*, defaults to 1): only every so many layers end with an average.
     """
 
     is_tuple = True
 
-    def __init__(self, *, streams: Annotated[int, whole(at_least=1)] = 4, reduce: Literal["mean", "sum"] = "mean"):
-        self.streams, self.reduce = streams, reduce
+    def __init__(
+        self, *, dilation: Annotated[int, whole(at_least=1)] = 1, period: Annotated[int, whole(at_least=1)] = 1
+    ):
+        self.dilation, self.period = dilation, period
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position) -> Any:
-        return HyperConnection(self.streams, position)
+    def build_average(self, depth: int) -> Any:
+        newest = depth + 1
+        return DepthWeightedAverage(newest // self.dilation + 1) if newest % self.period == 0 else None
 
     def enter(self, hidden: Hidden) -> Any:
-        if isinstance(hidden, tuple):
-            return hidden[1]
-        return hidden.unsqueeze(-2).expand(*hidden.shape[:-1], self.streams, hidden.shape[-1])
+        return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def leave(self, state: Any) -> Hidden:
-        return self.read(state), state
+    def end_layer(self, state: Any, average: Any) -> Any:
+        x, *outputs = state
+        outputs.append(x)
+        if average is not None:
+            x = average(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
+        return (x, *outputs)
 
-    def finish(self, state: Any, norm: Function) -> torch.Tensor:
-        return self.read(state)
+    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+        return state[0]
 
-    def read(self, state: Any, residual: Any = None) -> torch.Tensor:
-        if residual is not None:
-            return residual.read(state)
-        return state.mean(-2) if self.reduce == "mean" else state.sum(-2)
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return state[0], state
 
-    def write(self, state: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return post(state + f.unsqueeze(-2) if residual is None else residual(state, f))
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        return (super().write(kept[0], f, residual, post), *kept[1:])

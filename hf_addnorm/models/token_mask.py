@@ -48,7 +48,7 @@ class TokenMask:
         if self.mask is None:
             return None
         mask = self.mask[:, -x.shape[1] :]
-        if x.dim() < 3 or mask.shape != x.shape[:2]:
+        if mask.shape != x.shape[:2]:
             raise ValueError(
                 f"a norm that takes statistics over tokens was given {list(x.shape)}, and attention_mask is "
                 f"{list(self.mask.shape)}: they do not name the same tokens."

@@ -21,6 +21,11 @@ class TokenNorm(Norm):
     mixes_tokens = True
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() < 3:
+            raise ValueError(
+                f"a norm that takes statistics over tokens needs [batch, seq, ..., features] and was given "
+                f"{list(x.shape)}: a head that pools its tokens cannot have one."
+            )
         real = current().on(x)
         if real is None:
             real = torch.ones([*x.shape[:-1], 1], dtype=torch.bool, device=x.device)

@@ -17,6 +17,9 @@ class Sequential:
     Source: Vaswani et al., 2017, arXiv 1706.03762.
     """
 
+    # whether the layer's input goes around a sublayer, besides the stream
+    skips = False
+
     def uses(self, slot: str, order: int, sublayers: int) -> bool:
         """Whether the slot of the sublayer number `order` (from 0) of a layer is on its way."""
         return True
@@ -61,12 +64,12 @@ class Parallel(Sequential):
         return order == sublayers - 1
 
     def __call__(self, state: Any, sites: list[Any]) -> Any:
-        x = sites[-1].read(state)
+        x, kept = sites[-1].read(state)
         shared = sites[0].enter(x)
         f = sites[0].leave(shared)
         for site in sites[1:]:
             f = f + site.leave(shared if self.shared_norm else site.enter(x))
-        return sites[-1].write(state, f)
+        return sites[-1].write(kept, f)
 
 
 @WIRINGS.register("b2t")
@@ -80,9 +83,32 @@ class BottomToTop(Sequential):
     Source: B2T connection, Takase et al., 2022, arXiv 2206.00330.
     """
 
+    skips = True
+
     def __call__(self, state: Any, sites: list[Any]) -> Any:
-        x = sites[0].read(state)
+        before, _ = sites[0].read(state)
         for site in sites[:-1]:
             state = site.step(state)
-        last = sites[-1]
-        return last.write(state, last.output(last.read(state)), also=x)
+        x, kept = sites[-1].read(state)
+        return sites[-1].write(kept, sites[-1].output(x), also=before)
+
+
+@WIRINGS.register("two_hop")
+class TwoHop(Sequential):
+    """In turn, but the last sublayer adds to the layer's input: `y = x + A(N x)`, `x <- x + M(N y)`.
+
+        x -+-> A -> + -> y -> M -> + -> x
+           +--------^              |
+           +-----------------------^
+
+    Source: Megalodon, Ma et al., 2024, arXiv 2404.08801.
+    """
+
+    skips = True
+
+    def __call__(self, state: Any, sites: list[Any]) -> Any:
+        _, kept = sites[-1].read(state)
+        for site in sites[:-1]:
+            state = site.step(state)
+        x, _ = sites[-1].read(state)
+        return sites[-1].write(kept, sites[-1].output(x))

@@ -100,9 +100,15 @@ def class_labels(
         listed = one_line(", ".join(names))
         raise UserError(f"num_labels is {num_labels}, and column {column!r} has {len(names)} classes: {listed}")
     if isinstance(feature, ClassLabel) or texts:
-        allowed = f"the names {one_line(', '.join(names))}, or their numbers 0 to {len(names) - 1}"
+        allowed = dict.fromkeys(
+            splits, f"the names {one_line(', '.join(names))}, or their numbers 0 to {len(names) - 1}"
+        )
+    elif num_labels:
+        allowed = dict.fromkeys(splits, f"whole numbers from 0 to {num_labels - 1}, or names")
     else:
-        allowed = f"whole numbers from 0 {f'to {num_labels - 1}' if num_labels else 'on'}, or names"
+        # the train split says how many there are, and another split may have no more
+        allowed = dict.fromkeys(splits, f"those of the train split, 0 to {len(names) - 1}; num_labels can give more")
+        allowed["train"] = "whole numbers from 0 on, or names"
     known = {name: number for number, name in enumerate(names)}
     numbers: dict[str, list[int]] = {}
     for split, rows in splits.items():
@@ -110,7 +116,9 @@ def class_labels(
         for row, value in enumerate(rows[column]):
             number = known.get(value) if isinstance(value, str) else value
             if not isinstance(number, int) or not 0 <= number < len(names):
-                raise UserError(f"{split} row {row}: column {column!r} holds {value!r}; the classes are {allowed}")
+                raise UserError(
+                    f"{split} row {row}: column {column!r} holds {value!r}; the classes are {allowed[split]}"
+                )
             numbers[split].append(int(number))
     return numbers, {"id2label": dict(enumerate(names)), "label2id": known}
 

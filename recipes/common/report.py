@@ -70,11 +70,14 @@ def versions() -> dict[str, str]:
 
 
 def machine(accelerator: Accelerator) -> dict[str, Any]:
-    """CPU, threads of one process, and the device that was trained on."""
+    """CPU with its instructions for bf16, threads of one process, and the device that was trained on."""
     names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    # "flags" on x86, "Features" on ARM
+    can = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
     on_gpu = accelerator.device.type == "cuda"
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cpu_bf16": sorted(can & {"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"}),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(accelerator.device) if on_gpu else accelerator.device.type,

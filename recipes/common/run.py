@@ -95,13 +95,20 @@ class RunFolder:
             if resume:
                 raise UserError(f"nothing to resume: output_dir {self.path} holds no run")
         else:
-            self._refuse_other(json.loads(record.read_text()))
+            self._refuse_other(self._recorded())
             if self.result.is_file():
                 raise UserError(f"output_dir {self.path} holds this run, finished: choose another folder")
             if not resume:
                 raise UserError(f"output_dir {self.path} holds this run, unfinished: use --resume, or another folder")
         if self.extra_result is not None and self.extra_result.exists() and not resume:
             raise UserError(f"result_file {self.extra_result} exists: choose another name")
+
+    def _recorded(self) -> dict[str, Any]:
+        record = self.path / "run.json"
+        try:
+            return json.loads(record.read_text())
+        except ValueError as error:
+            raise UserError(f"cannot read {record}: {one_line(error)}; choose another output_dir") from error
 
     def _refuse_other(self, there: dict[str, Any]) -> None:
         # A folder that was moved is still the same run.
@@ -114,7 +121,7 @@ class RunFolder:
         self.identity["data"] = data
         record, problem = self.path / "run.json", [None]
         if self.resume:
-            self._refuse_other(json.loads(record.read_text()))
+            self._refuse_other(self._recorded())
         elif accelerator.is_main_process:
             try:
                 if self.extra_result is not None:

@@ -1,5 +1,6 @@
 """What a user can get wrong ends in one sentence, and leaves nothing behind."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from common import model
 from common.errors import UserError
 from datasets import Dataset
+
+from hf_addnorm import load_pretrained
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,6 +142,13 @@ def test_label_that_only_validation_has(config, table, refused):
     refused(config | {"train_file": names, "validation_file": other}, sentence)
 
 
+def test_number_that_only_validation_has(config, table, refused):
+    train = table({"text": ["good", "bad"], "label": [0, 1]}, "train.jsonl")
+    other = table({"text": ["good", "bad"], "label": [0, 5]}, "other.jsonl")
+    sentence = "validation row 1: column 'label' holds 5; the classes are those of the train split, 0 to 1; num_labels"
+    refused(config | {"train_file": train, "validation_file": other}, sentence)
+
+
 def test_regression_target(config, table, refused):
     path = table({"text": ["good", "bad"], "label": [0.5, None]})
     sentence = "train row 1: column 'label' holds None, which is not a finite number"
@@ -155,9 +165,26 @@ def test_broken_files(config, refused, tiny, tmp_path):
         (copy / path.name).write_bytes(path.read_bytes())
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: ")
+    refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: the weights of .*copy are truncated or damaged")
     weights.unlink()
     refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: .*no file named model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"preset": "pre_lnn"}, "cannot load .*: add_norm.preset: unknown preset 'pre_lnn'. Did you mean pre_ln"),
+        ({"format_version": 2}, "cannot load .*: add_norm.format_version is 2, .* a newer hf_addnorm is needed"),
+    ],
+)
+def test_checkpoint_of_a_scheme_that_is_not_known(config, refused, tiny, tmp_path, change, sentence):
+    load_pretrained("AutoModel", tiny, add_norm="pre_ln").save_pretrained(tmp_path / "saved")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "saved" / name).write_bytes((Path(tiny) / name).read_bytes())
+    path = tmp_path / "saved" / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"add_norm": saved["add_norm"] | change}))
+    refused(config | {"checkpoint": str(tmp_path / "saved")}, sentence)
 
 
 def test_package_of_weights(tmp_path, monkeypatch):
@@ -198,6 +225,9 @@ def test_folder_of_another_run(config, recipe, tmp_path):
         with pytest.raises(UserError, match=r"another run; it differs in seed \(0 there, 5 now\), warmup \(0.1 there"):
             recipe(config | {"seed": 5, "warmup": 0.5}, *args)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    (tmp_path / "run" / "run.json").write_text("{ half")
+    with pytest.raises(UserError, match=r"cannot read .*run\.json: .*; choose another output_dir"):
+        recipe(config, "--resume")
     other = config | {"output_dir": str(tmp_path / "2"), "result_file": str(tmp_path / "run" / "result.json")}
     with pytest.raises(UserError, match=r"result_file .*result\.json exists: choose another name"):
         recipe(other)

@@ -243,13 +243,18 @@ def test_decay_groups():
     ]
 
 
-@pytest.mark.parametrize("preset", ["rezero", "layer_scale", "dyt", "pre_rms_norm"])
-def test_scales_and_new_norms_are_spared(preset, tiny):
-    addnorm = hf_addnorm.load_pretrained(AutoModelForSequenceClassification, tiny, add_norm=preset)
+@pytest.mark.parametrize("preset", hf_addnorm.presets())
+def test_what_a_preset_adds_is_spared(preset, tiny):
+    addnorm, stock = (
+        hf_addnorm.load_pretrained(AutoModelForSequenceClassification, tiny, add_norm=add_norm)
+        for add_norm in (preset, None)
+    )
     names = {id(parameter): name for name, parameter in addnorm.named_parameters()}
-    decayed, _ = model.decay_groups(addnorm, 0.1)
-    # Matrices only: what a scheme adds is a scalar or a vector.
-    assert all(parameter.ndim == 2 for parameter in decayed["params"]), [names[id(p)] for p in decayed["params"]]
+    decayed, spared = model.decay_groups(addnorm, 0.1)
+    assert [names[id(parameter)] for parameter in decayed["params"]] == [
+        name for name, parameter in stock.named_parameters() if parameter.ndim == 2
+    ]
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
 def test_dropout_override(tiny):

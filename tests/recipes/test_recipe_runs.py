@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,11 +58,48 @@ def test_two_processes_give_the_same_losses_and_metrics(config, written, whole, 
     assert two["metrics_over_time"] == whole["metrics_over_time"]
     assert two["tokens"] == whole["tokens"] + 3 * 2 * _filler_tokens(config)
     assert done.stdout.count("train: 27 rows") == 1
+    # one bar, that of the main process
+    assert re.search(r"12/12 .*step.*, loss=0\.\d+, tokens_per_second=\d+", done.stderr)
+    assert done.stderr.count(" 0/12 [") == 1
 
 
 def _filler_tokens(config) -> int:
     # An empty share is filled with row 0.
     return len(Dataset.from_parquet(config["train_file"])[0]["text"].split()) + 2
+
+
+def test_warm_up_then_linear_decay(config, recipe, tmp_path):
+    recipe(config | {"warmup": 0.25, "checkpoint_every": 1, "keep_checkpoints": 12})
+    rates = [
+        torch.load(tmp_path / "run" / "checkpoints" / f"step_{step:08d}" / "scheduler.bin")["_last_lr"][0]
+        for step in range(1, 13)
+    ]
+    # of the step that comes next: 3 steps up to the peak, 9 down to 0
+    shares = [step / 3 for step in (1, 2, 3)] + [(12 - step) / 9 for step in range(4, 13)]
+    assert rates == pytest.approx([config["learning_rate"] * share for share in shares])
+
+
+def test_clipping(config, recipe, whole):
+    def clipped(norm):
+        return recipe(config | {"dropout": 0.0, "output_dir": f"{config['output_dir']}_{norm}", "max_grad_norm": norm})
+
+    free = clipped(0)
+    assert free["grad_norm_history"][0] == whole["grad_norm_history"][0]
+    largest = max(free["grad_norm_history"])
+    assert clipped(2 * largest)["loss_history"] == free["loss_history"]
+    # Adam does not see the size of gradients; of clipped ones it sees another proportion between steps
+    assert clipped(min(free["grad_norm_history"]) / 2)["loss_history"] != free["loss_history"]
+
+
+def test_dataset_by_name(config, recipe, tmp_path):
+    """A folder in the form of a Hub dataset goes the way of a name on the Hub."""
+    folder = tmp_path / "owner" / "dataset"
+    folder.mkdir(parents=True)
+    for split, source in (("train", config["train_file"]), ("validation", config["validation_file"])):
+        (folder / f"{split}.parquet").write_bytes(Path(source).read_bytes())
+    by_name = {key: value for key, value in config.items() if not key.endswith("_file")}
+    result = recipe(by_name | {"dataset": str(folder), "max_steps": 1})
+    assert result["data"] == recipe(config | {"output_dir": str(tmp_path / "2"), "max_steps": 1})["data"]
 
 
 def test_killed_and_resumed_run_equals_the_uninterrupted_one(config, recipe, written, tmp_path):
@@ -129,6 +167,7 @@ def test_result_and_folder(config, recipe, tmp_path):
     assert result["parameters"] == model.num_parameters()
     assert model.config.id2label == {0: "0", 1: "1"}
     assert 0 <= result["padding_share"] < 1
+    assert {"cpu", "cpu_bf16", "threads", "device"} <= set(result["machine"])
     for key in ("tokens_per_second", "peak_memory_mb", "train_seconds", "wall_seconds"):
         assert result[key] > 0
 

@@ -1,0 +1,318 @@
+"""Hyper-connections: n copies of the stream, or fractions of it, which every sublayer mixes."""
+
+from math import log
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .depth import Position
+from .registry import Choice, Finite, whole
+from .residuals import Residual
+from .streams import STREAMS, Function, Hidden, NewNorm, SingleStream
+
+
+class HyperMixing(Residual):
+    """Base: how one sublayer reads from the pieces of a state and writes to them, by weights `alpha` and `beta`.
+
+        H -+-> alpha_read -> u -> F -> f -> beta -> + -> H
+           +-> alpha_mix ---------------------------^
+
+    A state of n streams is n * m pieces where each stream is cut into m fractions; piece s * m + j is fraction j of
+    stream s. The branch is given m pieces side by side, and each of its output's m fractions goes to the pieces of
+    the same fraction.
+
+    Args:
+        streams (`int`): n.
+        fractions (`int`): m.
+    """
+
+    def __init__(self, streams: int, fractions: int = 1):
+        super().__init__()
+        self.streams, self.fractions = streams, fractions
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha [..., n m, m + n m] and beta [..., n m], from the pieces [..., n m, hidden / m]."""
+        raise NotImplementedError
+
+    def read(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """`[batch, seq, n, hidden]` -> the branch's input `[batch, seq, hidden]`, and what `forward` needs."""
+        pieces = state.unflatten(-1, (self.fractions, -1)).flatten(-3, -2)
+        alpha, beta = (weight.to(state.dtype) for weight in self.weights(pieces))
+        u = torch.einsum("...pd,...pj->...jd", pieces, alpha[..., : self.fractions])
+        return u.flatten(-2), (pieces, alpha[..., self.fractions :], beta)
+
+    def forward(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
+        """What `read` kept and the branch's output `[batch, seq, hidden]` -> `[batch, seq, n, hidden]`."""
+        pieces, alpha, beta = kept
+        mixed = torch.einsum("...pd,...pq->...qd", pieces, alpha)
+        parts = f.unflatten(-1, (self.fractions, -1)).unsqueeze(-3)
+        added = parts.expand(*parts.shape[:-3], self.streams, *parts.shape[-2:]).flatten(-3, -2)
+        return (mixed + beta.unsqueeze(-1) * added).unflatten(-2, (self.streams, -1)).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"streams={self.streams}, fractions={self.fractions}"
+
+
+class HyperConnection(HyperMixing):
+    """Static hyper-connections: `u = alpha_read^T H`, `H <- alpha_mix^T H + beta f^T`.
+
+    Args:
+        streams, fractions (`int`): see `HyperMixing`.
+        position (`Position`): the sublayer k (from 0) starts by reading stream k mod n.
+    Parameters: alpha [n m, m + n m], beta [n m]. Init: alpha_read picks the fractions of stream k mod n,
+    alpha_mix = 1, beta = 1, at which every stream is the plain sum. Dtype: that of H; the parameters stay in float32.
+    """
+
+    keep_in_float32 = (r"(residual|static)_norm\.(alpha|beta)",)
+
+    def __init__(self, streams: int, fractions: int, position: Position):
+        super().__init__(streams, fractions)
+        pieces = streams * fractions
+        self.first = position.sublayer % streams
+        self.alpha = nn.Parameter(torch.empty(pieces, fractions + pieces))
+        self.beta = nn.Parameter(torch.empty(pieces))
+
+    def reset_parameters(self) -> None:
+        start = torch.eye(self.streams * self.fractions)
+        read = start[:, self.first * self.fractions :][:, : self.fractions]
+        init.ones_(self.beta)
+        init.copy_(self.alpha, torch.cat([read, start], dim=1))
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.alpha, self.beta
+
+
+class DynamicHyperConnection(HyperMixing):
+    """Hyper-connections whose weights depend on the token: those of `HyperConnection` plus what each piece says.
+
+        alpha + s_alpha * tanh(LN(H) W_alpha),  beta + s_beta * tanh(LN(H) w_beta)
+
+    Args:
+        hidden_size (`int`): that of the model.
+        streams, fractions, position: see `HyperConnection`.
+        tanh (`bool`): False leaves the tanh away.
+    Parameters: W_alpha [hidden / m, m + n m], w_beta [hidden / m], the scalars s_alpha and s_beta, the norm's gain and
+    bias, and those of `HyperConnection`. Init: W = 0, s = 0.01: it begins as the static one.
+    Dtype: that of H; computed in float32 at least.
+    """
+
+    home = "residual_gate"
+    keep_in_float32 = ("residual_gate",)
+
+    def __init__(self, hidden_size: int, streams: int, fractions: int, position: Position, tanh: bool):
+        super().__init__(streams, fractions)
+        width = hidden_size // fractions
+        self.tanh = tanh
+        self.static_norm = HyperConnection(streams, fractions, position)
+        self.input_norm = nn.LayerNorm(width)
+        self.weight_alpha = nn.Parameter(torch.empty(width, fractions + streams * fractions))
+        self.weight_beta = nn.Parameter(torch.empty(width))
+        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in ("alpha", "beta")})
+
+    def reset_parameters(self) -> None:
+        for weight in (self.weight_alpha, self.weight_beta):
+            init.zeros_(weight)
+        for scale in self.scale_norm.values():
+            init.constant_(scale, 0.01)
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = self.input_norm(pieces.to(self.input_norm.weight.dtype))
+        alpha, beta = normed @ self.weight_alpha, normed @ self.weight_beta
+        if self.tanh:
+            alpha, beta = alpha.tanh(), beta.tanh()
+        static_alpha, static_beta = self.static_norm.weights(pieces)
+        return static_alpha + self.scale_norm["alpha"] * alpha, static_beta + self.scale_norm["beta"] * beta
+
+
+# the parts of what mHC computes of the streams, in the order of its weight's rows
+_PARTS = ("read", "write", "mix")
+
+
+class ManifoldHyperConnection(HyperMixing):
+    """Hyper-connections whose mixing matrix is doubly stochastic: no mix makes the streams grow.
+
+        r = vec(H) / rms(vec(H));  p = sigmoid(s_1 W_1 r + b_1),  w = 2 sigmoid(s_2 W_2 r + b_2)
+        C = sinkhorn(s_3 W_3 r + b_3);  u = p^T H;  H <- C H + w F(u)^T
+
+    Args:
+        hidden_size (`int`): that of the model.
+        streams (`int`): n.
+        iterations (`int`): of the Sinkhorn-Knopp algorithm.
+        mix_bias (`float`): start of the diagonal of b_3.
+        official (`bool`): as the authors' code has it, see `ManifoldHyperConnectionStream`.
+    Parameters: weight [2 n + n^2, n hidden], bias [2 n + n^2], three scalars s. Init: s = 0.01, b_1 = -ln(n - 1), so
+    that p sums to 1, b_2 = 0, so that w = 1, b_3 = mix_bias times the unit matrix, weight N(0, 0.02^2), which makes
+    the streams differ. Dtype: that of H; computed in float32 at least.
+    """
+
+    home = "residual_gate"
+    keep_in_float32 = ("residual_gate",)
+
+    def __init__(self, hidden_size: int, streams: int, iterations: int, mix_bias: float, official: bool):
+        super().__init__(streams)
+        self.iterations, self.mix_bias, self.official = iterations, mix_bias, official
+        rows = 2 * streams + streams**2
+        self.weight = nn.Parameter(torch.empty(rows, streams * hidden_size))
+        self.bias = nn.Parameter(torch.empty(rows))
+        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in _PARTS})
+
+    def reset_parameters(self) -> None:
+        n = self.streams
+        init.normal_(self.weight, std=0.02)
+        parts = torch.full((n,), -log(n - 1)), torch.zeros(n), self.mix_bias * torch.eye(n).flatten()
+        init.copy_(self.bias, torch.cat(parts))
+        for scale in self.scale_norm.values():
+            init.constant_(scale, 0.01)
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n = self.streams
+        flat = pieces.flatten(-2).to(self.weight.dtype)
+        projected = flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + _EPS) @ self.weight.T
+        sizes = (n, n, n**2)
+        parts = zip(_PARTS, projected.split(sizes, -1), self.bias.split(sizes), strict=True)
+        read, write, mix = (self.scale_norm[name] * part + bias for name, part, bias in parts)
+        read, mix = read.sigmoid(), mix.unflatten(-1, (n, n))
+        if self.official:
+            read, mix = read + _EPS, official_sinkhorn(mix, self.iterations)
+        else:
+            # row q of C makes stream q
+            mix = sinkhorn(mix, self.iterations).transpose(-2, -1)
+        return torch.cat([read.unsqueeze(-1), mix], -1), 2 * write.sigmoid()
+
+    def extra_repr(self) -> str:
+        return f"streams={self.streams}, iterations={self.iterations}, official={self.official}"
+
+
+_EPS = 1e-6
+
+
+def sinkhorn(logits: torch.Tensor, iterations: int) -> torch.Tensor:
+    """A doubly stochastic matrix near `exp(logits)` [..., n, n]: columns, then rows divided by their sums, in turn.
+
+    Source: Sinkhorn & Knopp, 1967.
+    """
+    for _ in range(iterations):
+        logits = logits - logits.logsumexp(-2, keepdim=True)
+        logits = logits - logits.logsumexp(-1, keepdim=True)
+    return logits.exp()
+
+
+def official_sinkhorn(logits: torch.Tensor, iterations: int) -> torch.Tensor:
+    """The same as mHC's authors compute it: rows first, with 1e-6 added to the rows' softmax and to every sum."""
+    matrix = logits.softmax(-1) + _EPS
+    matrix = matrix / (matrix.sum(-2, keepdim=True) + _EPS)
+    for _ in range(iterations - 1):
+        matrix = matrix / (matrix.sum(-1, keepdim=True) + _EPS)
+        matrix = matrix / (matrix.sum(-2, keepdim=True) + _EPS)
+    return matrix
+
+
+class _SeveralStreams(SingleStream):
+    """n streams `[batch, seq, n, hidden]`, first copies of the embeddings; hidden states are their sum or mean."""
+
+    is_tuple = True
+    is_one = False
+    owns_residual = True
+
+    def __init__(self, streams: int, reduce: str):
+        self.streams, self.reduce = streams, reduce
+
+    def enter(self, hidden: Hidden) -> Any:
+        if isinstance(hidden, tuple):
+            return hidden[1]
+        return hidden.unsqueeze(-2).expand(*hidden.shape[:-1], self.streams, hidden.shape[-1])
+
+    def leave(self, state: Any) -> Hidden:
+        return self.finish(state), state
+
+    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+        return state.mean(-2) if self.reduce == "mean" else state.sum(-2)
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return (self.finish(state), state) if residual is None else residual.read(state)
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        return post(kept + f.unsqueeze(-2) if residual is None else residual(kept, f))
+
+
+@STREAMS.register("hyper_connections")
+class HyperConnectionStream(_SeveralStreams):
+    """n copies of the stream, which every sublayer mixes: `H` of `[batch, seq, n, hidden]`.
+
+    Source: Hyper-Connections, Zhu et al., 2024, arXiv 2409.19606, static and dynamic; fractions of the stream instead
+    of copies: Frac-Connections, Zhu et al., 2025, arXiv 2503.14125 (`streams=1, fractions=m`). See `HyperConnection`
+    and `DynamicHyperConnection` for one sublayer. Hidden states are the reduced streams. A norm in the slot `post`
+    normalises each stream by itself.
+
+    Args:
+        streams (`int`, *optional*, defaults to 4): n.
+        reduce (`str`, *optional*, defaults to `"mean"`): one tensor after the last layer, "mean" or "sum" of the
+            streams. The paper's sum equals the mean under the final norm that it has; where none follows, the mean
+            keeps the scale of the plain stream.
+        fractions (`int`, *optional*, defaults to 1): every stream is cut into so many, which are mixed like streams;
+            it must divide the hidden size.
+        dynamic (`bool`, *optional*, defaults to `False`): the weights depend on the token.
+        tanh (`bool`, *optional*, defaults to `True`): dynamic weights go through a tanh.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: Annotated[int, whole(at_least=1)] = 4,
+        reduce: Literal["mean", "sum"] = "mean",
+        fractions: Annotated[int, whole(at_least=1)] = 1,
+        dynamic: bool = False,
+        tanh: bool = True,
+    ):
+        super().__init__(streams, reduce)
+        self.fractions, self.dynamic, self.tanh = fractions, dynamic, tanh
+
+    @staticmethod
+    def contradiction(dynamic: bool, tanh: bool, **_: object) -> str | None:
+        """The sentence that says which options exclude each other, if any do."""
+        return None if dynamic or tanh else "tanh is false but dynamic is false too: static weights have no tanh."
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        if hidden_size % self.fractions:
+            raise ValueError(
+                f"add_norm.stream.fractions is {self.fractions}, which does not divide the hidden size {hidden_size}."
+            )
+        if self.dynamic:
+            return DynamicHyperConnection(hidden_size, self.streams, self.fractions, position, self.tanh)
+        return HyperConnection(self.streams, self.fractions, position)
+
+
+@STREAMS.register("manifold_hyper_connections")
+class ManifoldHyperConnectionStream(_SeveralStreams):
+    """mHC: hyper-connections whose weights are bounded, and whose mixing matrix is doubly stochastic.
+
+    Source: mHC, Xie et al., 2025, arXiv 2512.24880. See `ManifoldHyperConnection` for one sublayer. Hidden states are
+    the reduced streams. The paper states the start of the scales, 0.01; that of the biases is ours: reading the mean
+    of the streams, writing to each once, mixing little.
+
+    Args:
+        streams (`int`, *optional*, defaults to 4): n, at least 2.
+        reduce (`str`, *optional*, defaults to `"mean"`): one tensor after the last layer, "mean" or "sum" of the
+            streams.
+        iterations (`int`, *optional*, defaults to 20): of the Sinkhorn-Knopp algorithm.
+        mix_bias (`float`, *optional*, defaults to 5): start of the diagonal of the mixing matrix's logits.
+        official (`bool`, *optional*, defaults to `False`): as the authors' code has it: H is mixed by the transposed
+            matrix, Sinkhorn-Knopp begins with the rows, and 1e-6 is added to the reading weights and to every sum.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: Annotated[int, whole(at_least=2)] = 4,
+        reduce: Literal["mean", "sum"] = "mean",
+        iterations: Annotated[int, whole(at_least=1)] = 20,
+        mix_bias: Finite = 5.0,
+        official: bool = False,
+    ):
+        super().__init__(streams, reduce)
+        self.iterations, self.mix_bias, self.official = iterations, mix_bias, official
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        return ManifoldHyperConnection(hidden_size, self.streams, self.iterations, self.mix_bias, self.official)

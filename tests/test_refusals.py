@@ -1,0 +1,153 @@
+"""Every scheme runs on every family, or `REFUSALS` has the mathematical reason why not; nothing else refuses one."""
+
+import itertools
+
+import pytest
+import torch
+from families import FAMILIES, PRESET_NAMES
+
+from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.refusals import REFUSALS
+from hf_addnorm.models.residuals import RESIDUALS
+from hf_addnorm.models.streams import STREAMS
+from hf_addnorm.models.wirings import WIRINGS
+
+
+ATTENTION, FEED_FORWARD = ["pre", "q", "k", "v", "mid", "out"], ["pre", "mid", "out"]
+# what changes one axis, over a stream and a wiring
+CHANGES = [
+    *({"norm": norm} for norm in NORMS),
+    *({"residual": residual} for residual in RESIDUALS),
+    *({"attention": ATTENTION, "feed_forward": FEED_FORWARD, "qkv_width": width} for width in ("head", "hidden")),
+    {"feed_forward": ["pre", "out"], "attention": ["pre", "out"], "dropout": "after_out"},
+    {"drop_path": {"kind": "linear", "last": 0.2}},
+]
+# every pair of axes that can get into each other's way
+PAIRS = [
+    *itertools.product(STREAMS, WIRINGS, [{}]),
+    *itertools.product(STREAMS, ["sequential"], CHANGES),
+    *itertools.product(["single"], WIRINGS, CHANGES),
+]
+SCHEMES = [{"preset": "pre_ln", "stream": stream, "wiring": wiring, **change} for stream, wiring, change in PAIRS]
+TOKEN_NORMS = [name for name in NORMS if getattr(NORMS[name], "mixes_tokens", False)]
+
+
+def _refused(family, scheme):
+    """The entry of the table that refuses a scheme; None if it is allowed."""
+    try:
+        FAMILIES[family].config("", scheme)
+    except ValueError as error:
+        reasons = {name: row.reason.format(stream=scheme["stream"]) for name, row in REFUSALS.items()}
+        rows = [name for name, reason in reasons.items() if reason in str(error)]
+        assert len(rows) == 1, f"{scheme} is refused by {rows}: {error}"
+        return rows[0]
+    return None
+
+
+def _expected(family, scheme):
+    if family == "gpt2" and scheme.get("norm") in TOKEN_NORMS:
+        return "token_norm_in_a_causal_model"
+    if scheme["wiring"] in ("b2t", "two_hop") and scheme["stream"] not in ("single", "dense"):
+        return "skips_over_several_streams"
+    if scheme["stream"] not in ("single", "dense", "dual") and scheme.get("residual", "add") != "add":
+        return "residual_over_several_streams"
+    return None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_table_refuses_is_all_that_is_refused(family):
+    refused = {str(scheme): _refused(family, scheme) for scheme in SCHEMES}
+    assert refused == {str(scheme): _expected(family, scheme) for scheme in SCHEMES}
+    rows = set(REFUSALS) - (set() if family == "gpt2" else {"token_norm_in_a_causal_model"})
+    assert {row for row in refused.values() if row is not None} == rows
+    assert all(_refused(family, preset) is None for preset in PRESET_NAMES)
+
+
+TOGETHER = [*((stream, "sequential") for stream in STREAMS), *(("single", wiring) for wiring in WIRINGS)]
+
+
+@pytest.mark.parametrize(("stream", "wiring"), TOGETHER)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_axes_together_train_every_family(family, stream, wiring):
+    row = FAMILIES[family]
+    model = row.config_class.auto_classes["AutoModel"]
+    slots = {"attention": [*ATTENTION, "post"], "feed_forward": [*FEED_FORWARD, "post"], "embed": True, "final": True}
+    if wiring == "parallel":
+        slots["attention"] = ATTENTION
+    spec = {
+        "preset": "post_ln",
+        "stream": stream,
+        "wiring": wiring,
+        "dropout": "after_out",
+        "drop_path": 0.1,
+        "norm": "rms_norm",
+        **slots,
+    }
+    net = row.model_class(model)(row.config(model, spec, layerdrop=0.0)).train()
+    inputs = row.inputs(model)
+    seen = set()
+    # a branch that stochastic depth leaves out for every sample has no gradient then
+    for _ in range(2):
+        output = net(**inputs).last_hidden_state
+        assert output.isfinite().all()
+        output.backward(torch.randn_like(output))
+        seen |= {name for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    # the softmax may not see a shift of all keys, and masked frames are drawn; the pooler is beside the stream
+    spared = ("key.bias", "k_proj.bias", "key_proj.bias", "masked_spec_embed")
+    names = [name for name, _ in net.named_parameters() if not name.endswith(spared) and "pooler" not in name]
+    assert [name for name in names if name not in seen] == []
+
+
+# --- dropout and the norm in the slot out ---
+
+
+@pytest.mark.parametrize("place", ["before_out", "after_out"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_stands_on_its_side_of_the_out_norm(family, place):
+    row = FAMILIES[family]
+    model = row.config_class.auto_classes["AutoModel"]
+    spec = {"preset": "sandwich_ln", "dropout": place}
+    net = row.model_class(model)(row.config(model, spec, layerdrop=0.0)).train()
+    calls = []
+
+    def note(name):
+        return lambda module, given, result: calls.append((name, given[0], result))
+
+    layer = net.get_submodule(net.anatomy_of(net.config).layers(net.config)[0])
+    connections = getattr(layer, "connections", None) or net.encoder.connections[0]
+    checked = 0
+    for name, sublayer in layer.sublayers.items():
+        if sublayer.dropout is None or not connections.has(name):
+            continue
+        calls.clear()
+        dropout = layer.get_submodule(sublayer.dropout)
+        norm = getattr(connections, name).out_norm
+        hooks = [dropout.register_forward_hook(note("dropout")), norm.register_forward_hook(note("norm"))]
+        net(**row.inputs(model))
+        for hook in hooks:
+            hook.remove()
+        at = [called for called, *_ in calls].index("norm")
+        if place == "before_out":
+            assert calls[at - 1][0] == "dropout"
+            assert calls[at][1] is calls[at - 1][2]
+        else:
+            assert calls[at + 1][0] == "dropout"
+            assert calls[at + 1][1] is calls[at][2]
+        checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_side_of_the_dropout_is_another_function(family):
+    row = FAMILIES[family]
+    model = row.config_class.auto_classes["AutoModel"]
+    outputs = []
+    for place in ("before_out", "after_out"):
+        torch.manual_seed(3)
+        spec = {"preset": "sandwich_ln", "dropout": place}
+        net = row.model_class(model)(row.config(model, spec, layerdrop=0.0, hidden_dropout_prob=0.1))
+        torch.manual_seed(4)
+        outputs.append((net.train()(**row.inputs(model))[0], net.eval()(**row.inputs(model))[0]))
+    (one, one_eval), (other, other_eval) = outputs
+    assert torch.equal(one_eval, other_eval)
+    assert not torch.allclose(one, other, atol=1e-3)

@@ -258,6 +258,15 @@ OTHER_SPECS: dict[str, Any] = {
     "norms_of_whole_q_and_k": {"preset": "pre_ln", "attention": ["pre", "q", "k"], "qkv_width": "hidden"},
     "stochastic_depth": {"preset": "pre_ln", "drop_path": {"kind": "linear", "last": 0.2}},
     "learned_skip": {"residual": {"kind": "vector", "side": "skip", "start": 1.0, "share": "layer"}},
+    "every_residual": {
+        "preset": "pre_ln",
+        "residual": {"attention": "highway", "feed_forward": {"kind": "laurel_lr", "rank": 4}},
+        "layers": [
+            {"index": 1, "residual": "orthogonal"},
+            {"index": -2, "residual": {"attention": "muse_gate", "feed_forward": "affine"}},
+            {"index": -1, "residual": {"kind": "gpas", "place": "on_skip"}},
+        ],
+    },
     "by_layer": {
         "preset": "pre_ln",
         "layers": [

@@ -5,7 +5,8 @@ without a reference fails. Everything runs in the dtype of its inputs; the tests
 
 Weights of a whole encoder have neutral names: `layers.{i}.{q,k,v,o,w1,w2}.{weight,bias}`,
 `layers.{i}.{attn,cross,ffn}.{pre,mid,out,post}.*`, `layers.{i}.{attn,cross}.{q,k,v}_norm.*`,
-`layers.{i}.{attn,cross,ffn}.{alpha,beta,lambda}`, `stream.*` (a stream's own norm after the last layer), `final.*`.
+`layers.{i}.{attn,cross,ffn}.{alpha,beta,lambda,gate,gate.*}`, `stream.*` (a stream's own norm after the last layer),
+`final.*`.
 """
 
 import itertools
@@ -40,22 +41,26 @@ def combinations(samples: Mapping[str, list]) -> Iterator[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A random start: around 0, with this standard deviation; `bound` is the largest that can be drawn, if any."""
+
+    std: float
+    bound: float = math.inf
+
+
+@dataclass(frozen=True)
 class Reference:
     """One row of a registry.
 
     `formula` takes the tensors, then the parameters by name, then the options; `start` gives (shape, value) of every
-    parameter from the width and the options, `DRAWN` for one that is drawn; `samples` has values to try for every
-    option; `contradicts` says which combinations must be refused.
+    parameter from the width and the options, with a `Drawn` where the value is random; `samples` has values to try for
+    every option; `contradicts` says which combinations must be refused.
     """
 
     formula: Callable[..., Any]
-    start: Callable[..., dict[str, tuple[tuple[int, ...], float]]] = lambda width, **_: {}
+    start: Callable[..., dict[str, tuple[tuple[int, ...], Any]]] = lambda width, **_: {}
     samples: dict[str, list] = field(default_factory=dict)
     contradicts: Callable[..., bool] = lambda **_: False
-
-
-# from a normal distribution with standard deviation 0.02
-DRAWN = math.nan
 
 
 def _affine(y: torch.Tensor, p: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -250,8 +255,8 @@ NORM_REFERENCES = {
         _gated_rms_norm,
         lambda width, *, rank, **_: {
             "weight": ((width,), 1.0),
-            "gate_down": ((rank, width), DRAWN),
-            "gate_up": ((width, rank), DRAWN),
+            "gate_down": ((rank, width), Drawn(0.02)),
+            "gate_up": ((width, rank), Drawn(0.02)),
         },
         {"rank": [16, 1], "eps": [1e-6, 1e-3]},
     ),
@@ -301,7 +306,20 @@ def _ramp(layer, layers, k, sublayers, *, last, first=0.0):
     return last if layers == 1 else ((layers - layer) * first + (layer - 1) * last) / (layers - 1)
 
 
-DEPTH_REFERENCES: dict[str, Callable[..., float]] = {"power": _power, "linear": _ramp, "cait": _cait}
+def _beam(layer, layers, k, sublayers, *, side):
+    # the sublayer k adds the term k + 1
+    branch = 1 / (k + 1)
+    return math.sqrt(1 - branch if side == "skip" else branch)
+
+
+DEPTH_REFERENCES: dict[str, Callable[..., float]] = {
+    "power": _power,
+    "linear": _ramp,
+    "cait": _cait,
+    # admin-torch's O(log n)
+    "admin": lambda layer, layers, k, sublayers: math.sqrt((sublayers + 1) / math.log(sublayers + 1) - 1),
+    "beam": _beam,
+}
 
 
 def depth_value(value: Any, layer: int, layers: int, k: int, sublayers: int) -> float:
@@ -331,6 +349,58 @@ _LEARNED_SAMPLES = {
     "side": ["branch", "skip"],
 }
 
+
+def _gpas(x, f, p, *, place, skip_scale, **_):
+    silu = p["gate"] / (1 + torch.exp(-p["gate"]))
+
+    def scaled(z):
+        # the value is (1 - silu) z, and z has the gradient of z itself
+        return (1 - silu) * z.detach() + (z - z.detach())
+
+    return scaled(skip_scale * x) + f if place == "on_skip" else scaled(skip_scale * x + f)
+
+
+def _sigmoid(x):
+    return 1 / (1 + torch.exp(-x))
+
+
+def _muse_gate(x, f, p, *, temperature, eps, **_):
+    beta = _sigmoid(p["gate"] / temperature)
+    rest = 1 - beta**2
+    return torch.where(rest > eps, rest, eps) ** 0.5 * x + beta * f
+
+
+def _highway(x, f, p, **_):
+    g = _sigmoid(x @ p["gate.weight"].T + p["gate.bias"])
+    return (1 - g) * x + g * f
+
+
+def _gru_gate(x, f, p, *, relu=True, **_):
+    w, u = ({name: p[f"{side}.{name}.weight"].T for name in "rzh"} for side in ("branch", "stream"))
+    f = torch.where(f > 0, f, 0.0) if relu else f
+    r = _sigmoid(f @ w["r"] + x @ u["r"])
+    z = _sigmoid(f @ w["z"] + x @ u["z"] - p["bias"])
+    h = torch.tanh(f @ w["h"] + (r * x) @ u["h"])
+    return (1 - z) * x + z * h
+
+
+def _laurel_start(width, *, rank):
+    # column j of the paper's A: 1 / sqrt(r D) in the rows i with i mod r = j
+    a = torch.tensor([[float(i % rank == j) for i in range(width)] for j in range(rank)]) / math.sqrt(rank * width)
+    return {"down.weight": ((rank, width), a), "up.weight": ((width, rank), 0.0)}
+
+
+def _orthogonal(x, f, p, *, eps):
+    # token by token
+    dot, square = torch.einsum("...d,...d->...", x, f), torch.einsum("...d,...d->...", x, x)
+    return x + f - (dot / (square + eps))[..., None] * x
+
+
+def _xavier(width):
+    # uniform within sqrt(6 / (fan_in + fan_out))
+    return (width, width), Drawn(std=width**-0.5, bound=math.sqrt(3 / width))
+
+
 # here the formula's constants and the start values are those that the depth rules came out as
 RESIDUAL_REFERENCES = {
     "add": Reference(formula=lambda x, f, p: x + f),
@@ -340,6 +410,53 @@ RESIDUAL_REFERENCES = {
     ),
     "scalar": Reference(_learned, lambda width, *, start, **_: {"alpha": ((1,), start)}, _LEARNED_SAMPLES),
     "vector": Reference(_learned, lambda width, *, start, **_: {"weight": ((width,), start)}, _LEARNED_SAMPLES),
+    "admin": Reference(
+        formula=lambda x, f, p, **_: p["weight"] * x + f,
+        start=lambda width, *, start: {"weight": ((width,), start)},
+        samples={"start": [1.0, "admin", *_DEPTH_SAMPLES]},
+    ),
+    "affine": Reference(
+        formula=lambda x, f, p: (x + p["skip_bias"]) * p["skip_weight"] + (f + p["branch_bias"]) * p["branch_weight"],
+        start=lambda width: {
+            f"{side}_{name}": ((width,), value)
+            for side in ("skip", "branch")
+            for name, value in (("weight", 1.0), ("bias", 0.0))
+        },
+    ),
+    "gpas": Reference(
+        formula=_gpas,
+        start=lambda width, **_: {"gate": ((1,), 0.0)},
+        samples={
+            "place": ["after_add", "on_skip"],
+            "share": ["layer", "sublayer"],
+            "skip_scale": [1.0, _DEPTH_SAMPLES[0]],
+        },
+    ),
+    "muse_gate": Reference(
+        formula=_muse_gate,
+        start=lambda width, *, std, **_: {"gate": ((width,), Drawn(std))},
+        # with the small temperature 1 - beta^2 is below both eps for some features
+        samples={"temperature": [0.3, 0.15], "eps": [1e-3, 0.1], "std": [0.02, 1.0]},
+    ),
+    "orthogonal": Reference(formula=_orthogonal, samples={"eps": [1e-6, 0.5]}),
+    "highway": Reference(
+        formula=_highway,
+        start=lambda width, *, start: {"gate.weight": _xavier(width), "gate.bias": ((width,), start)},
+        samples={"start": [-1.0, {"kind": "linear", "first": -1.0, "last": -3.0}]},
+    ),
+    "gru_gate": Reference(
+        formula=_gru_gate,
+        start=lambda width, *, start, **_: {
+            **{f"{side}.{name}.weight": _xavier(width) for side in ("branch", "stream") for name in "rzh"},
+            "bias": ((width,), start),
+        },
+        samples={"start": [2.0, "admin"], "relu": [True, False]},
+    ),
+    "laurel_lr": Reference(
+        formula=lambda x, f, p, **_: f + x + (x @ p["down.weight"].T) @ p["up.weight"].T,
+        start=_laurel_start,
+        samples={"rank": [3, 1, 7]},
+    ),
 }
 
 
@@ -430,6 +547,12 @@ class Site:
     def scale(self, name: str) -> torch.Tensor:
         return self.params(name)[""]
 
+    @property
+    def number(self) -> int:
+        """Which sublayer of the whole stack this is, from 1."""
+        per_layer = self.sublayers // self.layers
+        return (self.layer - 1) * per_layer + {"attn": 1, "cross": 2, "ffn": per_layer}[self.name]
+
 
 def _post_ln(x, s):
     return s.norm("post", x + s.drop(s.branch(x)))
@@ -481,6 +604,43 @@ def _rezero(x, s):
 
 def _layer_scale(x, s):
     return x + s.scale("lambda") * s.drop(s.branch(s.norm("pre", x)))
+
+
+def _admin(x, s):
+    return s.norm("post", s.scale("lambda") * x + s.drop(s.branch(x)))
+
+
+def _gtrxl(x, s):
+    return _gru_gate(x, s.drop(s.branch(s.norm("pre", x))), s.params("gate"))
+
+
+def _beam_sum(x, s):
+    k = s.number + 1
+    f = s.norm("out", s.drop(s.branch(s.norm("pre", x))))
+    return math.sqrt((k - 1) / k) * x + f / math.sqrt(k)
+
+
+def _normformer_scaled(x, s):
+    """NormFormer with the gain on the feed-forward's skip."""
+    if s.name != "ffn":
+        return _normformer(x, s)
+    return s.scale("lambda") * x + (_sub_ln(x, s) - x)
+
+
+def _gpas_pre_ln(x, s):
+    return _gpas(x, s.drop(s.branch(s.norm("pre", x))), {"gate": s.scale("gate")}, place="after_add", skip_scale=1.0)
+
+
+def _gpas_deepnorm(x, s):
+    gate, alpha = {"gate": s.scale("gate")}, s.sublayers**0.25
+    return s.norm("post", _gpas(x, s.drop(s.branch(x)), gate, place="on_skip", skip_scale=alpha))
+
+
+def _by_sublayer(x, s):
+    f = s.drop(s.branch(s.norm("pre", x)))
+    if s.name == "attn":
+        return _highway(x, f, s.params("gate"))
+    return x + 0.5 * f if s.name == "ffn" else x + f
 
 
 def _hybrid_norm(x, s):
@@ -725,8 +885,11 @@ ENCODER_REFERENCES = {
     "mix_ln": _sublayers(_mix_ln),
     "layer_norm_scaling": _sublayers(_layer_norm_scaling),
     "deepnorm": _sublayers(_deepnorm, final=False),
+    "admin": _sublayers(_admin, final=False),
     "rezero": _sublayers(_rezero, final=False),
     "layer_scale": _sublayers(_layer_scale),
+    "gtrxl": _sublayers(_gtrxl),
+    "beam": _sublayers(_beam_sum, norm="rms_norm"),
     "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
     "parallel": EncoderReference(parallel),
     "b2t": EncoderReference(_b2t, final=False),
@@ -813,6 +976,28 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
     "qk_norm_of_the_whole_width": (
         {"attention": ["q", "k", "post"], "qkv_width": "hidden"},
         _sublayers(_qk_norm_of_the_whole_width, final=False),
+    ),
+    "normformer_scaled": (
+        {"preset": "normformer", "residual": {"feed_forward": {"kind": "vector", "side": "skip", "start": 1.0}}},
+        _sublayers(_normformer_scaled),
+    ),
+    "gpas_pre_ln": ({"preset": "pre_ln", "residual": "gpas"}, _sublayers(_gpas_pre_ln)),
+    "gpas_deepnorm": (
+        {
+            "residual": {
+                "kind": "gpas",
+                "place": "on_skip",
+                "skip_scale": {"kind": "power", "of": "sublayers", "exponent": 0.25},
+            }
+        },
+        _sublayers(_gpas_deepnorm, final=False),
+    ),
+    "residuals_by_sublayer": (
+        {
+            "preset": "pre_ln",
+            "residual": {"attention": "highway", "feed_forward": {"kind": "constant", "branch_scale": 0.5}},
+        },
+        _sublayers(_by_sublayer),
     ),
     "hybrid_norm_star": (
         {"preset": "hybrid_norm", "layers": [{"first": 1, "attention": ["pre", "q", "k", "v", "post"]}]},
@@ -901,7 +1086,12 @@ _BERT_PARTS = (
     }
 )
 _BERT_SUBLAYERS = {"attention": "attn", "cross_attention": "cross", "feed_forward": "ffn"}
-_RESIDUAL_NAMES = {"alpha": "alpha", "beta": "beta", "weight": "lambda"}
+# a vector is a lambda; what is inside a gate keeps its path, under the name gate
+_RESIDUAL_NAMES = {"norm.weight": "lambda", "norm.gate": "gate"}
+
+
+def _residual_name(path: str) -> str:
+    return _RESIDUAL_NAMES.get(path, path.removeprefix("norm."))
 
 
 def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
@@ -915,13 +1105,11 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
         return [f"layers.{i}.ffn.average"]
     if match := re.fullmatch(r"connections\.(\w+)\.residual_norm\.(\w+_norm\.\w+)", rest):
         return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.siamese.{match[2]}"]
-    if match := re.fullmatch(r"connections\.(\w+)\.residual_gate\.([\w.]+)", rest):
-        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.gate.{match[2]}"]
-    if match := re.fullmatch(r"connections\.residual_norm\.(\w+)", rest):
+    if match := re.fullmatch(r"connections\.residual_((?:norm|gate)\.[\w.]+)", rest):
         names = ["attn", "cross", "ffn"] if cross_attention else ["attn", "ffn"]
-        return [f"layers.{i}.{name}.{_RESIDUAL_NAMES[match[1]]}" for name in names]
-    if match := re.fullmatch(r"connections\.(\w+)\.residual_norm\.(\w+)", rest):
-        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{_RESIDUAL_NAMES[match[2]]}"]
+        return [f"layers.{i}.{name}.{_residual_name(match[1])}" for name in names]
+    if match := re.fullmatch(r"connections\.(\w+)\.residual_((?:norm|gate)\.[\w.]+)", rest):
+        return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.{_residual_name(match[2])}"]
     if match := re.fullmatch(r"connections\.(\w+)\.(\w+)_norm\.(\w+)", rest):
         # beside the Linear layers q, k, v of a cross-attention, their norms need a name of their own
         slot = f"{match[2]}_norm" if match[2] in ("q", "k", "v") else match[2]

@@ -32,7 +32,9 @@ POWERS = [
 ]
 
 LINEARS = [{"last": 0.3}, {"first": 0.9, "last": 0.1}, {"first": 0.25, "last": 0.25}]
-RULES = [*({"kind": "power", **o} for o in POWERS), *({"kind": "linear", **o} for o in LINEARS), "cait"]
+BEAMS = [{"kind": "beam", "side": side} for side in ("skip", "branch")]
+RULES = [*({"kind": "power", **o} for o in POWERS), *({"kind": "linear", **o} for o in LINEARS), *BEAMS]
+RULES += ["cait", "admin"]
 
 # every slot that an init rule may need is filled
 EVERY_SLOT = dict.fromkeys(["pre", "mid", "out", "post"], True)

@@ -63,6 +63,7 @@ INIT_FILES = {
     "init_sub_ln": ("sub_ln", {"kind": "sub_ln", "base": "stock"}),
     "init_b2t": ("b2t", "b2t"),
 }
+RESIDUAL_FILES = {"residual_gpas_after_add": "gpas", "residual_gpas_on_skip": "gpas"}
 DENSE_FILES = ("residual_denseformer", "residual_denseformer_dilated")
 STREAM_FILES = {"residual_hyper_connections_static": "hyper_connections"}
 
@@ -72,8 +73,6 @@ IN_TEST_TOKEN_NORMS = {"norm_masked_batch_norm", "norm_instance_norm_masked", "n
 # file -> what it needs that is not there yet, by registry: once the name exists, the file must be tested above
 NOT_YET = {
     "norm_rep_bn": (NORMS, "rep_bn"),
-    "residual_gpas_after_add": (RESIDUALS, "gpas"),
-    "residual_gpas_on_skip": (RESIDUALS, "gpas"),
 }
 
 PRECISIONS = [(torch.float64, "tolerance"), (torch.float32, "tolerance_fp32")]
@@ -148,7 +147,8 @@ def run_encoder(model, hidden, allowed, memory=None, memory_allowed=None):
 
 @needs_golden
 def test_every_golden_file_is_tested_or_named_as_not_yet():
-    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES, *STREAM_FILES, *DENSE_FILES, *IN_TEST_TOKEN_NORMS}
+    tested = {*NORM_FILES, *ENCODER_FILES, *INIT_FILES, *RESIDUAL_FILES, *STREAM_FILES, *DENSE_FILES}
+    tested |= IN_TEST_TOKEN_NORMS
     assert not tested & set(NOT_YET)
     assert {file.stem for file in GOLDEN.glob("*.safetensors")} == tested | set(NOT_YET)
 
@@ -374,7 +374,27 @@ def test_deepnorm_skip_scale():
             assert block.residual_norm.skip_scale == pytest.approx(alpha, rel=float(meta["tolerance"]))
 
 
-# --- streams ---
+# --- residuals and streams ---
+
+
+@needs_golden
+@both_precisions
+@pytest.mark.parametrize("file", RESIDUAL_FILES)
+def test_residual(file, dtype, tolerance):
+    tensors, meta = load(file, dtype)
+    params = meta["params"]
+    assert (set(params), params["act"]) == ({"act", "init_gate", "placement"}, "silu")
+    x, f = (tensors[f"input.{name}"].requires_grad_() for name in "xf")
+    choice = RESIDUALS.parse({"kind": RESIDUAL_FILES[file], "place": params["placement"]}, "residual")
+    residual = RESIDUALS.build(choice, x.shape[-1], Position(0, 1, 0, 2))
+    residual.reset_parameters()
+    assert residual.gate == params["init_gate"]
+    torch.nn.init.constant_(residual.to(dtype).gate, tensors["param.gate"].item())
+    y = residual(x, f)
+    assert_golden(y, tensors, "output.y", meta, tolerance)
+    (y * tensors["cotangent"]).sum().backward()
+    for name, tensor in {"x": x, "f": f, "gate": residual.gate}.items():
+        assert_golden(tensor.grad.view_as(tensors[f"grad.{name}"]), tensors, f"grad.{name}", meta, tolerance)
 
 
 @needs_golden

@@ -6,9 +6,10 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from references import RESIDUAL_REFERENCES, assert_close, combinations, depth_value
+from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_close, combinations, depth_value
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
+from hf_addnorm.models.connection import held_residual
 from hf_addnorm.models.depth import Position
 from hf_addnorm.models.hyper_connections import ManifoldHyperConnection
 from hf_addnorm.models.inner import Inner
@@ -16,6 +17,8 @@ from hf_addnorm.models.residuals import RESIDUALS
 
 
 TOLERANCE = 1e-12
+SUBLAYERS = ("attention", "feed_forward")
+ROOT_OF_DEPTH = {"kind": "power", "of": "sublayers", "exponent": 0.25}
 HIDDEN = 7
 
 COMBINATIONS = [
@@ -24,13 +27,19 @@ COMBINATIONS = [
     for options in combinations(reference.samples)
 ]
 LEARNED = {"scalar": "alpha", "vector": "weight"}
+# a factor on either side, and the sum: the others mix features, or add numbers of their own
+ELEMENTWISE = ("add", "constant", "scalar", "vector", "admin")
+# by default, these are the plain sum when they start
+SUMS_AT_START = ("add", "constant", "affine", "gpas", "laurel_lr")
+# options that a narrow model needs
+SMALL = {"laurel_lr": {"rank": 3}}
 # layer 3 of 5, its second sublayer of two
 POSITION = Position(layer=2, layers=5, sublayer=5, sublayers=10)
 
 
 def at_position(value, position=POSITION):
     """What an option stands for, by the reference of the depth rules."""
-    if isinstance(value, str) and value in ("sublayer", "layer", "branch", "skip"):
+    if isinstance(value, str) and value not in DEPTH_REFERENCES:
         return value
     return depth_value(value, position.layer + 1, position.layers, position.sublayer + 1, position.sublayers)
 
@@ -40,8 +49,15 @@ def build(kind, options, dtype=torch.float64):
     residual = RESIDUALS.build(RESIDUALS.parse({"kind": kind, **options}, "add_norm.residual"), HIDDEN, POSITION)
     generator = torch.Generator().manual_seed(0)
     for parameter in residual.parameters():
-        torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
-    return residual.to(dtype)
+        low, high = (0.5, 1.5) if parameter.dim() == 1 else (-0.5, 0.5)
+        torch.nn.init.uniform_(parameter, low, high, generator=generator)
+    # as in a model, what says so stays in float32
+    return residual.to(torch.promote_types(dtype, torch.float32) if hasattr(residual, "keep_in_float32") else dtype)
+
+
+def first_options(kind):
+    """The first sample of every option."""
+    return next(combinations(RESIDUAL_REFERENCES[kind].samples))
 
 
 def stream_and_branch(*shape, dtype=torch.float64):
@@ -128,7 +144,10 @@ def test_keeps_the_dtype(kind, options, dtype):
     assert y.dtype == dtype
     # a product on either side and the sum, each rounded
     scale = max(1.0, *(abs(at_position(v)) for v in options.values() if not isinstance(at_position(v), str)), 1.5)
-    rounding = torch.finfo(dtype).eps / 2 * 4 * scale * (x.abs() + f.abs()).double()
+    size = (x.abs() + f.abs()).double()
+    if kind not in ELEMENTWISE:
+        size = size.amax(-1, keepdim=True) + 1
+    rounding = torch.finfo(dtype).eps / 2 * 4 * scale * size
     assert ((y.double() - y_expected).abs() <= rounding).all()
     for name, grad in grads_expected.items():
         assert_close(grads[name].double(), grad, 8 * torch.finfo(dtype).eps, f"grad.{name}")
@@ -137,7 +156,7 @@ def test_keeps_the_dtype(kind, options, dtype):
 @pytest.mark.parametrize("kind", RESIDUALS)
 def test_non_contiguous_input_and_compile(kind):
     torch._dynamo.reset()
-    residual = build(kind, {})
+    residual = build(kind, first_options(kind))
     x, f = (t.transpose(0, 1)[..., ::2] for t in stream_and_branch(3, 2, 2 * HIDDEN))
     y = residual(x.contiguous(), f.contiguous())
     assert_close(residual(x, f), y, TOLERANCE)
@@ -151,6 +170,7 @@ def test_non_contiguous_input_and_compile(kind):
 def test_reset_parameters_writes_the_documented_start(kind, options):
     residual = build(kind, options)
     start = RESIDUAL_REFERENCES[kind].start(HIDDEN, **{key: at_position(value) for key, value in options.items()})
+    torch.manual_seed(0)
     assert {name: tuple(p.shape) for name, p in residual.named_parameters()} == {
         name: shape for name, (shape, _) in start.items()
     }
@@ -159,20 +179,35 @@ def test_reset_parameters_writes_the_documented_start(kind, options):
         for name, (_, value) in start.items():
             parameter = torch.nn.init.constant_(residual.get_parameter(name), garbage)
             residual.reset_parameters()
-            torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, value))
+            if not isinstance(value, Drawn):
+                expected = torch.as_tensor(value, dtype=parameter.dtype).expand_as(parameter)
+                torch.testing.assert_close(parameter.detach(), expected)
+                continue
+            draws = []
+            for _ in range(1000 // parameter.numel()):
+                residual.reset_parameters()
+                draws.append(parameter.detach().clone())
+            draws = torch.stack(draws)
+            assert draws.abs().max() <= value.bound
+            # within four standard errors of a normal draw's mean and deviation
+            assert abs(draws.mean()) <= 4 * value.std / draws.numel() ** 0.5
+            assert draws.std() == pytest.approx(value.std, rel=4 / (2 * draws.numel()) ** 0.5)
 
 
 @pytest.mark.parametrize(
-    ("kind", "start"), [("scalar", 0.0), ("vector", 0.1), ("constant", None), ("add", None)], ids=str
+    ("kind", "start"),
+    [("scalar", 0.0), ("vector", 0.1), ("admin", 1.0), *((kind, None) for kind in SUMS_AT_START)],
+    ids=str,
 )
 def test_default_start(kind, start):
-    residual = RESIDUALS.build(RESIDUALS.parse(kind, "add_norm.residual"), HIDDEN, POSITION)
+    options = SMALL.get(kind, {})
+    residual = RESIDUALS.build(RESIDUALS.parse({"kind": kind, **options}, "add_norm.residual"), HIDDEN, POSITION)
+    residual.reset_parameters()
     if start is None:
         x, f = stream_and_branch(2, 3, HIDDEN)
-        assert torch.equal(residual(x, f), x + f)
+        torch.testing.assert_close(residual.double()(x, f), x + f, rtol=1e-12, atol=1e-12)
     else:
-        residual.reset_parameters()
-        torch.testing.assert_close(residual.get_parameter(LEARNED[kind]).unique(), torch.tensor([start]))
+        torch.testing.assert_close(residual.get_parameter(LEARNED.get(kind, "weight")).unique(), torch.tensor([start]))
 
 
 # --- in a model ---
@@ -262,6 +297,130 @@ def test_a_zero_residual_on_zero_norms_is_refused(kind):
         tiny_config({"preset": "res_post_norm", "residual": {"kind": kind, "start": 0.0}})
 
 
+# --- one residual by sublayer ---
+
+
+def test_sublayers_may_have_residuals_of_their_own():
+    spec = {
+        "preset": "deepnorm",
+        "residual": {"attention": {"branch_scale": 0.5}, "cross_attention": "highway"},
+        "layers": [{"index": 1, "residual": {"attention": "vector"}}, {"index": 2, "residual": "scalar"}],
+    }
+    model = AddNormBertModel(tiny_config(spec, is_decoder=True, add_cross_attention=True))
+    held = [
+        [held_residual(getattr(layer.connections, name)) for name in ("attention", "cross_attention", "feed_forward")]
+        for layer in model.encoder.layer
+    ]
+    assert [[type(residual).__name__ for residual in layer] for layer in held] == [
+        ["ConstantResidual", "HighwayGate", "ConstantResidual"],
+        ["VectorResidual", "HighwayGate", "ConstantResidual"],
+        ["ScalarResidual"] * 3,
+    ]
+    # a dict without a kind changes options, and what is not named keeps its own
+    alpha = 9**0.25
+    assert (held[0][0].skip_scale, held[0][0].branch_scale) == pytest.approx((alpha, 0.5))
+    assert (held[0][2].skip_scale, held[0][2].branch_scale) == pytest.approx((alpha, 1.0))
+
+
+def test_a_residual_is_at_home_where_weight_decay_finds_it():
+    spec = {"preset": "pre_ln", "residual": {"attention": "gru_gate", "feed_forward": "affine"}}
+    model = AddNormBertModel(tiny_config(spec, layers=1))
+    paths = {path for path, _ in model.named_parameters() if "residual" in path}
+    start = "encoder.layer.0.connections"
+    assert paths == {
+        *(f"{start}.attention.residual_gate.{side}.{name}.weight" for side in ("branch", "stream") for name in "rzh"),
+        f"{start}.attention.residual_gate.bias",
+        *(f"{start}.feed_forward.residual_norm.{side}_{n}" for side in ("skip", "branch") for n in ("weight", "bias")),
+    }
+    for kind, factory in RESIDUALS.items():
+        residual = build(kind, first_options(kind))
+        matrices = any(parameter.dim() > 1 for parameter in residual.parameters())
+        assert factory.home == ("residual_gate" if matrices else "residual_norm"), kind
+
+
+@pytest.mark.parametrize("share", ["layer", "sublayer"])
+def test_gpas_has_one_gate_per_layer_unless_told_otherwise(share):
+    residual = {"kind": "gpas"} if share == "layer" else {"kind": "gpas", "share": "sublayer"}
+    paths = learned(AddNormBertModel(tiny_config({"preset": "pre_ln", "residual": residual}, layers=1)))
+    owners = {"layer": [""], "sublayer": ["attention.", "feed_forward."]}[share]
+    assert set(paths) == {f"encoder.layer.0.connections.{owner}residual_norm.gate" for owner in owners}
+
+
+@pytest.mark.parametrize("kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr"])
+def test_gates_stay_in_float32(kind, tmp_path):
+    spec = {"preset": "pre_ln", "residual": {"kind": kind, **SMALL.get(kind, {})}}
+    AddNormBertModel(tiny_config(spec)).save_pretrained(tmp_path)
+    model = AddNormBertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    dtypes = {path: p.dtype for path, p in model.named_parameters()}
+    gates = {path for path in dtypes if "residual_" in path}
+    assert gates
+    assert {path for path, dtype in dtypes.items() if dtype == torch.float32} == gates
+    assert model(torch.tensor([[1, 2, 3]])).last_hidden_state.dtype == torch.bfloat16
+
+
+# --- schemes at a start where they are another one ---
+
+
+def in_slots(**norms):
+    """The same norms in both sublayers."""
+    return dict.fromkeys(SUBLAYERS, norms)
+
+
+# the scheme at its start, and what it is there
+REDUCTIONS = {
+    "admin": ("admin", "post_ln"),
+    "gpas": ({"preset": "sandwich_ln", "residual": "gpas"}, "sandwich_ln"),
+    "gpas_on_skip": ({"residual": {"kind": "gpas", "place": "on_skip"}}, "post_ln"),
+    "gpas_deepnorm": (
+        {"preset": "deepnorm", "residual": {"kind": "gpas", "place": "on_skip", "skip_scale": ROOT_OF_DEPTH}},
+        "deepnorm",
+    ),
+    "laurel_lr": ({"preset": "pre_ln", "residual": {"kind": "laurel_lr", "rank": 3}}, "pre_ln"),
+    "affine": ({"preset": "pre_ln", "residual": "affine"}, "pre_ln"),
+    "layer_scale": ({"preset": "layer_scale", "residual": {"start": 1.0}}, "pre_ln"),
+    "doge": ({"preset": "pre_ln", "residual": {"kind": "vector", "side": "skip", "start": 1.0}}, "pre_ln"),
+    "normformer_skip": (
+        {"preset": "normformer", "residual": {"feed_forward": {"kind": "vector", "side": "skip", "start": 1.0}}},
+        "normformer",
+    ),
+    "deepnorm": ({"residual": {"kind": "constant", "skip_scale": 1.0}}, "post_ln"),
+    "keel": ({**in_slots(pre="none", post=True), "residual": {"kind": "constant", "skip_scale": 1.0}}, "post_ln"),
+    "normformer": (
+        {
+            "preset": "normformer",
+            "attention": {"pre": True, "mid": "none", "out": "none"},
+            "feed_forward": {"pre": True, "mid": "none"},
+        },
+        "pre_ln",
+    ),
+    "sandwich_ln": ({"preset": "sandwich_ln", **in_slots(pre=True, out="none")}, "pre_ln"),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_scheme_starts_as_another_one(name):
+    spec, base = REDUCTIONS[name]
+    plain, model = twins(base, spec)
+    x = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    outputs, grads = [], []
+    for net in (plain, model):
+        outputs.append(net.encoder(x).last_hidden_state)
+        weights = {path: p for path, p in net.encoder.named_parameters() if "residual_" not in path}
+        cotangent = torch.linspace(-1, 1, outputs[-1].numel(), dtype=torch.float64).view_as(outputs[-1])
+        values = torch.autograd.grad(outputs[-1], list(weights.values()), cotangent)
+        grads.append(dict(zip(weights, values, strict=True)))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
+    # the sublayers' weights get the same gradients too
+    for path, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][path], grad, rtol=1e-9, atol=1e-10, msg=path)
+    # and is another one as soon as it has learned
+    if started := [p for path, p in model.named_parameters() if "residual_" in path]:
+        generator = torch.Generator().manual_seed(9)
+        for parameter in started:
+            torch.nn.init.uniform_(parameter, 0.3, 0.9, generator=generator)
+        assert not torch.allclose(model.encoder(x).last_hidden_state, outputs[0], rtol=1e-3)
+
+
 # --- streams at their start, and where they are the plain one ---
 
 
@@ -274,7 +433,7 @@ def twins(*specs, **kwargs):
         for path, parameter in model.named_parameters():
             if path not in shared:
                 shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
-            if not any(home in path for home in ("residual_norm", "residual_gate", "average_norm")):
+            if not any(home in path for home in ("residual_", "average_norm")):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
 
@@ -390,7 +549,6 @@ WRITTEN = {
     "residual": lambda out, x: out[1] - x,
     "hyper_connections": lambda out, x: out[1][:, :, 2] - x,
 }
-SUBLAYERS = ("attention", "feed_forward")
 
 
 def dropping_model(preset, drop_path, silent=(), layers=2, **kwargs):

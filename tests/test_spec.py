@@ -72,9 +72,13 @@ EVERYTHING = {
         {"every": 2, "drop_path": 0.25},
         {"range": [0, 2], "feed_forward": {"out": {"kind": "dyt", "alpha_init": 1}}},
         {"first_fraction": 0.5, "cross_attention": []},
+        {"index": 1, "residual": {"attention": "highway", "feed_forward": {"kind": "laurel_lr", "rank": 2}}},
         {"last_fraction": 1, "residual": {"kind": "scalar", "share": "layer", "side": "skip", "start": 1}},
     ],
 }
+
+# what a residual needs to be that of one sublayer
+OF_A_SUBLAYER = {"gpas": {"share": "sublayer"}}
 
 # where in a spec a registry's choices are written, and a spec around one; the last key holds the choice
 AXES: dict[str, tuple[Registry, Any]] = {
@@ -95,10 +99,14 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "stream": (STREAMS, lambda choice: {"stream": choice}),
     "wiring": (WIRINGS, lambda choice: {"wiring": choice}),
     "layers[0].norm": (NORMS, lambda choice: {"layers": [{"first": 1, "norm": choice}]}),
+    "residual.feed_forward": (
+        RESIDUALS,
+        lambda choice: {"residual": {"feed_forward": OF_A_SUBLAYER.get(choice["kind"], {}) | choice}},
+    ),
     "layers[0].residual": (RESIDUALS, lambda choice: {"layers": [{"first": 1, "residual": choice}]}),
 }
 # the options that a kind cannot be without
-NEEDED = {"power": {"of": "layer", "exponent": 1.0}, "linear": {"last": 0.5}}
+NEEDED = {"power": {"of": "layer", "exponent": 1.0}, "linear": {"last": 0.5}, "beam": {"side": "skip"}}
 
 
 def config(add_norm=None, **kwargs):
@@ -764,6 +772,30 @@ _ALLOWED = "allowed is"
                 (".layers[0]", {"layers": [{"last": 1, "residual": "scalar"}]}),
             )
         ),
+        (
+            {"stream": "hyper_connections", "residual": {"feed_forward": "highway"}},
+            ["add_norm.residual", "hyper_connections", "'add'"],
+        ),
+        (
+            {"residual": {"attention": "add", "feed_froward": "add"}},
+            ["add_norm.residual", "Did you mean feed_forward"],
+        ),
+        ({"residual": {"attention": "gpas"}}, ["add_norm.residual.attention.share is 'layer'", "'sublayer'"]),
+        (
+            {"preset": "rezero", "residual": {"feed_forward": "add"}},
+            ["add_norm.residual.attention.share is 'layer'", "'sublayer'"],
+        ),
+        ({"residual": {"attention": {"kind": "vectr"}}}, ["add_norm.residual.attention", "Did you mean vector"]),
+        (
+            {"preset": "parallel", "residual": {"attention": "vector"}},
+            ["add_norm.residual.attention is 'vector'", "wiring", "feed_forward"],
+        ),
+        (
+            {"preset": "res_post_norm", "residual": "gru_gate"},
+            ["add_norm.init", "'zero_out_norm'", "ReLU", "'relu': false"],
+        ),
+        ({"residual": {"kind": "laurel_lr", "rank": 64}}, ["add_norm.residual (laurel_lr)", "rank is 64", "at most"]),
+        ({"residual": {"kind": "constant", "skip_scale": "beam"}}, ["add_norm.residual.skip_scale (beam)", "'side'"]),
         ({"wiring": "two_hop", "stream": "siamese"}, ["add_norm.wiring", "two_hop", "several streams", "siamese"]),
         ({"preset": "pre_ln", "variant": "official"}, ["add_norm.variant", "'pre_ln'", "deepnorm", "mhc"]),
         ({"preset": "deepnorm", "variant": "oficial"}, ["add_norm.variant", "'oficial'", "'paper' or 'official'"]),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, log
+from math import isfinite, log, sqrt
 from typing import Annotated, Any, Literal
 
 from .registry import Choice, Finite, Registry, number, says
@@ -76,7 +76,8 @@ def power(
 def linear(position: Position, *, first: Finite = 0.0, last: Finite) -> float:
     """From `first` in the first layer to `last` in the last one; a single layer has `last`.
 
-    Source: stochastic depth's schedule, Huang et al., 2016, arXiv 1603.09382.
+    Source: stochastic depth's schedule, Huang et al., 2016, arXiv 1603.09382, which begins at `last / L` in the first
+    layer; later code (timm, torchscale) begins at 0, as here. The same rate in every layer is a plain number.
     """
     if position.layers == 1:
         return last
@@ -90,6 +91,28 @@ def cait(position: Position) -> float:
     Source: Touvron et al., "Going deeper with Image Transformers", 2021, arXiv 2103.17239.
     """
     return 0.1 if position.layers <= 18 else 1e-5 if position.layers <= 24 else 1e-6
+
+
+@DEPTH_RULES.register("admin")
+def admin(position: Position) -> float:
+    """Admin's start without data, `sqrt((n + 1) / ln(n + 1) - 1)` of n sublayers: the output changes by O(log n).
+
+    Source: the authors' package admin-torch, Liu et al., 2020, arXiv 2004.08249. Its two others are a plain 1, where
+    the change is O(n), and the square root of n, where it is O(1): rule "power" of "sublayers".
+    """
+    count = position.sublayers + 1
+    return sqrt(count / log(count) - 1)
+
+
+@DEPTH_RULES.register("beam")
+def beam(position: Position, *, side: Literal["skip", "branch"]) -> float:
+    """One side of a running sum that keeps its variance: the skip `sqrt((k - 1) / k)`, the branch `1 / sqrt(k)`.
+
+    k is the number of terms with this one: 2 at the first sublayer, which adds to the embeddings.
+    Source: the depth-scaled residual of Beam, as in Transformers' `models/beam`.
+    """
+    terms = position.sublayer + 2
+    return sqrt((terms - 1) / terms) if side == "skip" else 1 / sqrt(terms)
 
 
 def parse_depth_value(value: Any, where: str) -> "float | Choice":

@@ -90,7 +90,7 @@ PRESETS: dict[str, Preset] = {
             "dropout": "after_out",
         },
         note="One gain per head before W_o. The optional gain on the feed-forward's skip is left out, as for the "
-        "paper's larger models.",
+        "paper's larger models; it is the residual {'feed_forward': {'kind': 'vector', 'side': 'skip', 'start': 1}}.",
     ),
     "mix_ln": Preset(
         formula="post_ln in the first L/4 layers (rounded down), pre_ln in the rest; N after the last layer",
@@ -120,6 +120,13 @@ PRESETS: dict[str, Preset] = {
         official={"init": [{"kind": "deepnorm", "base": "stock"}]},
         note="v, o, w1, w2 start (8L)^(-1/4) times as large as a Xavier normal draw; official: as the model's own.",
     ),
+    "admin": Preset(
+        formula="x <- N(omega * x + F(x)), omega a vector that starts as large as the stream has grown",
+        flow="x -+-> F -> drop -> + -> N -> x\n   +-> * omega -----^",
+        source="Admin, Liu et al., 2020, arXiv 2004.08249",
+        spec={"residual": "admin"},
+        note="model.calibrate(batch) before training sets omega; until then it is 1, and the scheme is post_ln.",
+    ),
     "rezero": Preset(
         formula="x <- x + alpha F(x), alpha starting at 0, one for both sublayers of a layer; no norm in the layers",
         flow="x -+-> F -> drop -> * alpha -> + -> x\n   +----------------------------^",
@@ -132,6 +139,30 @@ PRESETS: dict[str, Preset] = {
         flow="x -+-> N -> F -> drop -> * lambda -> + -> x   (final: N)\n   +----------------------------------^",
         source="CaiT, Touvron et al., 2021, arXiv 2103.17239",
         spec={**_PRE, "residual": {"kind": "vector", "start": "cait"}},
+    ),
+    "gtrxl": Preset(
+        formula="x <- G(x, relu(F(N(x)))), G a recurrent unit: (1 - z) x + z h; N after the last layer",
+        flow="x -+-> N -> F -> drop -> relu -> G -> x   (final: N)\n   +----------------------------^",
+        source="GTrXL, Parisotto et al., 2019, arXiv 1910.06764",
+        spec={**_PRE, "residual": "gru_gate"},
+        note="Six more hidden x hidden matrices per sublayer. The paper's memory is not part of it.",
+    ),
+    "beam": Preset(
+        formula="x <- sqrt((k-1)/k) x + RMS'(F(RMS(x))) / sqrt(k), k the sublayer from 2; RMS after the last layer",
+        flow="x -+-> RMS -> F -> drop -> RMS' -> * 1/sqrt(k) -> + -> x   (final: RMS)\n"
+        "   +-> * sqrt((k-1)/k) ---------------------------^",
+        source="the depth-scaled residual of Beam, as in Transformers' models/beam",
+        spec={
+            "norm": "rms_norm",
+            "attention": ["pre", "out"],
+            "feed_forward": ["pre", "out"],
+            "final": True,
+            "residual": {
+                "kind": "constant",
+                "skip_scale": {"kind": "beam", "side": "skip"},
+                "branch_scale": {"kind": "beam", "side": "branch"},
+            },
+        },
     ),
     "hybrid_norm": Preset(
         formula="y <- RMS(x + W_o attn(RMS(q), RMS(k), RMS(v))); x <- y + M(y); RMS after the last layer",

@@ -26,8 +26,8 @@ from .initialization import INITS, Linear, ScaleWeights, ZeroNorms
 from .inner import Seen
 from .norms import Norm, mixes_tokens
 from .refusals import refuse
-from .registry import Choice
-from .residuals import Residual
+from .registry import Choice, one_of, to_json
+from .residuals import RESIDUALS, Residual
 from .spec import AddNormSpec
 from .streams import STREAMS, Hidden
 from .token_mask import TokenMask, current, running_with
@@ -157,9 +157,9 @@ class AddNormLayer(nn.Module):
                 self.add_norm_linears.setdefault(path, (roles, position))
             residual = None
             if wiring.writes(order, len(names)):
-                new_norm = partial(config.build_norm, layer_spec.norm)
-                residual = stream.build_residual(layer_spec.residual, config.hidden_size, position, new_norm)
-                if layer_spec.residual.options.get("share") == "layer":
+                choice, new_norm = layer_spec.residual_of(name), partial(config.build_norm, layer_spec.norm)
+                residual = stream.build_residual(choice, config.hidden_size, position, new_norm)
+                if choice.options.get("share") == "layer":
                     shared, residual = shared or residual, None
             blocks[name] = AddNorm(
                 layer_spec,
@@ -441,6 +441,49 @@ class AddNormPreTrainedModel(PreTrainedModel):
                 layers[path].connections = connections
         else:
             encoder.connections = nn.ModuleList(blocks)
+
+    @torch.no_grad()
+    def calibrate(self, batch: Mapping[str, Any]) -> None:
+        """Set the start values that come from data, of residuals like `admin`, by one forward on a batch.
+
+        To be called once, before training and before the model is wrapped or sharded. The forward runs as in
+        evaluation, without dropout; statistics are over the real tokens of the attention mask alone.
+
+        Args:
+            batch (`dict`): the model's inputs; labels may be among them.
+        Raises:
+            ValueError: if no residual of the model can be calibrated.
+        """
+        residuals = [module for module in self.modules() if isinstance(module, Residual) and module.calibrates]
+        if not residuals:
+            able = [name for name, factory in RESIDUALS.items() if getattr(factory, "calibrates", False)]
+            raise ValueError(
+                f"add_norm.residual is {to_json(self.config.add_norm.residual)!r}: there is nothing to calibrate; "
+                f"allowed is {one_of(able)}."
+            )
+        before: Any = None
+
+        def calibrate(residual: Any, args: tuple[torch.Tensor, torch.Tensor]) -> None:
+            nonlocal before
+            real = current().on(args[0])
+            before = residual.calibrate(*args, None if real is None else real.squeeze(-1), before)
+
+        training = {module: module.training for module in self.modules()}
+        hooks = [residual.register_forward_pre_hook(calibrate) for residual in residuals]
+        # statistics over tokens: they have to be told, and nothing may run in chunks
+        readers = [module for module in self.modules() if isinstance(module, (AddNormLayer, AddNormPreTrainedModel))]
+        reading = [reader.mixes_tokens for reader in readers]
+        try:
+            for reader in readers:
+                reader.mixes_tokens = True
+            self.eval()(**batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for reader, was in zip(readers, reading, strict=True):
+                reader.mixes_tokens = was
+            for module, was in training.items():
+                module.training = was
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         function = kwargs.get("gradient_checkpointing_func", args[0] if args else None)

@@ -138,12 +138,17 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
             raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
     _refuse_idle_axes(spec, layers, names, wiring)
     _refuse_unused_slots(layers, names, wiring)
+    _refuse_unused_residuals(layers, names, wiring)
     _refuse_starts(spec, layers, names, config)
     for position, name in positions(len(layers), names, wiring):
         layer = layers[position.layer]
-        _refuse_values(layer, position)
+        _refuse_values(layer, name, position)
+        residual = layer.residual_of(name)
         with torch.device("meta"):
-            stream.build_residual(layer.residual, config.hidden_size, position, partial(config.build_norm, layer.norm))
+            try:
+                stream.build_residual(residual, config.hidden_size, position, partial(config.build_norm, layer.norm))
+            except ValueError as error:
+                raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
         for slot, norm in layer.slot_norms(name).items():
             _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
     for place in ("embed", "final", "head"):
@@ -181,6 +186,18 @@ def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any)
                     )
 
 
+def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+    """Refuse a residual of a sublayer that does not write to the stream, unless it is that of the one that does."""
+    for layer in layers:
+        for order, name in enumerate(names):
+            residual, last = layer.residual_of(name), layer.residual_of(names[-1])
+            if not wiring.writes(order, len(names)) and residual != last:
+                raise ValueError(
+                    f"add_norm.residual.{name} is {residual.kind!r}, and the wiring does not run it: a layer writes "
+                    f"to the stream once, with the residual of {names[-1]}."
+                )
+
+
 def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
     origins: list[tuple[str, dict[str, Any], list[int]]] = [("add_norm", vars(spec), list(range(len(layers))))]
     for number, override in enumerate(spec.layers):
@@ -211,17 +228,21 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
     for norm in norms:
         if not has_gain(_build(norm, config, "add_norm", config.hidden_size)):
             raise ValueError(f"{where}, but {norm.to_dict()} has no gain to start there.")
-    for layer in layers:
-        options = layer.residual.options
+    for options in (layer.residual_of(name).options for layer in layers for name in names):
         if options.get("side") == "branch" and options["start"] == 0:
             raise ValueError(
                 f"{where}, and add_norm.residual starts the factor on the branch at 0: of two zeros in a row neither "
                 "ever gets a gradient; keep one."
             )
+        if options.get("relu"):
+            raise ValueError(
+                f"{where}, and add_norm.residual takes their output through a ReLU, without a gradient at 0: the "
+                "branch would never learn; allowed is 'relu': false."
+            )
 
 
-def _refuse_values(layer: LayerSpec, position: Position) -> None:
-    values = {f"residual.{option}": value for option, value in layer.residual.options.items()}
+def _refuse_values(layer: LayerSpec, name: str, position: Position) -> None:
+    values = {f"residual.{option}": value for option, value in layer.residual_of(name).options.items()}
     for option, value in (values | {"pre_scale": layer.pre_scale, "drop_path": layer.drop_path}).items():
         number = at_depth(value, position, f"add_norm.{option}")
         if option == "drop_path" and not 0 <= number < 1:

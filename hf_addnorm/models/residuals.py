@@ -1,16 +1,17 @@
 """Residuals: how the stream `x` and the branch's output `f` become one, `y = write(x, f)`.
 
 Each is a module from two tensors `[batch, seq, hidden]` to one of the same shape. The option `share` says whether
-the sublayers of a layer have one set of parameters each or one together.
+the sublayers of a layer have one set of parameters each or one together; depth rules of one for all take the place of
+the layer's first sublayer. Those that have matrices are in `gates.py`.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from .depth import DepthValue, Position, at_depth
-from .registry import Registry
+from .registry import Positive, Registry
 
 
 RESIDUALS = Registry("residual")
@@ -24,9 +25,23 @@ class Residual(nn.Module):
     """
 
     home = "residual_norm"
+    # whether `calibrate` can set its start
+    calibrates = False
 
     def reset_parameters(self) -> None:
         """Write the documented start values."""
+
+    def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: Any) -> Any:
+        """Set the start from one batch, before `x` and `f` are combined: a model's `calibrate` runs through all.
+
+        Args:
+            x, f (`torch.Tensor`): what this residual is about to combine, [batch, seq, hidden].
+            real (`torch.Tensor`, *optional*): [batch, seq], true for a real token; None if all are.
+            before: what the sublayer before this one returned here; None for the first.
+        Returns:
+            What the next sublayer is given as `before`.
+        """
+        raise NotImplementedError
 
 
 @RESIDUALS.register("add")
@@ -156,3 +171,199 @@ class VectorResidual(LearnedResidual):
         side: Literal["branch", "skip"] = "branch",
     ):
         super().__init__("weight", hidden_size, at_depth(start, position), side)
+
+
+def variance(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """The variance of all features of all real tokens together, divided by their number.
+
+    Args:
+        x (`torch.Tensor`): [batch, seq, hidden].
+        real (`torch.Tensor`, *optional*): [batch, seq], true for a real token; None if all are.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (x if real is None else x[real]).var(correction=0)
+
+
+@RESIDUALS.register("admin")
+class AdminResidual(LearnedResidual):
+    """One learned factor per feature on the stream, which starts as large as the stream has grown, `weight * x + f`.
+
+        x -> * weight -+-> y
+        f -------------^
+
+    `model.calibrate(batch)` is the profiling pass: weight_1 = 1, then from sublayer to sublayer
+    `weight_(k+1) = sqrt(Var(weight_k x_k) + Var(f_k))`, each the same for all features. The variances are over all
+    features of the real tokens of the batch together, without dropout; the authors' code takes the padding too, and
+    has dropout on.
+
+    Source: Admin, Liu et al., "Understanding the Difficulty of Training Transformers", 2020, arXiv 2004.08249; the
+    recurrence is that of the authors' code.
+
+    Args:
+        start (`float` or depth rule, *optional*, defaults to 1): start value of every entry of `weight` until it is
+            calibrated. The rule "admin" is the authors' start without data.
+    Dtype: that of the inputs. Init: weight = start. What was calibrated is saved as the parameter that it is.
+    """
+
+    calibrates = True
+
+    def __init__(self, hidden_size: int, position: Position, *, start: DepthValue = 1.0):
+        super().__init__("weight", hidden_size, at_depth(start, position), "skip")
+
+    def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: Any) -> Any:
+        omega = 1.0 if before is None else before
+        nn.init.constant_(self.get_parameter("weight"), omega)
+        return (variance(omega * x, real) + variance(f, real)).sqrt().item()
+
+
+@RESIDUALS.register("affine")
+class AffineResidual(Residual):
+    """A learned affine map on either side, `skip_weight * (x + skip_bias) + branch_weight * (f + branch_bias)`.
+
+        x -> + skip_bias ----> * skip_weight ----+-> y
+        f -> + branch_bias --> * branch_weight --^
+
+    Source: the residual scaling of ZAYA, as in Transformers' `models/zaya`. With factors alone: `vector`.
+    Dtype: that of the inputs. Init: weights = 1, biases = 0, at which it is the plain sum.
+    """
+
+    def __init__(self, hidden_size: int, position: Position):
+        super().__init__()
+        self.skip_weight = nn.Parameter(torch.empty(hidden_size))
+        self.skip_bias = nn.Parameter(torch.empty(hidden_size))
+        self.branch_weight = nn.Parameter(torch.empty(hidden_size))
+        self.branch_bias = nn.Parameter(torch.empty(hidden_size))
+
+    def reset_parameters(self) -> None:
+        for weight, bias in ((self.skip_weight, self.skip_bias), (self.branch_weight, self.branch_bias)):
+            nn.init.ones_(weight)
+            nn.init.zeros_(bias)
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return self.skip_weight * (x + self.skip_bias) + self.branch_weight * (f + self.branch_bias)
+
+
+@RESIDUALS.register("gpas")
+class GradientPreservingScale(Residual):
+    """A learned scale of the sum that its gradient does not see, `G(x + f)`, G(z) = z - SiLU(gate) * sg(z).
+
+        x -> * skip_scale -+-> G -> y        on_skip:   x -> * skip_scale -> G -+-> y
+        f -----------------^                            f ----------------------^
+
+    sg stops the gradient: forward, G multiplies by `1 - SiLU(gate)`; backward, z has the gradient of the identity.
+
+    Source: GPAS, Chen et al., 2025, arXiv 2506.22049. The authors put G after the sum in pre-norm and sandwich models,
+    and on the skip in post-norm ones, after the factor of DeepNorm where there is one. They clip the gradients of the
+    gates by themselves (0.01) where models have 1B parameters or more.
+
+    Args:
+        place (`str`, *optional*, defaults to `"after_add"`): G takes the sum, "after_add", or the stream, "on_skip".
+        share (`str`, *optional*, defaults to `"layer"`): one gate per "layer", as in the paper, or per "sublayer".
+        skip_scale (`float` or depth rule, *optional*, defaults to 1): multiplies the stream.
+    Dtype: that of the inputs; the gate stays in float32. Init: gate = 0, at which G is the identity.
+    """
+
+    keep_in_float32 = (r"residual_norm\.gate",)
+
+    def __init__(
+        self,
+        hidden_size: int,
+        position: Position,
+        *,
+        place: Literal["after_add", "on_skip"] = "after_add",
+        share: Literal["layer", "sublayer"] = "layer",
+        skip_scale: DepthValue = 1.0,
+    ):
+        super().__init__()
+        self.place, self.skip_scale = place, at_depth(skip_scale, position)
+        self.gate = nn.Parameter(torch.empty(1))
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.gate)
+
+    def scale(self, z: torch.Tensor) -> torch.Tensor:
+        """G."""
+        return z - nn.functional.silu(self.gate).to(z.dtype) * z.detach()
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        x = self.skip_scale * x
+        return self.scale(x) + f if self.place == "on_skip" else self.scale(x + f)
+
+    def extra_repr(self) -> str:
+        return f"place={self.place}, skip_scale={self.skip_scale:.6g}"
+
+
+@RESIDUALS.register("muse_gate")
+class MuseGate(Residual):
+    """A learned mix per feature that keeps the variance, `sqrt(1 - beta^2) * x + beta * f`.
+
+        x -> * sqrt(1 - beta^2) -+-> y
+        f -> * beta -------------^       beta = sigmoid(gate / temperature)
+
+    Source: the residual gate of MuseSpark, as in Transformers' `models/muse_spark`, on branches that end in a norm.
+
+    Args:
+        temperature (`float`, *optional*, defaults to 0.3): divides the gate.
+        eps (`float`, *optional*, defaults to 1e-3): `1 - beta^2` is at least this.
+        std (`float`, *optional*, defaults to 0.02): standard deviation of the gate's start.
+    Dtype: computed in float32, returned in that of `x`; the gate stays in float32. Init: gate ~ N(0, std^2), at which
+    beta is near 1/2.
+    """
+
+    keep_in_float32 = (r"residual_norm\.gate",)
+
+    def __init__(
+        self,
+        hidden_size: int,
+        position: Position,
+        *,
+        temperature: Positive = 0.3,
+        eps: Positive = 1e-3,
+        std: Positive = 0.02,
+    ):
+        super().__init__()
+        self.temperature, self.eps, self.std = temperature, eps, std
+        self.gate = nn.Parameter(torch.empty(hidden_size))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.gate, std=self.std)
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        logit = self.gate / self.temperature
+        beta = torch.sigmoid(logit)
+        # 1 - beta^2, exact also where beta is near 1
+        rest = torch.sigmoid(-logit) * (1 + beta)
+        return (rest.clamp(min=self.eps).sqrt() * x + beta * f).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:.6g}, eps={self.eps:.6g}"
+
+
+@RESIDUALS.register("orthogonal")
+class OrthogonalResidual(Residual):
+    """Only what is new goes in, `x + f - (x . f) / (x . x + eps) * x`: of each token, the part of f orthogonal to x.
+
+        x ----------------------------------+-> y
+        f -> - its projection onto x -------^
+
+    Source: Orthogonal Residual Update, Oh et al., 2025, arXiv 2505.11881: the form per token, which the authors' code
+    runs in transformers.
+
+    Args:
+        eps (`float`, *optional*, defaults to 1e-6): added to the square of x; at x = 0 it is the plain sum.
+    Dtype: computed in float32 (float64 for float64 input), returned in that of `x`. No parameters.
+    """
+
+    def __init__(self, hidden_size: int, position: Position, *, eps: Positive = 1e-6):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        x_wide, f_wide = x.to(wide), f.to(wide)
+        dot = (x_wide * f_wide).sum(-1, keepdim=True)
+        along = dot / (x_wide.square().sum(-1, keepdim=True) + self.eps)
+        return (x_wide + f_wide - along * x_wide).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:.6g}"

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any, Literal
 
 from .depth import parse_depth_value
+from .gates import RESIDUALS
 from .hyper_connections import STREAMS
 from .initialization import INITS
 from .norms import NORMS, mixes_tokens
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
-from .residuals import RESIDUALS
 from .wirings import WIRINGS
 
 
@@ -24,6 +24,9 @@ SUBLAYERS = ("attention", "cross_attention", "feed_forward")
 # those of the feed-forward, which has no q, k, v
 _FEED_FORWARD_SLOTS = ("pre", "mid", "out", "post")
 
+
+# One residual for all sublayers of a layer, or one by sublayer.
+Residuals = Choice | dict[str, Choice]
 
 # A norm slot holds True (the spec's own norm stands here), False (nothing) or a norm of its own.
 SlotNorm = bool | Choice
@@ -38,7 +41,7 @@ class LayerSpec:
         attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots: pre, q, k, v, mid, out,
             post; q, k and v are those of an attention.
         qkv_width (`str`): the norms in q, k and v take "head" by head, with one gain for all, or the "hidden" size.
-        residual (`Choice`): how stream and branch are combined.
+        residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
         pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
         dropout (`str`): "before_out" or "after_out", the branch's dropout relative to the norm in `out`.
         drop_path (`float` or `Choice`): the probability with which a sample's branch is left out in training.
@@ -49,10 +52,14 @@ class LayerSpec:
     cross_attention: dict[str, SlotNorm]
     feed_forward: dict[str, SlotNorm]
     qkv_width: str
-    residual: Choice
+    residual: Residuals
     pre_scale: float | Choice
     dropout: str
     drop_path: float | Choice
+
+    def residual_of(self, sublayer: str) -> Choice:
+        """How `sublayer` combines stream and branch."""
+        return self.residual if isinstance(self.residual, Choice) else self.residual[sublayer]
 
     def slot_norms(self, sublayer: str) -> dict[str, Choice]:
         """The norm of every filled slot of `sublayer`."""
@@ -83,6 +90,23 @@ def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict
             raise ValueError(f"{where}: {unknown('slot', slot, slots)}")
     parsed = {slot: _parse_slot_norm(value[slot], f"{where}.{slot}") for slot in slots if slot in value}
     return {slot: norm for slot, norm in parsed.items() if norm is not False}
+
+
+def _parse_residual(value: Any, where: str, default: Residuals | None = None) -> Residuals:
+    """A residual, or a dict from sublayer to residual over `default`; sublayers that it leaves out keep theirs."""
+    if not isinstance(value, Mapping) or not any(key in SUBLAYERS for key in value):
+        return RESIDUALS.parse(value, where, default=default if isinstance(default, Choice) else None)
+    below = default if isinstance(default, dict) else dict.fromkeys(SUBLAYERS, default or Choice("add"))
+    for key in value:
+        if key not in SUBLAYERS:
+            raise ValueError(f"{where}: {unknown('sublayer', key, SUBLAYERS)}")
+    parsed = below | {key: RESIDUALS.parse(item, f"{where}.{key}", default=below[key]) for key, item in value.items()}
+    for name, residual in parsed.items():
+        if residual.options.get("share") == "layer":
+            raise ValueError(
+                f"{where}.{name}.share is 'layer', but the sublayers have their own residuals; allowed is 'sublayer'."
+            )
+    return parsed
 
 
 def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
@@ -120,7 +144,7 @@ def _layer_parsers(default: Mapping[str, Any]) -> dict[str, Any]:
         "cross_attention": _parse_slots,
         "feed_forward": partial(_parse_slots, slots=_FEED_FORWARD_SLOTS),
         "qkv_width": partial(parse_option, Literal["head", "hidden"]),
-        "residual": choice(RESIDUALS, "residual"),
+        "residual": partial(_parse_residual, default=default.get("residual")),
         "pre_scale": parse_depth_value,
         "dropout": partial(parse_option, Literal["before_out", "after_out"]),
         "drop_path": parse_depth_value,
@@ -231,7 +255,7 @@ class AddNormSpec:
         final (`SlotNorm`): after the last layer.
         head (`"stock"` or `SlotNorm`): the heads' own norms; "stock" leaves them alone.
         qkv_width (`str`): the norms in q, k, v take "head" by head, or the "hidden" size.
-        residual (`Choice`): how stream and branch are combined.
+        residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
         pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
         dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
         drop_path (`float` or `Choice`): stochastic depth, the probability with which a sample's branch is left out.
@@ -251,7 +275,7 @@ class AddNormSpec:
     final: SlotNorm
     head: str | SlotNorm
     qkv_width: str
-    residual: Choice
+    residual: Residuals
     pre_scale: float | Choice
     dropout: str
     drop_path: float | Choice
@@ -325,10 +349,16 @@ class AddNormSpec:
 
     def residuals(self) -> Iterator[tuple[str, Choice]]:
         """Every residual, and where it stands."""
-        yield "add_norm.residual", self.residual
-        for index, override in enumerate(self.layers):
-            if "residual" in override.axes:
-                yield f"add_norm.layers[{index}].residual", override.axes["residual"]
+        given = {"add_norm.residual": self.residual} | {
+            f"add_norm.layers[{index}].residual": override.axes["residual"]
+            for index, override in enumerate(self.layers)
+            if "residual" in override.axes
+        }
+        for where, residual in given.items():
+            if isinstance(residual, Choice):
+                yield where, residual
+            else:
+                yield from ((f"{where}.{name}", choice) for name, choice in residual.items())
 
     def norms(self, layers: int) -> Iterator[tuple[str, Choice]]:
         """Every norm of a model with so many layers, and where it stands."""

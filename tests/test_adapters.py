@@ -16,7 +16,10 @@ ROWS = {
     "vit": ["q_proj", "k_proj", "o_proj"],
     "albert": ["query", "dense"],
     "modernbert": ["Wqkv", "Wo"],
+    "deberta_v2": ["query_proj", "value_proj", "dense"],
+    "deberta_v2_conv": ["key_proj", "dense"],
     "wav2vec2": ["v_proj", "output_dense"],
+    "wav2vec2_stable": ["q_proj", "intermediate_dense"],
     "gpt2": ["c_attn", "c_proj"],
 }
 

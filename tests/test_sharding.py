@@ -14,10 +14,20 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
-SPECS = {name: name for name in ("residual", "hyper_connections", "rezero", "dyt")} | {"default": None}
+SPECS = {name: name for name in ("residual", "hyper_connections", "rezero", "dyt")} | {
+    "default": None,
+    # its statistics are those of both processes
+    "batch_norm": {"norm": "batch_norm"},
+}
 CASES = [(family, spec) for family in FAMILIES for spec in ("default", "residual")]
 # parameters of every shape that we add
-CASES += [("bert", "hyper_connections"), ("bert", "rezero"), ("bert", "dyt"), ("albert_groups", "hyper_connections")]
+CASES += [
+    ("bert", "batch_norm"),
+    ("bert", "hyper_connections"),
+    ("bert", "rezero"),
+    ("bert", "dyt"),
+    ("albert_groups", "hyper_connections"),
+]
 DROPPED = [("wav2vec2", "hyper_connections"), ("wav2vec2_stable", "hyper_connections")]
 SAMPLES = 2
 

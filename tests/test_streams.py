@@ -1,5 +1,6 @@
 """Streams and wirings on every family: hidden states, checkpointing, compile, export, caches, layer drop."""
 
+import copy
 import inspect
 import itertools
 
@@ -145,6 +146,28 @@ def test_compiles_as_one_graph(family, spec):
         _skip_where_stock_fails(_compile, family, **SHORT)
         raise
     torch.testing.assert_close(compiled, net(**inputs)[0])
+
+
+TRAINED = [("bert", spec) for spec in ("residual", "hyper_connections", "hybrid_norm", "batch_norm")]
+TRAINED += [("modernbert", "hyper_connections"), ("gpt2", "residual")]
+
+
+@pytest.mark.parametrize(("family", "spec"), TRAINED)
+def test_a_compiled_training_step_is_the_step(family, spec):
+    net = _plain_net(family, {"norm": "batch_norm"} if spec == "batch_norm" else spec, **SHORT)
+    inputs = _inputs(family)
+    for module in net.modules():
+        for name in ("p", "dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    twin = copy.deepcopy(net)
+    _compile(net.train(), inputs).square().mean().backward()
+    twin.train()(**inputs)[0].square().mean().backward()
+    for (name, one), two in zip(net.named_parameters(), twin.parameters(), strict=True):
+        if two.grad is not None:
+            torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-6, msg=name)
+    for (name, one), two in zip(net.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES)

@@ -10,8 +10,8 @@ OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 # The main job, on real input, with no Hub in reach: MiniLM learns whether a sentence describes a signature.
 demo: .venv/recipes .venv/demo
-	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/accelerate launch recipes/finetune_text.py --config recipes/configs/docstring_match.yaml \
-	    --output_dir runs/docstring_match-$(RUN) $(ARGS)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/accelerate launch recipes/finetune_text.py \
+	    --config recipes/configs/docstring_match.yaml --output_dir runs/docstring_match-$(RUN) $(ARGS)
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 $(ARGS)

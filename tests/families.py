@@ -1,9 +1,10 @@
 """The families under test: one row each, from which every suite is generated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -14,6 +15,7 @@ from hf_addnorm import (
     AddNormDebertaV2Config,
     AddNormGPT2Config,
     AddNormModernBertConfig,
+    AddNormSpec,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
     presets,
@@ -276,6 +278,62 @@ OTHER_SPECS: dict[str, Any] = {
     },
 }
 SPECS: dict[str, Any] = {name: name for name in PRESET_NAMES} | OTHER_SPECS
+
+
+def _traits(spec: Any) -> set[tuple[Any, ...]]:
+    """What a spec runs through that another may not: slots, residuals, stream, wiring, norms, start rules."""
+    parsed = AddNormSpec.parse(spec)
+    stream = {key: value for key, value in parsed.stream.options.items() if key in ("dynamic", "fractions")}
+    traits = {("stream", parsed.stream.kind, *stream.items()), ("wiring", parsed.wiring.kind), ("place", parsed.embed)}
+    traits |= {("init", rule.kind) for rule in parsed.init} | {("norm", norm.kind) for _, norm in parsed.norms(4)}
+    traits |= {("residual", residual.kind) for _, residual in parsed.residuals()}
+    for layer in (parsed.layer(index, 4) for index in range(4)):
+        traits |= {(name, *layer.slot_norms(name)) for name in ("attention", "feed_forward")}
+        traits.add(("width", layer.qkv_width, "q" in layer.attention))
+    return traits
+
+
+def _covering(specs: dict[str, Any]) -> list[str]:
+    """Few of the specs that together have all traits: the one with the most new ones, again and again."""
+    traits = {name: _traits(spec) for name, spec in specs.items()}
+    chosen, missing = [], set().union(*traits.values())
+    while missing:
+        chosen.append(max(traits, key=lambda name: len(traits[name] & missing)))
+        missing -= traits[chosen[-1]]
+    return chosen
+
+
+# one spec for each slot set, residual, stream, wiring, kind of norm and start rule
+COVERING = _covering(SPECS)
+# those that reach the most of a family's own code
+FEW_SPECS = ["post_ln", "all_slots", "hybrid_norm", "residual", "hyper_connections"]
+BASE_MODELS = {family: row.config_class.auto_classes["AutoModel"] for family, row in FAMILIES.items()}
+
+
+def specs_of(family: str) -> list[str]:
+    """The specs that a family can have: T-Fixup starts the embeddings' tables, if there are any."""
+    return [spec for spec in SPECS if spec != "t_fixup" or FAMILIES[family].config_class.has_tables]
+
+
+def quick_specs(family: str, model: str) -> list[str]:
+    """The specs with which every test run has a model: all for BERT and ViT, a covering set for other families."""
+    quick = _quick_specs(family, model)
+    return [spec for spec in specs_of(family) if spec in quick]
+
+
+def _quick_specs(family: str, model: str) -> Iterable[str]:
+    if model != BASE_MODELS[family]:
+        return [*FEW_SPECS, "post_dyt_everywhere"]
+    return SPECS if family in ("bert", "vit") else COVERING
+
+
+def product(models: list[tuple[str, str]]) -> list[Any]:
+    """(family, model, spec), all of them; what is not among the quick ones is marked slow."""
+    return [
+        pytest.param(family, model, spec, marks=() if spec in quick_specs(family, model) else pytest.mark.slow)
+        for family, model in models
+        for spec in specs_of(family)
+    ]
 
 
 def fill_with_pattern(model: torch.nn.Module) -> None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from families import FAMILIES, MODELS, OTHER_SPECS, SPECS, fill_with_pattern
+from families import COVERING, FAMILIES, MODELS, OTHER_SPECS, SPECS, fill_with_pattern, product
 from references import RESIDUAL_REFERENCES, Drawn
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, load_pretrained
@@ -72,10 +72,21 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
             elif kind == "HyperConnection" and name == "beta":
                 expected[key] = torch.ones(len(parameter))
             elif kind == "HyperConnection":
-                # reads one stream, in turn, and leaves all as they are
-                streams = torch.eye(len(parameter))
-                expected[key] = torch.cat([streams[:, sublayer % len(streams), None], streams], dim=1)
+                # reads the fractions of one stream, in turn, and leaves all as they are
+                pieces, fractions = torch.eye(len(parameter)), parameter.shape[1] - parameter.shape[0]
+                first = sublayer * fractions % len(pieces)
+                expected[key] = torch.cat([pieces[:, first : first + fractions], pieces], dim=1)
                 sublayer += 1
+            elif kind == "DepthWeightedAverage":
+                expected[key] = torch.eye(len(parameter))[-1]
+            elif kind == "DynamicHyperConnection":
+                expected[key] = torch.zeros_like(parameter)
+            elif kind == "ManifoldHyperConnection":
+                # four streams: read their mean, write to each once, mix little
+                starts = [-math.log(3)] * 4 + [0.0] * 4 + (5.0 * torch.eye(4)).flatten().tolist()
+                expected[key] = Drawn(0.02) if name == "weight" else torch.tensor(starts)
+            elif path.endswith(".scale_norm"):
+                expected[key] = torch.tensor([0.01])
     return expected
 
 
@@ -92,8 +103,7 @@ def stock_folders(tmp_path_factory):
     return folders
 
 
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize(("family", "model"), MODELS)
+@pytest.mark.parametrize(("family", "model", "spec"), product(MODELS))
 def test_stock_weights_into_another_spec(family, model, spec, stock_folders):
     row = FAMILIES[family]
     stock = row.stock_class(model)(row.stock_config(model))
@@ -120,7 +130,7 @@ def test_stock_weights_into_another_spec(family, model, spec, stock_folders):
     assert net(**row.inputs(model))[0].isfinite().all()
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", COVERING)
 def test_a_new_head_on_stock_weights_is_drawn_not_garbage(spec, stock_folders):
     _spoil_freed_memory()
     folder = stock_folders["bert", "AddNormBertModel"]

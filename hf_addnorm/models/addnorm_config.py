@@ -37,6 +37,8 @@ class AddNormConfig(PreTrainedConfig):
     stock_model_type: ClassVar[str]
     # the config's name for the stock norms' eps
     norm_eps_key: ClassVar[str] = "layer_norm_eps"
+    # whether the inputs are numbers of tokens, whose embeddings are tables
+    has_tables: ClassVar[bool] = True
     # every Auto class that finds the family's models, and the model that it finds
     auto_classes: ClassVar[dict[str, str]]
 

@@ -50,6 +50,7 @@ class Anatomy:
         encoder (`str`): the module that runs the layers; empty where the base model does.
         encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything. One with
             `holds_connections` has the blocks of all depths as `connections`, where layers may be shared.
+        embeddings (`tuple[str, ...]`): where the tables of the embeddings are; empty where it has none.
         embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
         embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
         final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.
@@ -64,6 +65,7 @@ class Anatomy:
     layers: Callable[[Any], list[str]]
     encoder: str = ""
     encoder_class: Any = None
+    embeddings: tuple[str, ...] = ()
     embed_norm: str | None = None
     embed_dropout: str | None = None
     final_norm: str | None = None

@@ -31,6 +31,7 @@ class AddNormViTConfig(AddNormConfig, ViTConfig):
 
     model_type = "addnorm_vit"
     stock_model_type: ClassVar[str] = "vit"
+    has_tables = False
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormViTModel",
         "AutoModelForImageClassification": "AddNormViTForImageClassification",

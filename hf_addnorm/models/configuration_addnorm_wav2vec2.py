@@ -35,6 +35,7 @@ class AddNormWav2Vec2Config(AddNormConfig, Wav2Vec2Config):
 
     model_type = "addnorm_wav2vec2"
     stock_model_type: ClassVar[str] = "wav2vec2"
+    has_tables = False
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormWav2Vec2Model",
         "AutoModelForPreTraining": "AddNormWav2Vec2ForPreTraining",

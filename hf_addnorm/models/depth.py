@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, log, sqrt
 from typing import Annotated, Any, Literal
 
-from .registry import Choice, Finite, Registry, number, says
+from .registry import Choice, Finite, Registry, number, says, whole
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,15 @@ def beam(position: Position, *, side: Literal["skip", "branch"]) -> float:
     """
     terms = position.sublayer + 2
     return sqrt((terms - 1) / terms) if side == "skip" else 1 / sqrt(terms)
+
+
+@DEPTH_RULES.register("deepnorm_encoder")
+def deepnorm_encoder(position: Position, *, decoder_layers: Annotated[int, whole(at_least=1)]) -> float:
+    """DeepNorm's skip in the encoder of an encoder-decoder: 0.81 (L^4 M)^(1/16), with M = `decoder_layers`.
+
+    Source: Wang et al., "DeepNet", 2022, arXiv 2203.00555.
+    """
+    return 0.81 * (position.layers**4 * decoder_layers) ** (1 / 16)
 
 
 def parse_depth_value(value: Any, where: str) -> "float | Choice":

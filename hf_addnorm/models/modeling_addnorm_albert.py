@@ -126,6 +126,7 @@ class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, AlbertPreTrainedModel
         layers=_layers,
         encoder="encoder",
         encoder_class=AddNormAlbertTransformer,
+        embeddings=("embeddings",),
         embed_norm="embeddings.LayerNorm",
         head_norms=("predictions.LayerNorm",),
     )

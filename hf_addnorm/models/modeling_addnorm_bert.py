@@ -108,6 +108,7 @@ class AddNormBertPreTrainedModel(AddNormPreTrainedModel, BertPreTrainedModel):
         layers=numbered("encoder.layer"),
         encoder="encoder",
         encoder_class=AddNormBertEncoder,
+        embeddings=("embeddings",),
         embed_norm="embeddings.LayerNorm",
         head_norms=("cls.predictions.transform.LayerNorm",),
     )

@@ -115,6 +115,7 @@ class AddNormDebertaV2PreTrainedModel(AddNormPreTrainedModel, DebertaV2PreTraine
         layers=numbered("encoder.layer"),
         encoder="encoder",
         encoder_class=AddNormDebertaV2Encoder,
+        embeddings=("embeddings",),
         embed_norm="embeddings.LayerNorm",
         other_norms=("encoder.conv.LayerNorm",),
         other_parts={"encoder.conv": AddNormDebertaV2ConvLayer},

@@ -75,6 +75,7 @@ class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, ModernBertPreTrai
     anatomy = Anatomy(
         layer=AddNormModernBertEncoderLayer,
         layers=numbered("layers"),
+        embeddings=("embeddings",),
         embed_norm="embeddings.norm",
         final_norm="final_norm",
         head_norms=("head.norm",),

@@ -134,6 +134,21 @@ PRESETS: dict[str, Preset] = {
         spec={"attention": [], "feed_forward": [], "residual": {"kind": "scalar", "start": 0.0, "share": "layer"}},
         note="The embedding norm stays where the stock model has one. At the first step only alpha has a gradient.",
     ),
+    "ds_init": Preset(
+        formula="x <- N(x + F(x)), the weights of layer l starting 1/sqrt(l) times as large",
+        flow="x -+-> F -> drop -> + -> N -> x\n   +-----------------^",
+        source="DS-Init, Zhang, Titov & Sennrich, 2019, arXiv 1908.11365",
+        spec={"init": ["ds_init"]},
+        official={"init": [{"kind": "ds_init", "exponent": -0.25}]},
+        note="Xavier uniform draws. The official code's 1/sqrt(l) is read as a variance: l^(-1/4).",
+    ),
+    "t_fixup": Preset(
+        formula="x <- x + F(x), no norm, v, o, w1, w2 starting 0.67 L^(-1/4) times as large",
+        flow="x -+-> F -> drop -> + -> x\n   +-----------------^",
+        source="T-Fixup, Huang, Perez, Ba & Volkovs, ICML 2020",
+        spec={"attention": [], "feed_forward": [], "embed": False, "init": ["t_fixup"]},
+        note="Xavier normal draws; the tables of the embeddings start N(0, 1/d) times (9L)^(-1/4). For text only.",
+    ),
     "layer_scale": Preset(
         formula="x <- x + lambda * F(N(x)), lambda a vector starting small; N after the last layer",
         flow="x -+-> N -> F -> drop -> * lambda -> + -> x   (final: N)\n   +----------------------------------^",

@@ -22,7 +22,7 @@ from transformers.conversion_mapping import (
 from .anatomy import Anatomy, Sublayer
 from .connection import AddNorm, Branch, Connections
 from .depth import Position, at_depth, positions
-from .initialization import INITS, Linear, ScaleWeights, ZeroNorms
+from .initialization import INITS, Linear
 from .inner import Seen
 from .norms import Norm, mixes_tokens
 from .refusals import refuse
@@ -507,10 +507,22 @@ class AddNormPreTrainedModel(PreTrainedModel):
         if isinstance(module, (Norm, Residual)):
             module.reset_parameters()
         for rule in getattr(self, "add_norm_inits", ()):
-            if isinstance(rule, ZeroNorms) and getattr(module, "add_norm_role", None) in rule.roles:
-                rule.apply(module)
-            if isinstance(rule, ScaleWeights) and isinstance(module, AddNormLayer):
-                output_scale = self.anatomy_of(self.config).output_scale
+            if getattr(module, "add_norm_role", None) in rule.roles:
+                rule.start_module(module, self._first_position())
+            # last of all: some stock models draw the tables as a part of what they are in
+            if module is self and "embed" in rule.roles:
+                for table in self._embedding_tables():
+                    rule.start_module(table, self._first_position())
+            if isinstance(module, AddNormLayer):
                 for path, (roles, position) in module.add_norm_linears.items():
-                    scale = at_depth(output_scale, position)
-                    rule.apply(Linear(module.get_submodule(path), roles, position, scale))
+                    if not set(roles).isdisjoint(rule.roles):
+                        scale = at_depth(self.anatomy_of(self.config).output_scale, position)
+                        rule.start_linear(Linear(module.get_submodule(path), roles, position, scale))
+
+    def _embedding_tables(self) -> list[nn.Module]:
+        parts = (self.get_submodule(path).modules() for path in self.anatomy_of(self.config).embeddings)
+        return [part for modules in parts for part in modules if isinstance(part, nn.Embedding)]
+
+    def _first_position(self) -> Position:
+        layers = self.config.add_norm_depth()
+        return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))

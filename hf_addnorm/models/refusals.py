@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 from .depth import Position, at_depth, positions
+from .initialization import INITS
 from .norms import PointwiseNorm, has_gain, is_a
 from .registry import Choice, one_of
 from .spec import AddNormSpec, LayerSpec
@@ -46,6 +47,15 @@ REFUSALS: dict[str, Refusal] = {
         lambda spec, config: spec.token_norms(config.add_norm_depth()) if config.add_norm_is_causal() else [],
         "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
         "a norm of each token by itself",
+    ),
+    "tables_that_are_not_there": Refusal(
+        lambda spec, config: (
+            []
+            if config.has_tables
+            else [("add_norm.init", rule) for rule in spec.init if "embed" in INITS.build(rule).roles]
+        ),
+        "it draws the tables of the embeddings, and images and sound are embedded without one",
+        "another init rule",
     ),
     "skips_over_several_streams": Refusal(
         lambda spec, config: (

@@ -72,10 +72,25 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
             elif kind == "HyperConnection" and name == "beta":
                 expected[key] = torch.ones(len(parameter))
             elif kind == "HyperConnection":
-                # reads one stream, in turn, and leaves all as they are
-                streams = torch.eye(len(parameter))
-                expected[key] = torch.cat([streams[:, sublayer % len(streams), None], streams], dim=1)
+                # reads the fractions of one stream, in turn, and leaves all as they are
+                pieces, columns = parameter.shape
+                fractions = columns - pieces
+                first = sublayer * fractions % pieces
+                pieces = torch.eye(pieces)
+                expected[key] = torch.cat([pieces[:, first : first + fractions], pieces], dim=1)
                 sublayer += 1
+            elif kind == "DynamicHyperConnection":
+                expected[key] = torch.zeros_like(parameter)
+            elif kind == "ManifoldHyperConnection" and name == "weight":
+                expected[key] = Drawn(0.02)
+            elif kind == "ManifoldHyperConnection":
+                n = module.streams
+                read, mix = torch.full((n,), -math.log(n - 1)), module.mix_bias * torch.eye(n).flatten()
+                expected[key] = torch.cat([read, torch.zeros(n), mix])
+            elif path.endswith("residual_gate.scale_norm"):
+                expected[key] = torch.full_like(parameter, 0.01)
+            elif kind == "DepthWeightedAverage":
+                expected[key] = torch.eye(len(parameter))[-1]
     return expected
 
 

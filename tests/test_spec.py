@@ -798,7 +798,7 @@ _ALLOWED = "allowed is"
         ({"residual": {"kind": "constant", "skip_scale": "beam"}}, ["add_norm.residual.skip_scale (beam)", "'side'"]),
         ({"wiring": "two_hop", "stream": "siamese"}, ["add_norm.wiring", "two_hop", "several streams", "siamese"]),
         ({"preset": "pre_ln", "variant": "official"}, ["add_norm.variant", "'pre_ln'", "deepnorm", "mhc"]),
-        ({"preset": "deepnorm", "variant": "oficial"}, ["add_norm.variant", "'oficial'", "'paper' or 'official'"]),
+        ({"preset": "deepnorm", "variant": "authors"}, ["add_norm.variant", "'authors'", "'paper' or 'official'"]),
         ({"stream": {"kind": "hyper_connections", "tanh": False}}, ["add_norm.stream", "tanh", "dynamic"]),
         ({"stream": {"kind": "manifold_hyper_connections", "streams": 1}}, ["stream.streams is 1", "at least 2"]),
         ({"layers": [{"every": 1, "attention": []}]}, ["add_norm.layers[0].every is 1", "at least 2"]),

@@ -340,8 +340,10 @@ def fill_with_pattern(model: torch.nn.Module) -> None:
     """Distinct, bounded values in every parameter, so that a weight in the wrong place shows."""
     with torch.no_grad():
         for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
-            # a direction's product with a token is squashed: around 1, all of them would be one number
-            middle = 1.0 if parameter.dim() == 1 and not name.endswith(".direction") else 0.0
+            # what is squashed must not be so large that all of it becomes one number: a vector that a token is
+            # multiplied with, the slope of a curve
+            small = name.endswith((".direction", ".weight_beta"))
+            middle = 0.0 if small or parameter.dim() > 1 else 0.2 if name.endswith("norm.alpha") else 1.0
             flat = torch.arange(parameter.numel(), dtype=torch.float64)
             values = 0.1 * torch.sin(0.7 * flat + index) + middle
             parameter.copy_(values.view_as(parameter))

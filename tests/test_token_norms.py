@@ -12,7 +12,7 @@ from families import FAMILIES
 from safetensors import safe_open
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
-from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.spec import NORMS
 from hf_addnorm.models.token_mask import TokenMask, running_with
 
 

@@ -51,16 +51,22 @@ class Norm(nn.Module):
         """The function without gain and bias; `x` [..., hidden], float32 or float64."""
         raise NotImplementedError
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.normalize(x.to(torch.promote_types(x.dtype, torch.float32)))
+    def scale(self, y: torch.Tensor) -> torch.Tensor:
+        """`y * gain`."""
         if self.weight is not None:
             y = y * self.weight
         elif self.zero_centered_weight is not None:
             # summed in the dtype of y: in half precision 1 + w would lose what w says
             y = y * (1 + self.zero_centered_weight.to(y.dtype))
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype)
+        return y
+
+    def shift(self, y: torch.Tensor) -> torch.Tensor:
+        """`y + bias`."""
+        return y if self.bias is None else y + self.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.normalize(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return self.shift(self.scale(y)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}"

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from .depth import parse_depth_value
 from .initialization import INITS
 from .presets import PRESETS
+from .quadratic_norms import NORMS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .residuals import RESIDUALS
 from .streams import STREAMS
-from .token_norms import NORMS
 from .wirings import WIRINGS
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .registry import Fraction, Positive, whole
-from .running_norms import NORMS, RunningNorm, blend, over_processes, over_tokens
+from .running_norms import NORMS, RunningNorm, over_processes, over_tokens, processes
 
 
 class _ApproximateDivision(torch.autograd.Function):
@@ -23,16 +23,18 @@ class _ApproximateDivision(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         z, *taken = ctx.saved_tensors
-        return ctx.norm.input_gradient(grad, z, *taken), None, None, *[None] * len(taken)
+        # as each process's share in the mean of their losses: statistics of gradients are those of the whole batch
+        grad = ctx.norm.input_gradient(grad / processes(), z, *taken) * processes()
+        return grad, None, None, *[None] * len(taken)
 
 
 class QuadraticNorm(RunningNorm):
     """Base of the norms that divide by a root of quadratic means and keep statistics of gradients too.
 
     In training `take_in` returns the quadratic mean to divide by, the one to divide by in the backward, and what else
-    the backward needs. Statistics of gradients move in the backward. Their unit is the loss: a loss scale that
-    changes, as in float16 training, changes it under them. torch.compile leaves these norms out in training (a break
-    of the graph); there is no second derivative.
+    the backward needs. Statistics of gradients move in the backward. Their unit is the loss (with several processes,
+    the mean of theirs): a loss scale that changes, as in float16 training, changes it under them. torch.compile leaves
+    these norms out in training (a break of the graph); there is no second derivative.
     """
 
     running_square: torch.Tensor
@@ -143,11 +145,13 @@ class PowerNorm(QuadraticNorm):
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         square, count = batch
-        done, before, counts = self.iterations_done, self.running_square.clone(), count > 0
-        done.add_(counts)
-        blend(self.running_square, square, torch.ones_like(count) / done.clamp(min=1), counts & (done < self.warmup))
-        blend(self.running_square, square, self.momentum, counts)
-        used = torch.where(counts & (done <= self.warmup), square, before)
+        counts, before = count > 0, self.running_square.clone()
+        number = self.iterations_done + counts
+        self.put("iterations_done", number)
+        share = torch.ones_like(count) / number.clamp(min=1)
+        self.blend("running_square", square, share, counts & (number < self.warmup))
+        self.blend("running_square", square, self.momentum, counts)
+        used = torch.where(counts & (number <= self.warmup), square, before)
         return used, torch.where(counts, square, before) if self.official else used
 
     def input_gradient(
@@ -155,8 +159,8 @@ class PowerNorm(QuadraticNorm):
     ) -> torch.Tensor:
         left = grad - self.running_gradient * z
         # [left * z] is [g * z] - running_gradient * [z^2]
-        move = self.momentum * over_tokens(left * z, count)
-        self.running_gradient.add_(torch.where(count > 0, move, 0.0))
+        moved = self.running_gradient + self.momentum * over_tokens(left * z, count)
+        self.put("running_gradient", torch.where(count > 0, moved, self.running_gradient))
         return left / torch.sqrt(square + self.eps)
 
     def extra_repr(self) -> str:
@@ -255,7 +259,8 @@ class UnifiedNorm(QuadraticNorm):
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         square, count = batch
         counts, before = count > 0, self.running_square.clone()
-        number = self.iterations_done.add_(counts).clone()
+        number = self.iterations_done + counts
+        self.put("iterations_done", number)
         window = self._with(self.window_squares, number, square)
         geometric = window.log().mean(0).exp()
         outlier = torch.full_like(counts, self.window == 1)
@@ -264,8 +269,8 @@ class UnifiedNorm(QuadraticNorm):
             outlier = outlier | (self._settled(number) & (window.mean(0) - geometric > spread).any())
             window = torch.where(outlier, self._with(self.window_squares, number, before), window)
         used = torch.where(self._settled(number) & ~outlier, geometric, square)
-        self.window_squares.copy_(torch.where(counts, window, self.window_squares))
-        blend(self.running_square, used, self.momentum, counts)
+        self.put("window_squares", torch.where(counts, window, self.window_squares))
+        self.blend("running_square", used, self.momentum, counts)
         used = torch.where(counts, used, before)
         ratio = torch.sqrt((used + self.eps) / (before + self.eps)).clamp(1 / 5, 5)
         ratio = torch.where((number > max(1000, self.warmup)) & ~outlier, ratio, 1.0)
@@ -279,8 +284,8 @@ class UnifiedNorm(QuadraticNorm):
         newest = over_tokens(grad * z, count)
         window = self._with(self.window_gradients, number, torch.where(outlier, before, newest))
         mean = torch.where(self._settled(number) & ~outlier, window.mean(0), newest)
-        self.window_gradients.copy_(torch.where(counts, window, self.window_gradients))
-        blend(self.running_gradient, mean, self.momentum, counts)
+        self.put("window_gradients", torch.where(counts, window, self.window_gradients))
+        self.blend("running_gradient", mean, self.momentum, counts)
         known = torch.where(outlier, mean, self.running_gradient)
         return (grad - known * z) / torch.sqrt(square + self.eps)
 

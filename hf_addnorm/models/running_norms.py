@@ -36,11 +36,14 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
+def processes() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def over_processes(x: torch.Tensor) -> torch.Tensor:
     """The sum of `x` over all processes, where there are several."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _SumOverProcesses.apply(x)
-    return x
+    return _SumOverProcesses.apply(x) if processes() > 1 else x
 
 
 def over_tokens(x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -75,6 +78,21 @@ class RunningNorm(TokenNorm):
         for name, start in self._starts.items():
             nn.init.constant_(self.get_buffer(name), start)
 
+    def put(self, name: str, value: torch.Tensor) -> None:
+        """Give a running statistic another value."""
+        buffer = self.get_buffer(name)
+        if torch.compiler.is_compiling():
+            # A compiled backward may compute again what came from a buffer: then the buffer must not have changed, so
+            # another one takes its place.
+            setattr(self, name, value.to(buffer.dtype))
+        else:
+            buffer.copy_(value)
+
+    def blend(self, name: str, new: torch.Tensor, weight: float | torch.Tensor, counts: torch.Tensor) -> None:
+        """Move a running statistic towards `new` by `weight`, where `counts` is true."""
+        running = self.get_buffer(name)
+        self.put(name, torch.where(counts, running + weight * (new - running), running))
+
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Let the running statistics take in those of a batch.
 
@@ -103,11 +121,6 @@ class RunningNorm(TokenNorm):
             if after.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, before.to(after.device))
         return self
-
-
-def blend(running: torch.Tensor, new: torch.Tensor, momentum: float | torch.Tensor, counts: torch.Tensor) -> None:
-    """Move `running` towards `new` by `momentum`, where `counts` is true."""
-    running.copy_(torch.where(counts, running + momentum * (new - running), running))
 
 
 @NORMS.register("batch_norm")
@@ -155,10 +168,9 @@ class BatchNorm(RunningNorm):
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         mean, var, count = batch
-        running_mean, running_var = self.get_buffer("running_mean"), self.get_buffer("running_var")
-        before = running_mean.clone(), running_var.clone()
-        blend(running_mean, mean, self.momentum, count > 1)
-        blend(running_var, var * count / (count - 1).clamp(min=1.0), self.momentum, count > 1)
+        before = self.get_buffer("running_mean").clone(), self.get_buffer("running_var").clone()
+        self.blend("running_mean", mean, self.momentum, count > 1)
+        self.blend("running_var", var * count / (count - 1).clamp(min=1.0), self.momentum, count > 1)
         return before
 
     def compare(
@@ -324,9 +336,8 @@ class ProgressiveRepBatchNorm(RunningNorm):
         return share * self.layer_norm(x) + (1 - share) * self.rep_bn.transform(x, real)
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        done = self.get_buffer("iterations_done")
-        before = done.clone()
-        done.add_(1)
+        before = self.get_buffer("iterations_done").clone()
+        self.put("iterations_done", before + 1)
         return (before,)
 
     def extra_repr(self) -> str:

@@ -91,7 +91,8 @@ class ProgressiveRep(Batch):
         done = int(self.state["iterations_done"])
         share = max(1 - done / self.iterations, 0.0)
         self.state["iterations_done"] = torch.tensor(done + 1)
-        mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        mean = x.mean(-1, keepdim=True)
+        var = ((x - mean) ** 2).mean(-1, keepdim=True)
         layer_norm = self.affine((x - mean) / (var + self.eps) ** 0.5, "layer_norm.weight", "layer_norm.bias")
         rep_bn, _ = super().forward(x)
         return share * layer_norm + (1 - share) * (rep_bn + self.p["rep_bn.alpha"] * x), 0.0

@@ -43,6 +43,19 @@ REFUSALS: dict[str, Refusal] = {
         "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
         "a norm of each token by itself",
     ),
+    "zero_out_norm_on_rep_bn": Refusal(
+        lambda spec, config: (
+            [
+                (where, norm)
+                for where, norm in spec.norms(config.add_norm_depth())
+                if where.endswith(".out") and norm.kind == "rep_bn"
+            ]
+            if any(rule.kind == "zero_out_norm" for rule in spec.init)
+            else []
+        ),
+        "add_norm.init is to start it at 0 (zero_out_norm), but with gain and bias 0 its output is alpha * x",
+        "another norm there, or another init rule",
+    ),
     "b2t_over_several_streams": Refusal(
         lambda spec, config: (
             [("add_norm.wiring", spec.wiring)]

@@ -63,6 +63,8 @@ class RunningNorm(TokenNorm):
     """
 
     keep_in_float32: tuple[str, ...] = ()
+    # whether a training forward works with statistics of those before it
+    looks_back = True
 
     def __init__(self, hidden_size: int, gain: bool, bias: bool):
         super().__init__(hidden_size, gain, bias)
@@ -104,12 +106,17 @@ class RunningNorm(TokenNorm):
     def counted(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`take_in` once per forward; a recomputation is given what the forward was."""
         taken = current().once(self, partial(self.take_in, *batch))
-        if taken is None:
-            # it knows nothing of its forward: as another one, which does not count
-            before = {name: buffer.clone() for name, buffer in self.named_buffers(recurse=False)}
-            taken = self.take_in(*batch)
-            for name, value in before.items():
-                self.get_buffer(name).copy_(value)
+        if taken is not None:
+            return taken
+        if self.looks_back:
+            raise RuntimeError(
+                f"{type(self).__name__} needs the statistics that it had in the forward, which a checkpoint around a "
+                "layer or a model does not keep; checkpoint with the model's gradient_checkpointing_enable()."
+            )
+        before = {name: buffer.clone() for name, buffer in self.named_buffers(recurse=False)}
+        taken = self.take_in(*batch)
+        for name, value in before.items():
+            self.put(name, value)
         return taken
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -146,6 +153,7 @@ class BatchNorm(RunningNorm):
     """
 
     keep_in_float32 = ("running_mean", "running_var")
+    looks_back = False
 
     def __init__(
         self, hidden_size: int, *, gain: bool = True, bias: bool = True, eps: Positive = 1e-5, momentum: Fraction = 0.1
@@ -214,6 +222,7 @@ class RegularizedBatchNorm(BatchNorm):
     """
 
     adds_loss = True
+    looks_back = True
 
     def __init__(
         self,

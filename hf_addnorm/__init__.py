@@ -5,6 +5,7 @@ Importing it registers every family with AutoConfig, the AutoModel classes, Auto
 
 from .auto import load_pretrained, register_family
 from .models.addnorm_config import AddNormConfig
+from .models.auxiliary_loss import collect_losses
 from .models.configuration_addnorm_albert import *
 from .models.configuration_addnorm_bert import *
 from .models.configuration_addnorm_deberta_v2 import *
@@ -34,6 +35,6 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
-__all__ = ["AddNormConfig", "AddNormSpec", "Preset", "load_pretrained", "presets", "register_family"]
+__all__ = ["AddNormConfig", "AddNormSpec", "Preset", "collect_losses", "load_pretrained", "presets", "register_family"]
 # and the families' classes
 __all__ += [name for name in globals() if name.startswith("AddNorm") and name not in __all__]

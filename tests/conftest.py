@@ -22,3 +22,12 @@ transformers.utils.logging.disable_progress_bar()
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def padded():
+    """[batch, seq, 5] in float64, and which tokens are real."""
+    x = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
+    real = torch.ones(3, 7, dtype=torch.bool)
+    real[0, 4:], real[1, :2] = False, False
+    return x, real

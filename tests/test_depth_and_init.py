@@ -449,8 +449,10 @@ def test_zero_out_norm_starts_as_the_identity():
     torch.testing.assert_close(model.encoder(x).last_hidden_state, model.encoder.final_norm(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("out", ["none", {"kind": "layer_norm", "gain": False}], ids=str)
-def test_zero_out_norm_on_a_norm_without_gain_is_refused(out):
+@pytest.mark.parametrize(
+    "out", ["none", {"kind": "layer_norm", "gain": False}, "rep_bn", "progressive_rep_bn"], ids=str
+)
+def test_zero_out_norm_on_a_norm_that_cannot_start_at_zero_is_refused(out):
     with pytest.raises(ValueError, match="zero_out_norm"):
         config({"attention": {"out": out}, "feed_forward": {"out": out}, "init": "zero_out_norm"})
 

@@ -106,7 +106,12 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "layers[0].residual": (RESIDUALS, lambda choice: {"layers": [{"first": 1, "residual": choice}]}),
 }
 # the options that a kind cannot be without
-NEEDED = {"power": {"of": "layer", "exponent": 1.0}, "linear": {"last": 0.5}, "beam": {"side": "skip"}}
+NEEDED = {
+    "power": {"of": "layer", "exponent": 1.0},
+    "linear": {"last": 0.5},
+    "beam": {"side": "skip"},
+    "deepnorm_encoder": {"decoder_layers": 3},
+}
 
 
 def config(add_norm=None, **kwargs):
@@ -646,7 +651,7 @@ _ALLOWED = "allowed is"
         ({"norm": {"kind": 1}}, ["add_norm.norm", "1", "Known:"]),
         ({"residual": "ad"}, ["add_norm.residual", "'ad'", "Did you mean add"]),
         ({"init": "depnorm"}, ["add_norm.init[0]", "'depnorm'", "Did you mean deepnorm"]),
-        ({"init": ["scaled_output", "t_fixup"]}, ["add_norm.init[1]", "'t_fixup'", *INITS]),
+        ({"init": ["scaled_output", "z_fixup"]}, ["add_norm.init[1]", "'z_fixup'", "Did you mean t_fixup", *INITS]),
         ({"init": {"base": "stock"}}, ["add_norm.init[0]", "'kind'", *INITS]),
         ({"stream": "duel"}, ["add_norm.stream", "unknown stream 'duel'", "Did you mean dual", *STREAMS]),
         ({"stream": {"kind": "hyper_connection"}}, ["add_norm.stream", "Did you mean hyper_connections", *STREAMS]),

@@ -1,4 +1,4 @@
-"""Batch and instance norm over real tokens: padding counts nowhere, every micro-batch counts once."""
+"""The norms over real tokens: padding counts nowhere, every micro-batch counts once in running statistics."""
 
 import json
 import os
@@ -8,18 +8,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES
-from references import sum_norm
+from families import FAMILIES, MODELS, fill_with_pattern
+from running_references import RUNNING_REFERENCES
 from safetensors import safe_open
 
-from hf_addnorm import AddNormBertConfig, AddNormBertModel
-from hf_addnorm.models.norms import NORMS, mixes_tokens
+from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, collect_losses
+from hf_addnorm.models.running_norms import RunningNorm
+from hf_addnorm.models.spec import NORMS
 from hf_addnorm.models.token_mask import TokenMask, running_with
 
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS.parents[1] / "shared" / "golden"
-KINDS = ["batch_norm", "instance_norm"]
+RUNNING = {
+    kind: factory for kind, factory in NORMS.items() if isinstance(factory, type) and issubclass(factory, RunningNorm)
+}
+# norms whose training output knows nothing of earlier batches
+MEMORYLESS = ["batch_norm", "instance_norm"]
+KINDS = ["instance_norm", *RUNNING]
+CASES = [
+    pytest.param(kind, reference, options, id="-".join([kind, *(f"{key}={value}" for key, value in options.items())]))
+    for kind, rows in RUNNING_REFERENCES.items()
+    for reference, options in rows
+]
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
@@ -57,132 +68,8 @@ def naive(kind, x, real, weight, bias, eps=1e-5, unbiased=False):
     return y[real]
 
 
-def contra(x, norm, scale=0.1, identity=False, temperature=1.0, eps=1e-6):
-    """One sequence [tokens, hidden] without padding, token by token."""
-    directions = torch.stack([token / token.norm() for token in x])
-    rows = []
-    for i, token in enumerate(x):
-        weights = torch.stack([torch.exp(directions[i] @ other / temperature) for other in directions])
-        mixed = (weights[:, None] * x).sum(0) / weights.sum()
-        y = (1 + scale if identity else 1) * token - scale * mixed
-        y = y - y.mean()
-        rows.append(y / (y.square().mean() + eps) ** 0.5 * norm.weight + norm.bias)
-    return torch.stack(rows)
-
-
-# norms without a state: the options, and the function of one sequence without padding
-SEQUENCE_NORMS = {
-    "contra": ("contra_norm", {}, contra),
-    "contra_bert": ("contra_norm", {"scale": 0.5, "identity": True, "temperature": 0.5}, contra),
-    **{
-        f"{'signed' if signed else 'sizes'}_sum": (
-            "sum_norm",
-            {"over": "tokens", "signed": signed, "eps": eps},
-            lambda x, norm, over, **options: sum_norm(x, {"weight": norm.weight}, axis=0, **options),
-        )
-        # one of the five sums of a sequence is below the floor
-        for signed, eps in ((True, 5.0), (False, 10.0))
-    },
-}
-
-
-@pytest.mark.parametrize("name", SEQUENCE_NORMS)
-def test_of_a_sequence_is_the_formula_of_its_real_tokens(name, padded):
-    x, real = padded
-    kind, options, formula = SEQUENCE_NORMS[name]
-    norm = build(kind, 5, **options)
-    results = []
-    for function in (
-        lambda z: running_with(TokenMask(real), norm, z)[real],
-        lambda z: torch.cat([formula(row[mask], norm, **options) for row, mask in zip(z, real, strict=True)]),
-    ):
-        z = x.clone().requires_grad_()
-        y = function(z)
-        grads = torch.autograd.grad((y * torch.sin(torch.arange(y.numel()).view_as(y))).sum(), [z, *norm.parameters()])
-        results.append((y, *grads))
-    for one, two in zip(*results, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
-    if "eps" in options:
-        below = (
-            torch.stack(
-                [
-                    (row[mask] if options["signed"] else row[mask].abs()).sum(0)
-                    for row, mask in zip(x, real, strict=True)
-                ]
-            ).abs()
-            < options["eps"]
-        )
-        assert 0 < below.sum() < below.numel()
-
-
-@pytest.mark.parametrize("name", SEQUENCE_NORMS)
-def test_heads_are_sequences_of_their_own(name):
-    """As the norms of q, k and v have it: [batch, seq, heads, features]."""
-    kind, options, _ = SEQUENCE_NORMS[name]
-    norm = build(kind, 5, **options)
-    x = torch.randn(2, 7, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    real = torch.ones(2, 7, dtype=torch.bool)
-    real[0, 4:] = False
-    y = running_with(TokenMask(real), norm, x)
-    for head in range(3):
-        expected = running_with(TokenMask(real), norm, x[:, :, head])
-        torch.testing.assert_close(y[:, :, head], expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", SEQUENCE_NORMS)
-def test_half_precision_of_a_sequence_is_rounded_once(name, dtype, padded):
-    x, real = padded
-    kind, options, _ = SEQUENCE_NORMS[name]
-    norm = build(kind, 5, **options)
-    for parameter in norm.parameters():
-        parameter.data = parameter.data.to(dtype).double()
-    x = x.to(dtype)
-    expected = running_with(TokenMask(real), norm, x.double())[real]
-    half = norm.to(dtype)
-    for autocast in (False, True):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            y = running_with(TokenMask(real), half, x)[real]
-        assert y.dtype == dtype
-        torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
-
-
-def test_contra_norm_without_its_scale_is_layer_norm(padded):
-    x, real = padded
-    norm = build("contra_norm", 5, scale=0, eps=1e-3)
-    expected = torch.nn.functional.layer_norm(x[real], (5,), norm.weight, norm.bias, 1e-3)
-    torch.testing.assert_close(running_with(TokenMask(real), norm, x)[real], expected, rtol=1e-12, atol=1e-12)
-
-
-def test_tokens_of_nothing_and_sequences_without_tokens_are_finite():
-    real = torch.tensor([[True, True, False], [False, False, False]])
-    for kind, options, _ in SEQUENCE_NORMS.values():
-        norm = build(kind, 5, **options)
-        for value in (0.0, 1e-30):
-            x = torch.full((2, 3, 5), value, requires_grad=True)
-            y = running_with(TokenMask(real), norm.float(), x)
-            y[real].sum().backward()
-            assert y.isfinite().all()
-            assert x.grad.isfinite().all()
-
-
-def test_whether_tokens_are_mixed_may_be_a_matter_of_options():
-    mixing = {kind for kind in NORMS if mixes_tokens(NORMS.parse(kind, "norm"))}
-    assert {"batch_norm", "instance_norm", "contra_norm"} <= mixing
-    assert not mixing & {"layer_norm", "rms_norm", "none", "sum_norm"}
-    assert mixes_tokens(NORMS.parse({"kind": "sum_norm", "over": "tokens"}, "norm"))
-
-
-@pytest.fixture
-def padded():
-    x = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
-    real = torch.ones(3, 7, dtype=torch.bool)
-    real[0, 4:], real[1, :2] = False, False
-    return x, real
-
-
 @pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MEMORYLESS)
 def test_forward_and_gradients_are_the_formulas(kind, unbiased, padded):
     x, real = padded
     if unbiased and kind == "batch_norm":
@@ -201,20 +88,145 @@ def test_forward_and_gradients_are_the_formulas(kind, unbiased, padded):
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [*((kind, {}) for kind in KINDS), *((kind, options) for kind, options, _ in SEQUENCE_NORMS.values())],
-)
-def test_padding_may_hold_anything(kind, options, padded):
+def test_every_running_norm_has_a_reference():
+    assert set(RUNNING_REFERENCES) == set(RUNNING)
+
+
+def batches():
+    """[batch, seq, 6] and which tokens are real, one after the other: many, one, none; one batch is an outlier."""
+    draw = torch.Generator().manual_seed(5)
+    for step, (rows, length, real) in enumerate(
+        [(3, 7, 15), (2, 4, 8), (1, 5, 1), (2, 3, 0), (2, 5, 7), (3, 3, 9)] * 2
+    ):
+        x = torch.randn(rows, length, 6, generator=draw, dtype=torch.float64) * (1 + step % 3) + 0.5
+        x = x * 40 if step == 6 else x
+        chosen = torch.zeros(rows * length, dtype=torch.bool)
+        chosen[torch.randperm(rows * length, generator=draw)[:real]] = True
+        yield x, chosen.view(rows, length), torch.randn(x.shape, generator=draw, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("kind", "reference", "options"), CASES)
+def test_every_step_is_that_of_the_formula(kind, reference, options, late):
+    """Output, gradients and state after each of a series of batches, and the evaluation after it."""
+    norm = build(kind, 6, **options)
+    expected = reference(dict(norm.named_parameters()), **{k: v for k, v in options.items() if k != "variant"})
+    if late:
+        # far into the training, where a warm-up is over
+        for name in {"iterations_done"} & set(expected.state):
+            expected.state[name] = torch.tensor(20_000 if kind == "power_norm" else 4_998)
+        for name in {"window_squares"} & set(expected.state):
+            # so unlike that not every batch is an outlier
+            rows = expected.state[name]
+            expected.state[name] = torch.linspace(0.2, 80, rows.numel(), dtype=torch.float64).view_as(rows)
+        norm.load_state_dict(expected.state, strict=False)
+    assert dict(norm.named_buffers()).keys() == {named(norm, name) for name in expected.state}
+    for x, real, cotangent in batches():
+        z = x.clone().requires_grad_()
+        y, losses = collect_losses(running_with, TokenMask(real), norm, z)
+        # what follows in the model sees no padding
+        objective = sum([(y[real] * cotangent[real]).sum(), *losses])
+        grads = torch.autograd.grad(objective, [z, *norm.parameters()])
+        y_expected, x_grad, parameter_grads = expected.train(x[real].detach(), cotangent[real])
+        close(y[real], y_expected)
+        close(grads[0][real], x_grad)
+        assert (grads[0][~real] == 0).all()
+        for (name, _), grad in zip(norm.named_parameters(), grads[1:], strict=True):
+            close(grad, parameter_grads[name], name)
+        for name, value in expected.state.items():
+            close(norm.get_buffer(named(norm, name)), value, name)
+        assert y.isfinite().all()
+    close(running_with(TokenMask(real), norm.eval(), x)[real], expected.evaluate(x[real]))
+    if kind == "unified_norm" and late:
+        # the series reaches what it is meant for
+        assert (expected.outliers > 0) == (norm.outlier_filtration or norm.window == 1)
+        assert (expected.compensated > 0) == (norm.window > 1)
+
+
+def named(norm, name):
+    """The full name of a buffer, which may be a part's."""
+    return next(full for full, _ in norm.named_buffers() if full.split(".")[-1] == name)
+
+
+def close(actual, expected, what=""):
+    torch.testing.assert_close(
+        actual.detach(), expected.detach().to(actual.dtype), rtol=1e-10, atol=1e-10, msg=lambda m: f"{what}: {m}"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_may_hold_anything(kind, padded):
     x, real = padded
-    norm = build(kind, 5, **options)
-    y = running_with(TokenMask(real), norm, x)
-    for value in (1e30, float("inf"), float("nan")):
+    results = []
+    for value in (0.0, 1e30, float("inf"), float("nan")):
+        norm = build(kind, 5)
         z = torch.where(real.unsqueeze(-1), x, value).requires_grad_()
-        again = running_with(TokenMask(real), norm, z)
-        assert torch.equal(again, y)
-        grads = torch.autograd.grad(again[real].sum(), [z, *norm.parameters()])
+        y = running_with(TokenMask(real), norm, z)
+        grads = torch.autograd.grad(y[real].sum(), [z, *norm.parameters()])
+        assert y.isfinite().all()
         assert all(grad.isfinite().all() for grad in grads)
+        results.append((y, *grads, *norm.buffers(), running_with(TokenMask(real), norm.eval(), z)[real]))
+    for other in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"gain": False}])
+def test_rep_bn_without_its_sum_is_batch_norm(options, padded):
+    x, real = padded
+    rep, batch = build("rep_bn", 5, alpha_init=0.0, **options), build("batch_norm", 5, **options)
+    with torch.no_grad():
+        rep.alpha.zero_()
+    assert torch.equal(running_with(TokenMask(real), rep, x), running_with(TokenMask(real), batch, x))
+    assert torch.equal(running_with(TokenMask(real), rep.eval(), x), running_with(TokenMask(real), batch.eval(), x))
+
+
+def test_progressive_rep_bn_goes_from_layer_norm_to_rep_bn(padded):
+    x, real = padded
+    norm = build("progressive_rep_bn", 5, iterations=2)
+    layer_norm = torch.nn.functional.layer_norm(x, (5,), norm.layer_norm.weight, norm.layer_norm.bias)
+    rep_bn = build("rep_bn", 5)
+    rep_bn.load_state_dict(norm.rep_bn.state_dict())
+    rep_bn = running_with(TokenMask(real), rep_bn, x)
+    for expected in (layer_norm, (layer_norm + rep_bn) / 2, rep_bn, rep_bn):
+        close(running_with(TokenMask(real), norm, x)[real], expected[real])
+    # and there the count ends to matter
+    assert norm.iterations_done == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"groups": 4}, "groups is 4, which does not divide the width 6"),
+        ({"groups": "heads"}, 'groups is "heads" and there is no model'),
+    ],
+)
+def test_power_norms_groups_must_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        build("power_norm", 6, **options)
+
+
+@pytest.mark.parametrize("kind", RUNNING)
+def test_starts_are_documented(kind):
+    norm = build(kind, 5)
+    for tensor in norm.state_dict().values():
+        tensor.fill_(77)
+    norm.reset_parameters()
+    ones = ("running_var", "running_square", "weight", "alpha")
+    for name, tensor in norm.state_dict().items():
+        assert (tensor == (1 if name.endswith(ones) else 0)).all(), name
+
+
+@pytest.mark.parametrize("kind", RUNNING)
+def test_half_input(kind, padded):
+    x, real = padded
+    norm = build(kind, 5).to(torch.bfloat16)
+    x = x.to(torch.bfloat16).requires_grad_()
+    y = running_with(TokenMask(real), norm, x)
+    y.sum().backward()
+    assert (y.dtype, x.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert not {buffer.dtype for buffer in norm.buffers()} & {torch.bfloat16}
+    for _, buffer in norm.named_buffers():
+        assert buffer.isfinite().all()
 
 
 def test_running_statistics_are_those_of_torch(padded):
@@ -229,30 +241,33 @@ def test_running_statistics_are_those_of_torch(padded):
     torch.testing.assert_close(running_with(TokenMask(real), norm.eval(), x)[real], stock.eval()(x[real]))
 
 
-def test_few_tokens_have_a_defined_result():
-    for kind in KINDS:
-        norm = build(kind, 5)
-        before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_tokens_have_a_defined_result(kind):
+    norm = build(kind, 5)
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    x = torch.full((1, 4, 5), 3.0, dtype=torch.float64)
+    for count in (1, 0):
         one = torch.zeros(1, 4, dtype=torch.bool)
-        for count in (1, 0):
-            one[0, :count] = True
-            y = running_with(TokenMask(one), norm, torch.full((1, 4, 5), 3.0, dtype=torch.float64))
-            assert y.isfinite().all()
-            if count:
-                assert torch.equal(y[0, 0], norm.bias)
-            one[:] = False
-        # a variance of fewer than two tokens is none
-        assert all(torch.equal(buffer, before[name]) for name, buffer in norm.named_buffers())
-        two_rows = torch.tensor([[True] * 4, [False] * 4])
-        x = torch.randn(2, 4, 5, dtype=torch.float64)
-        assert running_with(TokenMask(two_rows), norm, x).isfinite().all()
+        one[0, :count] = True
+        y = running_with(TokenMask(one), norm, x)
+        assert y.isfinite().all()
+        if count and kind in ("instance_norm", "batch_norm", "regularized_bn"):
+            assert torch.equal(y[0, 0], norm.bias)
+        # a variance of fewer than two tokens is none; a quadratic mean of one is one
+        fewest = 1 if "running_square" in before else 2
+        for name, buffer in norm.named_buffers():
+            assert torch.equal(buffer, before[name]) or count >= fewest or name == "iterations_done", name
+        before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    two_rows = torch.tensor([[True] * 4, [False] * 4])
+    x = torch.randn(2, 4, 5, dtype=torch.float64)
+    assert running_with(TokenMask(two_rows), norm, x).isfinite().all()
 
 
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not beside the repository")
 
 
 @needs_golden
-@pytest.mark.parametrize("file", ["masked_batch_norm", "instance_norm_masked", "instance_norm_unbiased"])
+@pytest.mark.parametrize("file", ["masked_batch_norm", "instance_norm_masked", "instance_norm_unbiased", "rep_bn"])
 def test_golden(file):
     with safe_open(GOLDEN / f"norm_{file}.safetensors", "pt") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
@@ -260,7 +275,7 @@ def test_golden(file):
     params, tolerance = json.loads(meta["params"]), float(meta["tolerance"])
     real = tensors.get("input.token_mask", torch.ones(tensors["input.x"].shape[:2], dtype=torch.bool))
     tensors = {key: value.double() for key, value in tensors.items() if key != "input.token_mask"}
-    kind = "batch_norm" if "batch" in file else "instance_norm"
+    kind = "rep_bn" if file == "rep_bn" else "batch_norm" if "batch" in file else "instance_norm"
     options = {key: params[key] for key in ("eps", "momentum", "variance") if key in params}
     if file == "instance_norm_unbiased":
         options["variance"] = "unbiased"
@@ -270,21 +285,21 @@ def test_golden(file):
     }
     norm.load_state_dict({key: value for key, value in state.items() if key in norm.state_dict()})
 
-    def close(actual, expected):
+    def within(actual, expected):
         error = (actual - expected).abs().max() / expected.abs().max()
         assert error <= tolerance
 
     x = tensors["input.x"].requires_grad_()
     y = running_with(TokenMask(real), norm, x)
-    close(y[real], tensors["output.y"][real])
+    within(y[real], tensors["output.y"][real])
     (y * tensors["cotangent"]).sum().backward()
-    close(x.grad[real], tensors["grad.x"][real])
-    close(norm.weight.grad, tensors["grad.weight"])
-    close(norm.bias.grad, tensors["grad.bias"])
-    if kind == "batch_norm":
-        close(norm.running_mean, tensors["state.after.running_mean"])
-        close(norm.running_var, tensors["state.after.running_var"])
-        close(running_with(TokenMask(real), norm.eval(), x)[real], tensors["output.eval"][real])
+    within(x.grad[real], tensors["grad.x"][real])
+    for name, parameter in norm.named_parameters():
+        within(parameter.grad, tensors[f"grad.{name}"])
+    if kind in RUNNING:
+        for name, buffer in norm.named_buffers():
+            within(buffer, tensors[f"state.after.{name}"])
+        within(running_with(TokenMask(real), norm.eval(), x)[real], tensors["output.eval"][real])
 
 
 # --- in models ---
@@ -308,9 +323,19 @@ SPECS = {
     "hyper": {"preset": "hyper_connections", "norm": "instance_norm"},
     "parallel": {"preset": "parallel", "norm": "batch_norm"},
 }
-
-
-CAUSAL = ["post_batch", "pre_instance", "pre_contra", "post_sum"]
+# options with which a few steps reach all that a norm does
+OPTIONS = {
+    "progressive_rep_bn": {"iterations": 2},
+    "power_norm": {"variant": "official", "groups": "heads", "warmup": 2},
+    "unified_norm": {"window": 2, "warmup": 2},
+}
+RUNNING_SPECS = {kind: {"preset": "post_ln", "norm": {"kind": kind, **OPTIONS.get(kind, {})}} for kind in RUNNING} | {
+    "power_norm_paper": {"preset": "post_ln", "norm": "power_norm"}
+}
+FAMILY_SPECS = [(family, spec) for family in ENCODERS for spec in SPECS]
+# the places are the same for all: one family of those with their own loop, and one with the stock one
+FAMILY_SPECS += [(family, spec) for family in ("bert", "albert", "wav2vec2") for spec in RUNNING_SPECS]
+SPECS |= RUNNING_SPECS
 
 
 def base_model(family):
@@ -334,22 +359,23 @@ def other_padding(family, inputs):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("family", [f for f in ENCODERS if "input_ids" in FAMILIES[f].inputs("Model")])
+@pytest.mark.parametrize(
+    ("family", "spec"), [pair for pair in FAMILY_SPECS if "input_ids" in FAMILIES[pair[0]].inputs("Model")]
+)
 def test_what_padding_contains_changes_no_real_token(family, spec, training):
     row = FAMILIES[family]
     model = tiny(family, spec).train(training)
     inputs = row.inputs(base_model(family))
     real = inputs["attention_mask"].bool()
-    results = []
+    start, results = counted(model), []
     for given in (inputs, other_padding(family, inputs)):
+        model.load_state_dict(start, strict=False)
         results.append(model(**given).last_hidden_state[real])
     assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2_stable"])
+@pytest.mark.parametrize(("family", "spec"), [pair for pair in FAMILY_SPECS if "wav2vec2" in pair[0]])
 def test_padded_frames_count_nowhere(family, spec, training):
     """The layers' norms see frames; what the padded ones hold when they get there changes no real one."""
     row = FAMILIES[family]
@@ -358,8 +384,9 @@ def test_padded_frames_count_nowhere(family, spec, training):
     x = torch.randn(3, 11, 32)
     real = torch.ones(3, 11, dtype=torch.bool)
     real[1, 6:] = False
-    results = []
+    start, results = counted(model), []
     for value in (0.5, -7.0):
+        model.load_state_dict(start, strict=False)
         padded = torch.where(real.unsqueeze(-1), x, value)
         results.append(encoder(padded, attention_mask=real).last_hidden_state[real])
     assert torch.equal(*results)
@@ -384,153 +411,163 @@ def test_a_mask_that_names_no_tokens_is_refused_in_words():
         model(**{**inputs, "attention_mask": four})
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_head_that_pools_its_tokens_is_told_that_it_has_none(kind, masked):
-    row = FAMILIES["modernbert"]
-    names = {name: row.model_class(name)(row.config(name, {"head": kind})) for name in row.models if "For" in name}
-    for name, model in names.items():
-        inputs = row.inputs(name)
-        if not masked:
-            del inputs["attention_mask"]
-        if "Sequence" in name or "Choice" in name:
-            with pytest.raises(ValueError, match=r"needs \[batch, seq, ..., features\] and was given \[\d, 32\]"):
-                model(**inputs)
-        else:
-            assert model(**inputs).loss.isfinite()
-
-
 def counted(model):
-    return {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    """The running statistics."""
+    return {
+        f"{path}.{name}": buffer.clone()
+        for path, module in model.named_modules()
+        if isinstance(module, RunningNorm)
+        for name, buffer in module.named_buffers(recurse=False)
+    }
 
 
-CHECKPOINTED = [f for f in ENCODERS if FAMILIES[f].stock_class(base_model(f)).supports_gradient_checkpointing]
-# reentrant checkpointing walks twice through the norm of the relative embeddings that all layers share
-REENTRANT = [family for family in CHECKPOINTED if family != "deberta_v2_conv"]
+def checkpointing(model, reentrant):
+    # the older name of the same
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
 
 
-@pytest.mark.parametrize("spec", ["post_batch", "pre_instance"])
-@pytest.mark.parametrize(
-    ("family", "reentrant"), [(f, False) for f in CHECKPOINTED] + [(f, True) for f in REENTRANT], ids=str
-)
-def test_a_recomputation_does_not_count(family, reentrant, spec):
-    inputs = FAMILIES[family].inputs(base_model(family))
+@pytest.mark.parametrize("order", ["in turn", "forwards first"])
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("spec", RUNNING_SPECS)
+def test_a_recomputation_does_not_count(spec, reentrant, order):
+    """Nor does it see what later batches did to the statistics."""
+    inputs = FAMILIES["bert"].inputs("AddNormBertForMaskedLM")
     results = []
-    for checkpointing in (False, True):
+    for checkpointed in (False, True):
         torch.manual_seed(0)
-        model = tiny(family, spec, hidden_dropout_prob=0.1).train()
-        if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
-            if "input_ids" in inputs:
-                model.enable_input_require_grads()
-        # two micro-batches of one step
-        for shift in (0, 1):
-            given = dict(inputs)
-            if "input_ids" in inputs:
-                given["input_ids"] = (inputs["input_ids"] + shift) % 99
-            else:
-                name = "pixel_values" if "pixel_values" in inputs else "input_values"
-                given[name] = inputs[name] * (1 + shift)
-            torch.manual_seed(shift)
-            model(**given).last_hidden_state.square().mean().backward()
-        results.append((counted(model), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        config = FAMILIES["bert"].config("", SPECS[spec], num_hidden_layers=2, **NO_DROPOUT)
+        model = AddNormBertForMaskedLM(config).train()
+        if checkpointed and reentrant and spec == "regularized_bn":
+            with pytest.raises(ValueError, match=r"use_reentrant is true, and .* adds to the loss"):
+                checkpointing(model, reentrant)
+            return
+        if checkpointed:
+            checkpointing(model, reentrant)
+        # three micro-batches of one step
+        losses = []
+        for shift in range(3):
+            given = {**inputs, "input_ids": (inputs["input_ids"] + shift) % 99}
+            losses.append(model(**given).loss * (shift + 1))
+            if order == "in turn":
+                losses.pop().backward()
+        for loss in losses:
+            loss.backward()
+        results.append((counted(model), {name: p.grad for name, p in model.named_parameters()}))
     for one, two in zip(*results, strict=True):
         assert one.keys() == two.keys()
         for name in one:
-            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-7)
-    assert not any(torch.equal(buffer, torch.zeros_like(buffer)) for buffer in results[0][0].values())
-    assert bool(results[0][0]) == (spec == "post_batch")
+            torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    # every layer's gradient arrived, and every statistic moved
+    assert all(grad is not None and (grad != 0).any() for name, grad in results[0][1].items() if "layer." in name)
+    start = counted(AddNormBertForMaskedLM(model.config))
+    assert not any(torch.equal(buffer, start[name]) for name, buffer in results[0][0].items())
 
 
-@pytest.mark.parametrize("tokens", [0, 1])
-@pytest.mark.parametrize("spec", ["post_batch", "pre_batch", "pre_instance", "dual"])
-@pytest.mark.parametrize("family", [family for family in ENCODERS if family != "vit"])
-def test_a_model_trains_on_few_tokens(family, spec, tokens):
-    """One real token in all, beside rows of padding alone; and no real token in any row."""
-    model, inputs = tiny(family, spec).train(), FAMILIES[family].inputs(base_model(family))
-    sound = "input_values" in inputs
-    # a frame is made of 168 samples
-    real = 170 * tokens if sound else tokens
-    inputs["attention_mask"] = torch.zeros_like(inputs["attention_mask"])
-    inputs["attention_mask"][0, :real] = 1
-    before = counted(model)
-    output = model(**inputs).last_hidden_state
-    output.square().mean().backward()
-    assert output.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    # of a sound without a sample the stock mask says that its frames are real
-    assert sound or all(torch.equal(buffer, before[name]) for name, buffer in counted(model).items())
+@pytest.mark.parametrize("kind", RUNNING)
+def test_a_checkpoint_from_outside_does_not_count_or_is_refused(kind):
+    """Only the model's own keeps what a norm took in the forward."""
+    norm = build(kind, 5)
+    x = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    loss = torch.utils.checkpoint.checkpoint(norm, x, use_reentrant=False).square().sum()
+    after = counted(norm)
+    if kind in ("batch_norm", "rep_bn"):
+        loss.backward()
+        assert all(torch.equal(buffer, after[name]) for name, buffer in counted(norm).items())
+    else:
+        with pytest.raises(RuntimeError, match=r"needs the statistics .* gradient_checkpointing_enable"):
+            loss.backward()
 
 
-@pytest.mark.parametrize("family", ENCODERS)
-def test_a_model_evaluates_by_its_running_statistics(family):
-    """Of each sequence by itself, what it is among others; of a training model it is not."""
-    model, inputs = tiny(family, "pre_batch").train(), FAMILIES[family].inputs(base_model(family))
-    for _ in range(3):
-        model(**inputs)
-    before = counted(model)
-    for training in (False, True):
-        model.train(training)
-        whole = model(**inputs).last_hidden_state[2:]
-        alone = model(**{key: value[2:] for key, value in inputs.items()}).last_hidden_state
-        assert torch.allclose(whole, alone, rtol=1e-3, atol=1e-4) == (not training)
-        assert all(torch.equal(buffer, before[name]) for name, buffer in counted(model).items()) == (not training)
-
-
-@pytest.mark.parametrize("spec", ["post_batch", "pre_instance"])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_a_mask_of_samples_becomes_one_of_frames(training, spec):
-    """The layers' norms count the frames of the sound alone: a batch padded further is the same batch."""
-    model = tiny("wav2vec2_stable", spec, num_conv_pos_embeddings=2).train(training)
-    inputs = FAMILIES["wav2vec2_stable"].inputs(base_model("wav2vec2_stable"))
-    frames = model._get_feature_vector_attention_mask(11, inputs["attention_mask"])
-    longer = {key: torch.nn.functional.pad(value, (0, 400)) for key, value in inputs.items()}
-    one = model(**inputs).last_hidden_state
-    two = model(**longer).last_hidden_state[:, : one.shape[1]]
-    torch.testing.assert_close(one[frames], two[frames], rtol=1e-4, atol=1e-5)
-
-
-def test_running_statistics_are_saved_and_restored(tmp_path):
-    model = tiny("bert", "pre_batch").train()
+@pytest.mark.parametrize("spec", RUNNING_SPECS)
+def test_running_statistics_are_saved_and_restored(spec, tmp_path):
+    model = tiny("bert", spec).train()
     inputs = FAMILIES["bert"].inputs("AddNormBertModel")
-    model(**inputs)
+    for _ in range(3):
+        model(**inputs).last_hidden_state.square().mean().backward()
     model.eval().save_pretrained(tmp_path)
     back, info = AddNormBertModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     assert counted(back).keys() == counted(model).keys()
     assert all(torch.equal(buffer, counted(model)[name]) for name, buffer in counted(back).items())
+    kinds = {name: buffer.dtype for name, buffer in counted(back).items()}
+    assert set(kinds.values()) <= {torch.float32, torch.int64}
     half = AddNormBertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert {buffer.dtype for buffer in counted(half).values()} == {torch.float32}
+    assert {name: buffer.dtype for name, buffer in counted(half).items()} == kinds
     assert half(**inputs).last_hidden_state.dtype == torch.bfloat16
-    assert {buffer.dtype for buffer in counted(back.to(torch.bfloat16)).values()} == {torch.float32}
+    assert half.train()(**inputs).last_hidden_state.dtype == torch.bfloat16
+    assert {name: buffer.dtype for name, buffer in counted(back.to(torch.bfloat16)).items()} == kinds
 
 
-def test_a_stock_checkpoint_gives_them_their_start(tmp_path):
+@pytest.mark.parametrize("spec", RUNNING_SPECS)
+def test_a_stock_checkpoint_gives_them_their_start(spec, tmp_path):
     row = FAMILIES["bert"]
     row.stock_class("AddNormBertModel")(row.stock_config("AddNormBertModel")).save_pretrained(tmp_path)
     garbage = [torch.full((32,), 7e7) for _ in range(200)]
     del garbage
-    model = AddNormBertModel.from_pretrained(tmp_path, add_norm=SPECS["post_batch"])
+    model = AddNormBertModel.from_pretrained(tmp_path, add_norm=SPECS[spec])
+    assert counted(model)
     for name, buffer in counted(model).items():
-        assert (buffer == (1.0 if name.endswith("var") else 0.0)).all(), name
+        assert (buffer == (1.0 if name.endswith(("running_var", "running_square")) else 0.0)).all(), name
 
 
-def test_shared_layers_have_statistics_for_every_depth():
-    model = tiny("albert", "post_batch").train()
+@pytest.mark.parametrize("spec", RUNNING_SPECS)
+def test_shared_layers_have_statistics_for_every_depth(spec):
+    model = tiny("albert", spec).train()
+    # so large that depths differ
+    fill_with_pattern(model)
     model(**FAMILIES["albert"].inputs("AddNormAlbertModel"))
-    means = [buffer for name, buffer in counted(model).items() if name.endswith("mean")]
+    kept = [buffer for name, buffer in counted(model).items() if name.endswith(("running_mean", "running_square"))]
     # embeddings, and two for each of four depths
-    assert len(means) == 9
-    assert len({tuple(mean.tolist()) for mean in means}) == 9
+    assert len(kept) == 9
+    assert len({tuple(buffer.tolist()) for buffer in kept}) == 9
 
 
-@pytest.mark.parametrize("add_norm", [SPECS[name] for name in CAUSAL], ids=CAUSAL)
-def test_a_causal_model_refuses_them(add_norm):
+@pytest.mark.parametrize("spec", ["post_batch", "pre_instance", "pre_contra", "post_sum", *RUNNING_SPECS])
+def test_a_causal_model_refuses_them(spec):
     row = FAMILIES["gpt2"]
     with pytest.raises(ValueError, match="its statistics over tokens"):
-        row.config("AddNormGPT2Model", add_norm)
+        row.config("AddNormGPT2Model", SPECS[spec])
     with pytest.raises(ValueError, match="a token see the later ones"):
-        AddNormBertConfig(is_decoder=True, add_norm=add_norm)
+        AddNormBertConfig(is_decoder=True, add_norm=SPECS[spec])
+
+
+# --- losses that a norm adds ---
+
+HEADS = [(family, model) for family, model in MODELS if family in ENCODERS and "LMHead" not in model]
+
+
+@pytest.mark.parametrize(("family", "name"), HEADS)
+def test_every_head_adds_what_its_norms_contribute(family, name):
+    row = FAMILIES[family]
+    penalised = {"kind": "regularized_bn", "mean_penalty": 3.0}
+    # its masks are given
+    given = {"mask_time_prob": 0.1} if "Wav2Vec2ForPreTraining" in name else {}
+    model = row.model_class(name)(row.config(name, {"norm": penalised}, **NO_DROPOUT | given)).train()
+    inputs, start = row.inputs(name), counted(model)
+
+    def run(function, *args, **kwargs):
+        model.load_state_dict(start, strict=False)
+        torch.manual_seed(0)
+        return function(*args, **inputs, **kwargs)
+
+    outputs, losses = run(collect_losses, model)
+    assert losses
+    assert all(loss > 0 for loss in losses)
+    alone = outputs.get("loss")
+    if alone is None:
+        assert run(model).get("loss") is None
+        return
+    together = run(model)
+    torch.testing.assert_close(together.loss, alone + sum(losses))
+    assert torch.equal(run(model, return_dict=False)[0], together.loss)
+    together.loss.backward()
+    model.zero_grad()
+    model.eval()
+    outputs, losses = run(collect_losses, model)
+    assert not losses
+    assert torch.equal(run(model).loss, outputs.loss)
 
 
 def test_chunks_do_not_split_the_statistics():
@@ -544,11 +581,37 @@ def test_chunks_do_not_split_the_statistics():
         assert torch.equal(*results)
 
 
-def test_compiles_as_one_graph():
-    model = tiny("bert", "post_batch").eval()
+# one of each way to work with running statistics
+COMPILED = ["regularized_bn", "progressive_rep_bn", "power_norm", "unified_norm"]
+
+
+@pytest.mark.parametrize("spec", COMPILED)
+def test_compiles_as_one_graph(spec):
+    torch._dynamo.reset()
+    model = tiny("bert", spec, num_hidden_layers=1).eval()
     inputs = FAMILIES["bert"].inputs("AddNormBertModel")
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(**inputs)[0], model(**inputs)[0])
+
+
+@pytest.mark.parametrize("spec", COMPILED)
+def test_trains_compiled(spec):
+    """As one graph, but for those whose backward writes statistics; with padding, and what is added to the loss."""
+    inputs = FAMILIES["bert"].inputs("AddNormBertForMaskedLM")
+    results = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        config = FAMILIES["bert"].config("", SPECS[spec], num_hidden_layers=1, **NO_DROPOUT)
+        model = AddNormBertForMaskedLM(config).train()
+        whole = not any(hasattr(module, "running_gradient") for module in model.modules())
+        run = torch.compile(model, fullgraph=whole, backend="aot_eager") if compiled else model
+        for _ in range(3):
+            loss = run(**inputs).loss
+            loss.backward()
+        results.append({"loss": loss.detach()} | counted(model) | {n: p.grad for n, p in model.named_parameters()})
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # --- two processes ---
@@ -565,9 +628,10 @@ def worker():
             "gloo", init_method=f"file://{out}/rendezvous", world_size=world, rank=rank
         )
     result = {}
-    for family in ("bert", "wav2vec2"):
+    for family, spec in [("wav2vec2", "post_batch"), *(("bert", spec) for spec in RUNNING_SPECS)]:
         torch.manual_seed(0)
-        model = tiny(family, "post_batch", layerdrop=0.5 if family == "wav2vec2" else 0.0).double().train()
+        small = {"layerdrop": 0.5} if family == "wav2vec2" else {"num_hidden_layers": 1}
+        model = tiny(family, spec, **small).double().train()
         whole = FAMILIES[family].inputs(base_model(family))
         # rows of different lengths for each: 2 and 1
         rows = {0: slice(0, 2), 1: slice(2, 3)}[rank] if world > 1 else slice(0, 3)
@@ -576,15 +640,17 @@ def worker():
             inputs["input_values"] = inputs["input_values"].double()
         # every process would skip other layers by itself
         torch.manual_seed(7 + rank)
-        y = model(**inputs)[0]
-        y.square().sum().backward()
+        for _ in range(3):
+            outputs, losses = collect_losses(model, **inputs)
+            # gradients are averaged over processes, as DDP does
+            (outputs[0].square().sum() * world + sum(losses)).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 grad = parameter.grad.clone()
                 if world > 1:
                     torch.distributed.all_reduce(grad)
-                result[f"{family}.{name}"] = grad
-        result |= {f"{family}.{name}": buffer for name, buffer in counted(model).items()}
+                result[f"{family}.{spec}.{name}"] = grad / world
+        result |= {f"{family}.{spec}.{name}": buffer for name, buffer in counted(model).items()}
     if rank == 0:
         torch.save(result, out / f"{world}.pt")
     if world > 1:

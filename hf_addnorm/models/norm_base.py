@@ -55,14 +55,22 @@ class Norm(nn.Module):
         """The function without gain and bias; `x` [..., hidden], float32 or float64."""
         raise NotImplementedError
 
-    def affine(self, y: torch.Tensor) -> torch.Tensor:
-        """`y` times the gain, plus the bias."""
+    def times_gain(self, y: torch.Tensor) -> torch.Tensor:
+        """`y` times the gain."""
         if self.weight is not None:
             y = y * self.weight
         elif self.zero_centered_weight is not None:
             # summed in the dtype of y: in half precision 1 + w would lose what w says
             y = y * (1 + self.zero_centered_weight.to(y.dtype))
+        return y
+
+    def plus_bias(self, y: torch.Tensor) -> torch.Tensor:
+        """`y` plus the bias."""
         return y if self.bias is None else y + self.bias
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        """`y` times the gain, plus the bias."""
+        return self.plus_bias(self.times_gain(y))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.affine(self.normalize(x.to(torch.promote_types(x.dtype, torch.float32)))).to(x.dtype)

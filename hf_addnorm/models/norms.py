@@ -4,13 +4,17 @@ norm_base.py       what they are made of
 layer_norms.py     a token's mean taken out: layer_norm, group_norm, ada_norm, center_norm, fixed_sigma
 rms_norms.py       a token's length alone: rms_norm, prms_norm, scale_norm, l2_norm, see_dnorm, gated_rms_norm
 pointwise_norms.py no statistics: dyt, derf, isru, affine, none
-token_norms.py     over tokens: batch_norm, instance_norm, contra_norm; sum_norm, over features or tokens
+token_norms.py     over tokens: instance_norm, contra_norm; sum_norm, over features or tokens
+running_norms.py   over tokens, with running statistics: batch_norm, rep_bn, progressive_rep_bn, regularized_bn
+quadratic_norms.py the same without a mean: power_norm, unified_norm
 """
 
 from .layer_norms import DeviationNorm
 from .norm_base import NORMS, Norm, build_norm, has_gain, is_a, mixes_tokens, set_gain
 from .pointwise_norms import PointwiseNorm
+from .quadratic_norms import PowerNorm
 from .rms_norms import RMSNorm
+from .running_norms import RunningNorm
 from .token_norms import TokenNorm
 
 
@@ -19,7 +23,9 @@ __all__ = [
     "DeviationNorm",
     "Norm",
     "PointwiseNorm",
+    "PowerNorm",
     "RMSNorm",
+    "RunningNorm",
     "TokenNorm",
     "build_norm",
     "has_gain",

@@ -20,6 +20,7 @@ from transformers.conversion_mapping import (
 )
 
 from .anatomy import Anatomy, Sublayer
+from .auxiliary_loss import with_losses
 from .connection import AddNorm, Branch, Connections
 from .depth import Position, at_depth, positions
 from .initialization import INITS, Linear
@@ -312,17 +313,20 @@ def _mask_position(forward: Any) -> int | None:
     return names.index("attention_mask") - 1 if "attention_mask" in names else None
 
 
-def _reads_tokens(forward: Any, position: int) -> Any:
-    """A model's forward that knows its tokens while it runs, where a norm asks for them."""
+def _entered(forward: Any) -> Any:
+    """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
+    position = _mask_position(forward)
 
     @wraps(forward)
-    def with_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def entered(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run: Any = partial(with_losses, forward) if self.adds_loss else forward
         if not self.mixes_tokens:
-            return forward(self, *args, **kwargs)
-        mask = args[position] if len(args) > position else kwargs.get("attention_mask")
-        return running_with(TokenMask.of(mask), forward, self, *args, **kwargs)
+            return run(self, *args, **kwargs)
+        by_place = args[position : position + 1] if position is not None else ()
+        mask = by_place[0] if by_place else kwargs.get("attention_mask")
+        return running_with(TokenMask.of(mask), run, self, *args, **kwargs)
 
-    return with_tokens
+    return entered
 
 
 class AddNormPreTrainedModel(PreTrainedModel):
@@ -335,12 +339,14 @@ class AddNormPreTrainedModel(PreTrainedModel):
     anatomy: ClassVar[Anatomy]
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
+    # whether a module in it adds to the loss
+    adds_loss = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        if cls.forward is not nn.Module.forward:
+            cls.forward = _entered(cls.forward)
         # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
-        if (position := _mask_position(cls.forward)) is not None:
-            cls.forward = _reads_tokens(cls.forward, position)
         for stock in cls.__mro__[1:]:
             layout = get_checkpoint_conversion_mapping(stock.__name__)
             if layout is not None:
@@ -382,6 +388,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
             setattr(self, self.base_model_prefix, base)
             if spec.head != "stock":
                 self._place_at(self.anatomy_of(self.config).head_norms, spec, spec.head, "head")
+        self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         present = {type(module).__name__ for module in self.modules()}
         layer = self.anatomy_of(self.config).layer.__name__
         self._no_split_modules = {layer, *(self._no_split_modules or ())} & present
@@ -487,13 +494,19 @@ class AddNormPreTrainedModel(PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         function = kwargs.get("gradient_checkpointing_func", args[0] if args else None)
-        stream = self.config.add_norm.stream
-        if enable and STREAMS.build(stream).is_tuple and getattr(function, "keywords", {}).get("use_reentrant", True):
-            raise ValueError(
-                f"use_reentrant is true, and add_norm.stream is {stream.kind!r}: reentrant checkpointing loses the "
-                "gradients of a state of several tensors; allowed is gradient_checkpointing_kwargs="
-                '{"use_reentrant": False}.'
-            )
+        if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
+            allowed = 'allowed is gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            stream = self.config.add_norm.stream
+            if STREAMS.build(stream).is_tuple:
+                raise ValueError(
+                    f"use_reentrant is true, and add_norm.stream is {stream.kind!r}: reentrant checkpointing loses "
+                    f"the gradients of a state of several tensors; {allowed}"
+                )
+            if self.adds_loss:
+                raise ValueError(
+                    "use_reentrant is true, and a norm of add_norm adds to the loss (regularized_bn): reentrant "
+                    f"checkpointing loses the gradients of what a layer adds beside its output; {allowed}"
+                )
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:

@@ -57,6 +57,19 @@ REFUSALS: dict[str, Refusal] = {
         "it draws the tables of the embeddings, and images and sound are embedded without one",
         "another init rule",
     ),
+    "zero_out_norm_on_rep_bn": Refusal(
+        lambda spec, config: (
+            [
+                (where, norm)
+                for where, norm in spec.norms(config.add_norm_depth())
+                if where.endswith(".out") and norm.kind == "rep_bn"
+            ]
+            if any(rule.kind == "zero_out_norm" for rule in spec.init)
+            else []
+        ),
+        "add_norm.init is to start it at 0 (zero_out_norm), but with gain and bias 0 its output is alpha * x",
+        "another norm there, or another init rule",
+    ),
     "skips_over_several_streams": Refusal(
         lambda spec, config: (
             [("add_norm.wiring", spec.wiring)]

@@ -1,14 +1,15 @@
-"""Which tokens are real, for the norms that take statistics over tokens.
+"""Which tokens are real, for the norms that take statistics over tokens, and what these took during a forward.
 
 Only the model's entry knows it: layers are given masks of other shapes, or none. So the entry says it for the time of
 one forward, and a layer is handed it as an argument, which lasts until a checkpoint's recomputation.
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import torch
+
+from .per_forward import PerForward, recomputing
 
 
 class TokenMask:
@@ -22,6 +23,8 @@ class TokenMask:
 
     def __init__(self, mask: torch.Tensor | None, problem: str = ""):
         self.mask, self.problem = mask, problem
+        self._kept: dict[Any, list[Any]] = {}
+        self._asked: dict[Any, int] = {}
 
     @classmethod
     def of(cls, attention_mask: Any) -> "TokenMask":
@@ -55,28 +58,33 @@ class TokenMask:
             )
         return mask.view(*mask.shape, *[1] * (x.dim() - 2))
 
+    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        """What `compute()` gives during the forward, and again in a checkpoint's recomputation of it.
 
-_UNKNOWN = TokenMask(None)
-_current: ContextVar[TokenMask] = ContextVar("token_mask", default=_UNKNOWN)
-# a ContextVar cannot be traced
-_traced: list[TokenMask] = [_UNKNOWN]
+        Args:
+            owner (`torch.nn.Module`): who asks; it must ask in the same order each time.
+            compute (`Callable`): is called once per forward; what it gives must not change later.
+        Returns:
+            None in a recomputation that knows nothing of the forward.
+        """
+        if torch.compiler.is_compiling():
+            return compute()
+        kept = self._kept.setdefault(owner, [])
+        if not recomputing():
+            kept.append(compute())
+            return kept[-1]
+        self._asked[owner] = self._asked.get(owner, -1) + 1
+        return kept[self._asked[owner] % len(kept)] if kept else None
 
 
-def current() -> TokenMask:
-    """What the model that runs now knows; outside of one, all tokens are real."""
-    return _traced[-1] if torch.compiler.is_compiling() else _current.get()
+class _NoModel(TokenMask):
+    """Outside of a model: all tokens are real, and nothing is kept."""
+
+    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        return None if recomputing() else compute()
 
 
-def running_with(tokens: TokenMask, function: Callable, *args: Any, **kwargs: Any) -> Any:
-    """`function(*args, **kwargs)`, with `tokens` as the current ones."""
-    if torch.compiler.is_compiling():
-        _traced.append(tokens)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            _traced.pop()
-    before = _current.set(tokens)
-    try:
-        return function(*args, **kwargs)
-    finally:
-        _current.reset(before)
+_tokens: PerForward[TokenMask] = PerForward("token_mask", _NoModel(None))
+
+current = _tokens.get
+running_with = _tokens.running_with

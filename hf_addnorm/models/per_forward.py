@@ -1,0 +1,57 @@
+"""What a model says for the time of one forward, to whatever runs within it."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+import torch
+
+
+T = TypeVar("T")
+
+
+class PerForward(Generic[T]):
+    """A value that holds while a function runs: for its thread only, and for what torch.compile traces of it.
+
+    Args:
+        name (`str`): of the value.
+        outside: the value where nobody says one.
+    """
+
+    def __init__(self, name: str, outside: T):
+        self.outside = outside
+        self._current: ContextVar[T] = ContextVar(name, default=outside)
+        # A ContextVar cannot be traced. What is traced of a model may be all of it, or some frames within or around
+        # others that are not: they see each other's values here, each with whether a traced frame said it.
+        self._stack: list[tuple[T, bool]] = [(outside, False)]
+
+    def get(self) -> T:
+        """The value of the innermost function that runs with one."""
+        if torch.compiler.is_compiling():
+            return self._stack[-1][0]
+        value = self._current.get()
+        if value is self.outside:
+            return next((said for said, traced in reversed(self._stack) if traced), value)
+        return value
+
+    def running_with(self, value: T, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """`function(*args, **kwargs)`, with `value` as the current one."""
+        if torch.compiler.is_compiling():
+            self._stack.append((value, True))
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._stack.pop()
+        before, entry = self._current.set(value), (value, False)
+        self._stack.append(entry)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            # other threads may have put theirs behind it
+            del self._stack[next(index for index, other in enumerate(self._stack) if other is entry)]
+            self._current.reset(before)
+
+
+def recomputing() -> bool:
+    """Whether this forward is a checkpoint's recomputation, which runs within a backward."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

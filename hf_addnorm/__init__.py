@@ -3,13 +3,14 @@
 Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors.
 """
 
-from .auto import load_pretrained, register_family
+from .auto import load_pretrained, register_family, register_models
 from .models.addnorm_config import AddNormConfig
 from .models.configuration_addnorm_albert import *
 from .models.configuration_addnorm_bert import *
 from .models.configuration_addnorm_deberta_v2 import *
 from .models.configuration_addnorm_gpt2 import *
 from .models.configuration_addnorm_modernbert import *
+from .models.configuration_addnorm_stack import AddNormStackConfig
 from .models.configuration_addnorm_vit import *
 from .models.configuration_addnorm_wav2vec2 import *
 from .models.modeling_addnorm_albert import *
@@ -17,6 +18,7 @@ from .models.modeling_addnorm_bert import *
 from .models.modeling_addnorm_deberta_v2 import *
 from .models.modeling_addnorm_gpt2 import *
 from .models.modeling_addnorm_modernbert import *
+from .models.modeling_addnorm_stack import *
 from .models.modeling_addnorm_vit import *
 from .models.modeling_addnorm_wav2vec2 import *
 from .models.presets import PRESETS, Preset
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 
 for _config_class in AddNormConfig.__subclasses__():
     register_family(_config_class)
+register_models(AddNormStackConfig)
 
 
 def presets() -> dict[str, Preset]:

@@ -4,6 +4,7 @@ Importing it registers every family with AutoConfig, the AutoModel classes, Auto
 """
 
 from .auto import load_pretrained, register_family, register_models
+from .growth import grow
 from .models.addnorm_config import AddNormConfig
 from .models.configuration_addnorm_albert import *
 from .models.configuration_addnorm_bert import *
@@ -37,6 +38,6 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
-__all__ = ["AddNormConfig", "AddNormSpec", "Preset", "load_pretrained", "presets", "register_family"]
+__all__ = ["AddNormConfig", "AddNormSpec", "Preset", "grow", "load_pretrained", "presets", "register_family"]
 # and the families' classes
 __all__ += [name for name in globals() if name.startswith("AddNorm") and name not in __all__]

@@ -164,9 +164,10 @@ ARRANGEMENTS: dict[str, type[Any]] = {"sequence": InSequence, "parallel": InPara
 
 def _taken(encoder: Any) -> list[str]:
     """What an encoder takes beside words and mask: token types only where it tells them apart."""
-    names = inspect.signature(encoder.forward).parameters
-    types = getattr(encoder.config, "type_vocab_size", 0)
-    return [name for name in ("position_ids", "token_type_ids") if name in names and (types > 1 or "type" not in name)]
+    names = ["position_ids"]
+    if getattr(encoder.config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    return [name for name in names if name in inspect.signature(encoder.forward).parameters]
 
 
 class AddNormStackPreTrainedModel(PreTrainedModel):

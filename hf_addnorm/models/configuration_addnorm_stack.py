@@ -164,7 +164,7 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
         if self.norm is None:
             return nn.Identity()
         config = self.encoders[members[-1]]
-        return config.build_norm(self.norm, self.output_width(members[-1]))
+        return AddNormConfig.build_norm(config, self.norm, self.output_width(members[-1]))
 
     def output_width(self, index: int) -> int:
         """The number of features after an encoder and, in parallel, its projection."""

@@ -28,9 +28,9 @@ from .registry import one_of
 from .token_mask import TokenMask, running_with
 
 
-# the base model of every family that a stack is made of
-ENCODERS: dict[type[PreTrainedConfig], type[AddNormPreTrainedModel]] = {
-    base.config_class: base
+# the base model of every family that a stack is made of; by name: a config may come from another copy of these files
+ENCODERS: dict[str, type[AddNormPreTrainedModel]] = {
+    base.config_class.model_type: base
     for base in (AddNormBertModel, AddNormAlbertModel, AddNormModernBertModel, AddNormDebertaV2Model)
 }
 
@@ -179,7 +179,6 @@ class AddNormStackPreTrainedModel(PreTrainedModel):
     config: AddNormStackConfig
     config_class = AddNormStackConfig
     base_model_prefix = "stack"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -239,7 +238,7 @@ class AddNormStackPreTrainedModel(PreTrainedModel):
             name = PreTrainedConfig.get_config_dict(checkpoint)[0].get("model_type")
             if name not in ENCODER_CONFIGS:
                 raise ValueError(f"{checkpoint} is a {name!r} model; a stack is made of {one_of(ENCODER_CONFIGS)}.")
-            base = ENCODERS[ENCODER_CONFIGS[name]]
+            base = ENCODERS[ENCODER_CONFIGS[name].model_type]
             encoders.append(base.from_pretrained(checkpoint, add_norm=scheme, **(loading or {})))
         return cls.from_encoders(encoders, **kwargs)
 
@@ -260,10 +259,16 @@ class AddNormStackPreTrainedModel(PreTrainedModel):
                 encoder._resize_token_embeddings(*args, **kwargs)
         return super()._resize_token_embeddings(*args, **kwargs)
 
+    @property
+    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
+        """Whether any encoder does."""
+        return any(encoder.supports_gradient_checkpointing for encoder in self._encoders())
+
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        # each encoder may refuse what its state does not survive
+        # each encoder may refuse what its state does not survive; ALBERT's, as in Transformers, has no checkpoints
         for encoder in self._encoders():
-            encoder._set_gradient_checkpointing(*args, **kwargs)
+            if encoder.supports_gradient_checkpointing:
+                encoder._set_gradient_checkpointing(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -289,7 +294,7 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         self.members = config.members()
         inputs: list[Any] = []
         for index, encoder_config in enumerate(config.encoders):
-            base = ENCODERS[type(encoder_config)]
+            base = ENCODERS[encoder_config.model_type]
             poolers = "add_pooling_layer" in inspect.signature(base.__init__).parameters
             encoder = base(encoder_config, **({"add_pooling_layer": False} if poolers else {}))
             inputs.append(encoder.get_input_embeddings().embedding_dim)
@@ -303,7 +308,7 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
             {str(index): nn.Linear(*widths) for index, widths in enumerate(bridges) if widths[0] != widths[1]}
         )
         self.mix_norm = nn.ModuleList(WeightedSum(count, config.mix) for count in self.arrangement.sums(self.members))
-        self.group_norm = nn.ModuleList(config.build_norm(members) for members in self.members)
+        self.group_norm = nn.ModuleList(AddNormStackConfig.build_norm(config, members) for members in self.members)
         self.taken = [_taken(encoder) for encoder in self.encoders]
         self.mixes_tokens = any(getattr(norm, "mixes_tokens", False) for norm in self.group_norm)
         in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}

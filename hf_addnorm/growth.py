@@ -7,11 +7,13 @@ from typing import Any, Literal
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .models.connection import held_residual
 from .models.initialization import ZeroNorms
 from .models.inner import Inner
 from .models.norms import has_gain
 from .models.pretrained import AddNormPreTrainedModel, get_part
 from .models.registry import parse_option
+from .models.residuals import Residual
 from .models.spec import AddNormSpec, Override
 
 
@@ -30,15 +32,16 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
         identity:  A B -> A B A' B'        A', B' copies that at first add nothing to the stream
 
     With "stack" the new model computes another function, from which training goes on. With "identity" it computes the
-    old one exactly: in every new layer the last learned factor of each branch is 0, which is the residual's factor
-    where there is one, else the gain (and bias) of the norm in `out`, else weight and bias of the branch's last
-    Linear layer. A factor on the stream itself begins anew. All else in it is copied, so that a gradient reaches what
-    is at 0 in the first step, and the rest from then on.
+    old one exactly (in evaluation): in every new layer the last learned factor of each branch is 0, which is the
+    residual's factor where there is one, else gain and bias of the norm in `out`, else weight and bias of the branch's
+    last Linear layer. A factor on the stream itself begins anew. All else in it is copied, so that the first step
+    moves what is at 0, and the next ones the rest.
 
     The layers' exceptions in the spec (`add_norm.layers`), and other entries that a config has for each layer, go
-    with the layers that are copied. Constants that depend on the depth are those of the new depth. Where layers are
-    shared (ALBERT), the groups are copied: a model with one group becomes one with two. Everything outside the
-    layers, heads too, is kept. Dropout and stochastic depth are those of the config; "exactly" means in evaluation.
+    with the layers that are copied. Constants that depend on the depth are those of the new depth. An average over
+    the layers so far (DenseFormer) that has other terms at its new depth begins anew. Where layers are shared
+    (ALBERT), the groups are copied: a model with one group becomes one with two. Everything outside the layers, heads
+    too, is kept.
 
     Source: "stack": Gong et al., "Efficient Training of BERT by Progressively Stacking", 2019, ICML. "identity": Chen,
     Goodfellow & Shlens, "Net2Net", 2015, arXiv 1511.05641 (the idea); zeroed branches: LLaMA Pro, Wu et al., 2024,
@@ -74,6 +77,8 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
         for layer, connections in _layers(grown)[len(_paths(model)) :]:
             for name in names:
                 _Branch(layer, connections, names, name).silence()
+            if connections.average_norm is not None:
+                connections.average_norm.reset_parameters()
         _refuse_inexact(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
@@ -146,13 +151,15 @@ def _sources(model: Any, grown: Any) -> dict[str, str]:
 
 
 def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, torch.Tensor]:
-    state = model.state_dict()
+    state, anew = model.state_dict(), grown.state_dict()
     # the longest first: blocks may lie within a layer
     paths = sorted(sources, key=len, reverse=True)
     found = {}
-    for key in grown.state_dict():
+    for key, start in anew.items():
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
-        found[key] = state[sources[path] + key.removeprefix(path) if path else key].clone()
+        source = sources[path] + key.removeprefix(path) if path else key
+        of_depth = ".average_norm." in key and (source not in state or state[source].shape != start.shape)
+        found[key] = (start if of_depth else state[source]).clone()
     return found
 
 
@@ -175,9 +182,8 @@ class _Branch:
 
     def __init__(self, layer: Any, connections: Any, names: list[str], name: str):
         self.block, last = getattr(connections, name), getattr(connections, names[-1])
-        # a residual is the sublayer's own or the layer's; in parallel, that of the last one, which writes for all
-        residuals = (self.block.residual_norm, connections.residual_norm, last.residual_norm)
-        self.residual: Any = next(residual for residual in residuals if residual is not None)
+        # a residual is the layer's or the sublayer's; in parallel, that of the last one, which writes for all
+        self.residual: Any = held_residual(connections) or held_residual(self.block) or held_residual(last)
         sublayer = layer.sublayers[name]
         self.stock_norms = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
         self.output = next(
@@ -193,7 +199,9 @@ class _Branch:
             factor = self.residual
         else:
             # what it does to the stream itself is nothing yet, if it starts so
-            getattr(self.residual, "reset_parameters", lambda: None)()
+            for part in self.residual.modules():
+                if isinstance(part, Residual):
+                    part.reset_parameters()
             if "out" in self.block.filled and has_gain(norm):
                 return ZeroNorms(("out_norm",)).apply(norm)
         for parameter in factor.parameters():
@@ -208,36 +216,42 @@ class _Branch:
 
 
 @torch.no_grad()
-def _before_and_after(layer: Any, connections: Any, config: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """A state of the stream before and after a layer, whose branches give something in the place of what they do."""
+def _after(layer: Any, connections: Any, config: Any, state: Any) -> Any:
+    """The state of the stream after a layer, whose branches give something in the place of what they do."""
     layer, connections = (copy.deepcopy(part).cpu().double().eval() for part in (layer, connections))
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, config.hidden_size, generator=draw, dtype=torch.float64)
-    state = connections.stream.enter(x)
-    state = tree_map(lambda part: torch.randn(part.shape, generator=draw, dtype=part.dtype), state)
     names, sites = config.add_norm_sublayers(), []
     for name in names:
         branch = _Branch(layer, connections, names, name)
         sites.append(connections.site(name, branch.run, None, branch.stock_norms, None))
-    return tree_leaves(state), tree_leaves(connections.wiring(state, sites))
+    return connections.stream.end_layer(connections.wiring(state, sites), connections.average_norm)
 
 
 def _refuse_inexact(model: Any, grown: Any) -> None:
     """Refuse a scheme in which the grown model is not the old one, as its blocks themselves show."""
     old, new = _layers(model), _layers(grown)
-    for depth, (here, there) in enumerate(zip(old, new, strict=False)):
-        _, before = _before_and_after(*here, model.config)
-        _, after = _before_and_after(*there, grown.config)
-        if not all(map(torch.equal, before, after)):
-            raise ValueError(
-                f"how is 'identity', and layer {depth + 1} would not do what it did: a constant of its add & norm "
-                f"depends on the number of layers, {len(old)} and {len(new)}; allowed is 'stack'."
+    draw = torch.Generator().manual_seed(0)
+
+    def drawn(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=draw, dtype=torch.float64)
+
+    _, first = new[0]
+    state = first.stream.enter(drawn(torch.empty(2, 3, grown.config.hidden_size)))
+    for depth, part in enumerate(new):
+        state = tree_map(drawn, state)
+        expected, after = state, _after(*part, grown.config, state)
+        what = (
+            "changes the stream even where its branches add nothing: there is more on it than their sum (a norm "
+            "behind it, a factor, a second sum, an adapter)"
+        )
+        if depth < len(old):
+            expected = _after(*old[depth], model.config, state)
+            what = (
+                "would not do what it did: a constant of its add & norm depends on the number of layers, "
+                f"{len(old)} and {len(new)}"
             )
-    for depth, part in list(enumerate(new))[len(old) :]:
-        before, after = _before_and_after(*part, grown.config)
-        if not all(map(torch.equal, before, after)) or getattr(part[0], "adapter_layer", None) is not None:
-            raise ValueError(
-                f"how is 'identity', and layer {depth + 1} changes the stream even where its branches add nothing: "
-                "there is more on the stream than their sum (a norm behind it, a factor, a second sum, an adapter); "
-                "allowed is 'stack'."
-            )
+        # a stream that keeps the layers' outputs has one more afterwards, at the end
+        same = all(map(torch.equal, tree_leaves(expected), tree_leaves(after)))
+        # what a language's adapter adds is no branch
+        if not same or (depth >= len(old) and getattr(part[0], "adapter_layer", None) is not None):
+            raise ValueError(f"how is 'identity', and layer {depth + 1} {what}; allowed is 'stack'.")
+        state = after

@@ -113,7 +113,7 @@ def _composed(net):
         for index in range(len(config.encoders)):
             h = _alone(net, index, words)
             if index in ends:
-                h = norm(h, net.group_norm[ends.index(index)])
+                h = norm(h, net.after_norm[ends.index(index)])
             words = {"inputs_embeds": project(index + 1, h)}
         return h
 
@@ -126,7 +126,7 @@ def _composed(net):
     outs = [project(index, _alone(net, index, words)) for index in range(len(config.encoders))]
     mixes = [mix.weight for mix in net.mix_norm]
     groups = [
-        norm(total(outs[end + 1 - size : end + 1], mixes[group]), net.group_norm[group])
+        norm(total(outs[end + 1 - size : end + 1], mixes[group]), net.after_norm[group])
         for group, (size, end) in enumerate(zip(sizes, ends, strict=True))
     ]
     return total(groups, mixes[-1])
@@ -493,7 +493,7 @@ def test_refused_in_a_sentence(case):
 def test_overrides_are_checked_and_mean_what_they_say(tmp_path):
     _net("parallel").save_pretrained(tmp_path)
     net, info = AddNormStackModel.from_pretrained(tmp_path, norm="rms_norm", mix="free", output_loading_info=True)
-    assert info["missing_keys"] == {*(f"group_norm.{index}.weight" for index in range(4)), "mix_norm.4.weight"}
+    assert info["missing_keys"] == {*(f"after_norm.{index}.weight" for index in range(4)), "mix_norm.4.weight"}
     assert torch.equal(net.mix_norm[-1].weight, torch.ones(4))
     with pytest.raises(ValueError, match="are not summed"):
         AddNormStackModel.from_pretrained(tmp_path, arrangement="sequence", mix="free")

@@ -124,7 +124,7 @@ class InSequence:
     def __call__(self, stack: Any, encode: Callable[..., torch.Tensor], words: Mapping[str, Any]) -> torch.Tensor:
         """The output; `encode(index, **inputs)` runs one encoder."""
         inputs = words
-        for members, norm in zip(stack.members, stack.group_norm, strict=True):
+        for members, norm in zip(stack.members, stack.after_norm, strict=True):
             for index in members:
                 h = encode(index, **inputs)
                 if index == members[-1]:
@@ -154,7 +154,7 @@ class InParallel(InSequence):
 
     def __call__(self, stack: Any, encode: Callable[..., torch.Tensor], words: Mapping[str, Any]) -> torch.Tensor:
         groups = []
-        for members, mix, norm in zip(stack.members, stack.mix_norm[:-1], stack.group_norm, strict=True):
+        for members, mix, norm in zip(stack.members, stack.mix_norm[:-1], stack.after_norm, strict=True):
             groups.append(norm(mix([stack.project(index, encode(index, **words)) for index in members])))
         return stack.mix_norm[-1](groups)
 
@@ -308,9 +308,9 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
             {str(index): nn.Linear(*widths) for index, widths in enumerate(bridges) if widths[0] != widths[1]}
         )
         self.mix_norm = nn.ModuleList(WeightedSum(count, config.mix) for count in self.arrangement.sums(self.members))
-        self.group_norm = nn.ModuleList(AddNormStackConfig.build_norm(config, members) for members in self.members)
+        self.after_norm = nn.ModuleList(AddNormStackConfig.build_norm(config, members) for members in self.members)
         self.taken = [_taken(encoder) for encoder in self.encoders]
-        self.mixes_tokens = any(getattr(norm, "mixes_tokens", False) for norm in self.group_norm)
+        self.mixes_tokens = any(getattr(norm, "mixes_tokens", False) for norm in self.after_norm)
         in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}
         self._keep_in_fp32_modules_strict = in_float32
         self.post_init()

@@ -3,7 +3,8 @@
 Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors.
 """
 
-from .auto import load_pretrained, register_family
+from .auto import load_pretrained, register_family, register_models
+from .growth import grow
 from .models.addnorm_config import AddNormConfig
 from .models.auxiliary_loss import collect_losses
 from .models.configuration_addnorm_albert import *
@@ -11,6 +12,7 @@ from .models.configuration_addnorm_bert import *
 from .models.configuration_addnorm_deberta_v2 import *
 from .models.configuration_addnorm_gpt2 import *
 from .models.configuration_addnorm_modernbert import *
+from .models.configuration_addnorm_stack import AddNormStackConfig
 from .models.configuration_addnorm_vit import *
 from .models.configuration_addnorm_wav2vec2 import *
 from .models.modeling_addnorm_albert import *
@@ -18,6 +20,7 @@ from .models.modeling_addnorm_bert import *
 from .models.modeling_addnorm_deberta_v2 import *
 from .models.modeling_addnorm_gpt2 import *
 from .models.modeling_addnorm_modernbert import *
+from .models.modeling_addnorm_stack import *
 from .models.modeling_addnorm_vit import *
 from .models.modeling_addnorm_wav2vec2 import *
 from .models.presets import PRESETS, Preset
@@ -28,6 +31,7 @@ __version__ = "0.1.0"
 
 for _config_class in AddNormConfig.__subclasses__():
     register_family(_config_class)
+register_models(AddNormStackConfig)
 
 
 def presets() -> dict[str, Preset]:
@@ -35,6 +39,15 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
-__all__ = ["AddNormConfig", "AddNormSpec", "Preset", "collect_losses", "load_pretrained", "presets", "register_family"]
+__all__ = [
+    "AddNormConfig",
+    "AddNormSpec",
+    "Preset",
+    "collect_losses",
+    "grow",
+    "load_pretrained",
+    "presets",
+    "register_family",
+]
 # and the families' classes
 __all__ += [name for name in globals() if name.startswith("AddNorm") and name not in __all__]

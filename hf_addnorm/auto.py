@@ -31,11 +31,11 @@ _PROCESSORS: tuple[tuple[Any, str, str], ...] = (
 _FAMILIES: dict[str, type[AddNormConfig]] = {}
 
 
-def register_family(config_class: type[Any]) -> None:
-    """Make AutoConfig, every AutoModel class and AutoTokenizer find a family.
+def register_models(config_class: type[Any]) -> None:
+    """Make AutoConfig and every AutoModel class find the models of a config.
 
     Args:
-        config_class: the family's config; its models are in the module of the same name with `modeling_`.
+        config_class: with `auto_classes`; its models are in the module of the same name with `modeling_`.
     """
     modeling = importlib.import_module(config_class.__module__.replace("configuration_", "modeling_"))
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
@@ -44,6 +44,15 @@ def register_family(config_class: type[Any]) -> None:
         # an Auto class that this Transformers does not have yet needs no entry
         if (auto_class := getattr(transformers, auto_name, None)) is not None:
             auto_class.register(config_class, model_class, exist_ok=True)
+
+
+def register_family(config_class: type[Any]) -> None:
+    """Make AutoConfig, every AutoModel class and AutoTokenizer find a family.
+
+    Args:
+        config_class: the family's config; its models are in the module of the same name with `modeling_`.
+    """
+    register_models(config_class)
     stock = CONFIG_MAPPING[config_class.stock_model_type]
     verbosity = logging.get_verbosity()
     # which of its packages an image processor falls back to is no news to someone who imports this

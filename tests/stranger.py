@@ -36,6 +36,12 @@ def _load(case, auto, folder):
     return model
 
 
+def _copies(net) -> set[str]:
+    """The copies of the saved code that a model's modules are of: a config's may be another one than the model's."""
+    packages = {type(module).__module__.rpartition(".")[0] for module in net.modules()}
+    return {package for package in packages if package.startswith("transformers_modules.")}
+
+
 def _check(case) -> None:
     folder = case["folder"]
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
@@ -57,6 +63,8 @@ def _check(case) -> None:
     if auto is not None:
         fresh = getattr(transformers, auto).from_config(config, trust_remote_code=True)
         assert fresh.state_dict().keys() == model.state_dict().keys()
+        # rules for start weights know the classes of one
+        assert len(_copies(model)) == len(_copies(fresh)) == 1, case
     if "stock" in case:
         stock_class = getattr(transformers, case["stock_class"])
         for cls, source in ((type(model), case["stock"]), (stock_class, f"{folder}-again")):

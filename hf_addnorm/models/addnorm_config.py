@@ -22,7 +22,31 @@ else:
     PreTrainedConfig = object
 
 
-class AddNormConfig(PreTrainedConfig):
+class CodeCarryingConfig(PreTrainedConfig):
+    """Mixin for a config that is saved with its code: a folder loads where this package is not installed."""
+
+    # every Auto class that finds the models of the config, and the model that it finds
+    auto_classes: ClassVar[dict[str, str]]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json with the full `auto_map`, and the code that it names beside it."""
+        modules = {"AutoConfig": type(self).__module__.split(".")[-1]}
+        modeling = modules["AutoConfig"].replace("configuration_", "modeling_")
+        self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
+        self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
+        super().save_pretrained(save_directory, **kwargs)
+        source = Path(str(sys.modules[type(self).__module__].__file__)).with_name(f"{modeling}.py")
+        # a config that was loaded alone, as remote code, has no modeling file beside it
+        if source.exists():
+            for file in {str(source), *get_relative_import_files(source)}:
+                target = Path(save_directory, Path(file).name)
+                if not (target.exists() and target.samefile(file)):
+                    shutil.copyfile(file, target)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+
+class AddNormConfig(CodeCarryingConfig):
     """Mixin for a family's config.
 
     `add_norm` accepts the name of a preset, a dict of axes or a spec, wherever it is set, and always holds a
@@ -39,8 +63,6 @@ class AddNormConfig(PreTrainedConfig):
     norm_eps_key: ClassVar[str] = "layer_norm_eps"
     # whether the inputs are numbers of tokens, whose embeddings are tables
     has_tables: ClassVar[bool] = True
-    # every Auto class that finds the family's models, and the model that it finds
-    auto_classes: ClassVar[dict[str, str]]
 
     add_norm: Any
 
@@ -53,7 +75,7 @@ class AddNormConfig(PreTrainedConfig):
         if key == "add_norm":
             value = AddNormSpec.parse(value, self.stock_add_norm())
         elif not hasattr(type(self), key):
-            _refuse_near_miss(key)
+            refuse_near_miss(key, ["add_norm"])
         super().__setattr__(key, value)
 
     @classmethod
@@ -68,7 +90,7 @@ class AddNormConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in Transformers; overrides are checked like the config's own keys."""
         for key in kwargs:
-            _refuse_near_miss(key)
+            refuse_near_miss(key, ["add_norm"])
         # as an override, None says nothing
         kwargs = {key: value for key, value in kwargs.items() if (key, value) != ("add_norm", None)}
         result = super().from_dict(config_dict, **kwargs)
@@ -121,24 +143,9 @@ class AddNormConfig(PreTrainedConfig):
         """As in Transformers; `add_norm` in its JSON form."""
         return super().to_dict() | {"add_norm": self.add_norm.to_dict()}
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write config.json with the full `auto_map`, and the code that it names beside it."""
-        modules = {"AutoConfig": type(self).__module__.split(".")[-1]}
-        modeling = modules["AutoConfig"].replace("configuration_", "modeling_")
-        self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
-        self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
-        super().save_pretrained(save_directory, **kwargs)
-        source = Path(str(sys.modules[type(self).__module__].__file__)).with_name(f"{modeling}.py")
-        # a config that was loaded alone, as remote code, has no modeling file beside it
-        if source.exists():
-            for file in {str(source), *get_relative_import_files(source)}:
-                target = Path(save_directory, Path(file).name)
-                if not (target.exists() and target.samefile(file)):
-                    shutil.copyfile(file, target)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
-
-def _refuse_near_miss(key: str) -> None:
-    if key != "add_norm" and difflib.get_close_matches(key.lower(), ["add_norm"], cutoff=0.75):
-        raise ValueError(f"unknown config key {key!r}. Did you mean 'add_norm'?")
+def refuse_near_miss(key: str, known: list[str]) -> None:
+    """Refuse a config key that is almost one of `known`: it would be kept, and say nothing."""
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75)
+    if key not in known and near:
+        raise ValueError(f"unknown config key {key!r}. Did you mean {near[0]!r}?")

@@ -132,13 +132,18 @@ class TFixup(ScaleWeights):
         draw_table(module, lambda weight: torch.nn.init.normal_(weight, std=std))
 
 
+def silence(norm: Any) -> None:
+    """Start a norm at gain 0 and bias 0."""
+    set_gain(norm, 0.0)
+    if getattr(norm, "bias", None) is not None:
+        init.zeros_(norm.bias)
+
+
 class ZeroNorms(InitRule):
     """Start the norms of some slots at zero, gain and bias, so that they pass nothing at first."""
 
     def start_module(self, module: Any, position: Position) -> None:
-        set_gain(module, 0.0)
-        if getattr(module, "bias", None) is not None:
-            init.zeros_(module.bias)
+        silence(module)
 
 
 @INITS.register("scaled_output")

@@ -1,6 +1,10 @@
 """How an AddNorm model is made of a stock one: adoption, initialisation.
 
 The stock class builds itself; then its parts are adopted, under their own names, by classes that know the spec.
+
+As remote code, a config and its models are loaded from two copies of these files, whose classes are not the same. So
+norms are built by the function that is here, `AddNormConfig.build_norm(config, ...)`, not by the config's own method:
+the rules for start weights, and the token mask, know the classes of this copy.
 """
 
 import copy
@@ -8,7 +12,7 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,6 +23,7 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 
+from .addnorm_config import AddNormConfig
 from .anatomy import Anatomy, Sublayer
 from .auxiliary_loss import with_losses
 from .connection import AddNorm, Branch, Connections
@@ -158,7 +163,8 @@ class AddNormLayer(nn.Module):
                 self.add_norm_linears.setdefault(path, (roles, position))
             residual = None
             if wiring.writes(order, len(names)):
-                choice, new_norm = layer_spec.residual_of(name), partial(config.build_norm, layer_spec.norm)
+                new_norm = partial(AddNormConfig.build_norm, config, layer_spec.norm)
+                choice = layer_spec.residual_of(name)
                 residual = stream.build_residual(choice, config.hidden_size, position, new_norm)
                 if choice.options.get("share") == "layer":
                     shared, residual = shared or residual, None
@@ -174,7 +180,8 @@ class AddNormLayer(nn.Module):
         if spec.token_norms(layers) and not self.mixes_tokens:
             self.mixes_tokens = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
-        stream_norms = {name: config.build_norm(spec.norm) for name in stream.norms} if depth == layers - 1 else None
+        last = depth == layers - 1
+        stream_norms = {name: AddNormConfig.build_norm(config, spec.norm) for name in stream.norms} if last else None
         return Connections(blocks, shared, stream, wiring, depth, stream_norms)
 
     def _place_norms(
@@ -182,7 +189,7 @@ class AddNormLayer(nn.Module):
     ) -> dict[str, nn.Module]:
         """Put norms at the stock layer's paths; those that have no place there are returned, by slot."""
         norms = {
-            slot: config.build_norm(choice, config.slot_width(name, slot, qkv_width))
+            slot: AddNormConfig.build_norm(config, choice, config.slot_width(name, slot, qkv_width))
             for slot, choice in choices.items()
         }
         for slot, norm in norms.items():
@@ -397,8 +404,8 @@ class AddNormPreTrainedModel(PreTrainedModel):
         super().post_init()
 
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
-        norm = spec.place_norm(place)
-        return nn.Identity() if norm is None else self.config.build_norm(norm, self.config.place_width(name))
+        norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
+        return nn.Identity() if norm is None else AddNormConfig.build_norm(config, norm, config.place_width(name))
 
     def _place_at(self, paths: tuple[str, ...], spec: AddNormSpec, place: Any, name: str) -> None:
         for path in paths:

@@ -1,0 +1,257 @@
+"""Growing a trained model: more layers, made of those that it has."""
+
+import copy
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .models.connection import held_residual
+from .models.initialization import silence
+from .models.inner import Inner
+from .models.norms import has_gain
+from .models.pretrained import AddNormPreTrainedModel, get_part
+from .models.registry import parse_option
+from .models.residuals import Residual
+from .models.spec import AddNormSpec, Override
+
+
+How = Literal["stack", "identity"]
+
+# config entries that count layers: those that run, and those of which each has weights of its own
+_COUNTS = ("num_hidden_layers", "num_hidden_groups")
+# config entries with a value for each layer
+_PER_LAYER = ("layer_types",)
+
+
+def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
+    """A deeper model, whose new layers are made of the old ones; the old model stays as it is.
+
+        stack:     A B -> A B A B          all layers copied in blocks
+        identity:  A B -> A B A' B'        A', B' copies that at first add nothing to the stream
+
+    With "stack" the new model computes another function, from which training goes on. With "identity" it computes the
+    old one exactly (in evaluation): in every new layer the last learned factor of each branch is 0, which is the
+    residual's factor where there is one, else gain and bias of the norm in `out`, else weight and bias of the branch's
+    last Linear layer. A factor on the stream itself begins anew. All else in it is copied, so that the first step
+    moves what is at 0, and the next ones the rest.
+
+    The layers' exceptions in the spec (`add_norm.layers`), and other entries that a config has for each layer, go
+    with the layers that are copied. Constants that depend on the depth are those of the new depth. An average over
+    the layers so far (DenseFormer) that has other terms at its new depth begins anew. Where layers are shared
+    (ALBERT), the groups are copied: a model with one group becomes one with two. Everything outside the layers, heads
+    too, is kept.
+
+    Source: "stack": Gong et al., "Efficient Training of BERT by Progressively Stacking", 2019, ICML. "identity": Chen,
+    Goodfellow & Shlens, "Net2Net", 2015, arXiv 1511.05641 (the idea); zeroed branches: LLaMA Pro, Wu et al., 2024,
+    arXiv 2401.02415.
+
+    Args:
+        model: an AddNorm model, with or without a head.
+        layers (`int`, *optional*): the new `num_hidden_layers`, by default twice the old one; for "stack", and where
+            layers are shared, a multiple of it.
+        how (`str`, *optional*, defaults to `"stack"`): "stack" or "identity".
+    Returns:
+        A new model of the same class, with a new config.
+    Raises:
+        ValueError: a model without an add & norm spec of its own, a number of layers that is not allowed, or
+            "identity" for a scheme in which it is not exact. That is tried, not looked up: a new layer must give back
+            what it is given when its branches are 0 (a norm on the stream itself does not), and an old layer must do
+            what it did (a constant that depends on the number of layers does not).
+    """
+    parse_option(How, how, "how")
+    if not isinstance(model, AddNormPreTrainedModel):
+        raise ValueError(f"grow takes a model with config.add_norm, got a {type(model).__name__}; allowed is one.")
+    old = model.config.num_hidden_layers
+    layers = 2 * old if layers is None else layers
+    config = _grown_config(model.config, layers, how)
+    with torch.device(model.device):
+        grown = type(model)(config)
+    sources = _sources(model, grown)
+    grown.load_state_dict(_grown_state(model, grown, sources), assign=True)
+    grown.tie_weights()
+    grown.train(model.training)
+    if how == "identity":
+        names = config.add_norm_sublayers()
+        for layer, connections in _layers(grown)[len(_paths(model)) :]:
+            for name in names:
+                _Branch(layer, connections, names, name).silence()
+            if connections.average_norm is not None:
+                connections.average_norm.reset_parameters()
+        _refuse_inexact(model, grown)
+    if getattr(model, "generation_config", None) is not None:
+        grown.generation_config = copy.deepcopy(model.generation_config)
+    return grown
+
+
+def _grown_config(config: Any, layers: int, how: str) -> Any:
+    old = config.num_hidden_layers
+    grown = copy.deepcopy(config)
+    whole = how == "stack" or getattr(config, "num_hidden_groups", None) is not None
+    if type(layers) is not int or layers <= old or (whole and layers % old):
+        allowed = f"a multiple of {old}, above it" if whole else f"a whole number above {old}"
+        raise ValueError(f"layers is {layers!r}, and the model has {old}; allowed is {allowed}.")
+    for key in _COUNTS:
+        if hasattr(config, key):
+            setattr(grown, key, getattr(config, key) * layers // old)
+    for key in _PER_LAYER:
+        values = getattr(config, key, None)
+        if values is not None:
+            setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
+    grown.add_norm = _grown_spec(config, grown)
+    return grown
+
+
+def _copied(old: int, new: int) -> list[int]:
+    """For every layer of the new stack, the old one that it is made of: the old ones, then blocks that end as they."""
+    return [*range(old), *((index - new) % old for index in range(old, new))]
+
+
+def _grown_spec(config: Any, grown: Any) -> AddNormSpec:
+    old, new = config.add_norm_depth(), grown.add_norm_depth()
+    copied = _copied(old, new)
+    overrides = []
+    for override in config.add_norm.layers:
+        selected = override.layers(old)
+        indices = [index for index, source in enumerate(copied) if source in selected]
+        # one that selects no layer (the first quarter of two) stays idle
+        overrides += [Override("index", indices, override.axes)] if indices else []
+    return replace(config.add_norm, layers=overrides)
+
+
+def _paths(model: Any) -> list[str]:
+    """The path of every layer, from the model, in the order in which they run."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    return [prefix + path for path in model.anatomy_of(model.config).layers(model.config)]
+
+
+def _blocks(model: Any) -> list[str]:
+    """The path of every depth's add & norm blocks."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    encoder = model.anatomy_of(model.config).encoder
+    paths = _paths(model)
+    if encoder and getattr(get_part(model.base_model, encoder), "holds_connections", False):
+        return [f"{prefix}{encoder}.connections.{depth}" for depth in range(len(paths))]
+    return [f"{path}.connections" for path in paths]
+
+
+def _sources(model: Any, grown: Any) -> dict[str, str]:
+    """The old path for the path of every new layer and of its blocks."""
+    sources: dict[str, str] = {}
+    for find in (_paths, _blocks):
+        old, new = find(model), find(grown)
+        for path, source in zip(new, _copied(len(old), len(new)), strict=True):
+            if sources.setdefault(path, old[source]) != old[source]:
+                raise ValueError(
+                    f"layers is {grown.config.num_hidden_layers}, at which the shared layer {path} would be a copy of "
+                    "two; allowed is a multiple at which the groups are as long as they were."
+                )
+    return sources
+
+
+def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, torch.Tensor]:
+    state, anew = model.state_dict(), grown.state_dict()
+    # the longest first: blocks may lie within a layer
+    paths = sorted(sources, key=len, reverse=True)
+    found = {}
+    for key, start in anew.items():
+        path = next((path for path in paths if key.startswith(f"{path}.")), "")
+        source = sources[path] + key.removeprefix(path) if path else key
+        of_depth = ".average_norm." in key and (source not in state or state[source].shape != start.shape)
+        found[key] = (start if of_depth else state[source]).clone()
+    return found
+
+
+def _layers(model: Any) -> list[tuple[Any, Any]]:
+    """Every depth's layer and its add & norm blocks."""
+    return [
+        (get_part(model, path), get_part(model, blocks))
+        for path, blocks in zip(_paths(model), _blocks(model), strict=True)
+    ]
+
+
+class _Branch:
+    """The way of one sublayer's branch to the stream.
+
+    Args:
+        layer, connections: a layer and its blocks.
+        names (`list[str]`): the layer's sublayers.
+        name (`str`): this one.
+    """
+
+    def __init__(self, layer: Any, connections: Any, names: list[str], name: str):
+        self.block, last = getattr(connections, name), getattr(connections, names[-1])
+        # a residual is the layer's or the sublayer's; in parallel, that of the last one, which writes for all
+        self.residual: Any = held_residual(connections) or held_residual(self.block) or held_residual(last)
+        sublayer = layer.sublayers[name]
+        self.stock_norms = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
+        self.output = next(
+            get_part(layer, path) for path, roles in sublayer.roles().items() if roles[0] in ("o", "w2")
+        )
+
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Write 0 into the last learned factor, and into what is added behind it."""
+        factor = self.output
+        norm: Any = self.block._modules.get("out_norm") or self.stock_norms.get("out")
+        if getattr(self.residual, "side", None) == "branch":
+            factor = self.residual
+        else:
+            # what it does to the stream itself is nothing yet, if it starts so
+            for part in self.residual.modules():
+                if isinstance(part, Residual):
+                    part.reset_parameters()
+            if "out" in self.block.filled and has_gain(norm):
+                return silence(norm)
+        for parameter in factor.parameters():
+            parameter.zero_()
+        return None
+
+    def run(self, u: torch.Tensor, _: Inner) -> torch.Tensor:
+        """Something that the branch could give: its last Linear layer, on something that depends on `u`."""
+        width = getattr(self.output, "in_features", None) or self.output.nx
+        inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
+        return self.output(inside)
+
+
+@torch.no_grad()
+def _after(layer: Any, connections: Any, config: Any, state: Any) -> Any:
+    """The state of the stream after a layer, whose branches give something in the place of what they do."""
+    layer, connections = (copy.deepcopy(part).cpu().double().eval() for part in (layer, connections))
+    names, sites = config.add_norm_sublayers(), []
+    for name in names:
+        branch = _Branch(layer, connections, names, name)
+        sites.append(connections.site(name, branch.run, None, branch.stock_norms, None))
+    return connections.stream.end_layer(connections.wiring(state, sites), connections.average_norm)
+
+
+def _refuse_inexact(model: Any, grown: Any) -> None:
+    """Refuse a scheme in which the grown model is not the old one, as its blocks themselves show."""
+    old, new = _layers(model), _layers(grown)
+    draw = torch.Generator().manual_seed(0)
+
+    def drawn(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=draw, dtype=torch.float64)
+
+    _, first = new[0]
+    state = first.stream.enter(drawn(torch.empty(2, 3, grown.config.hidden_size)))
+    for depth, part in enumerate(new):
+        state = tree_map(drawn, state)
+        expected, after = state, _after(*part, grown.config, state)
+        what = (
+            "changes the stream even where its branches add nothing: there is more on it than their sum (a norm "
+            "behind it, a factor, a second sum, an adapter)"
+        )
+        if depth < len(old):
+            expected = _after(*old[depth], model.config, state)
+            what = (
+                "would not do what it did: a constant of its add & norm depends on the number of layers, "
+                f"{len(old)} and {len(new)}"
+            )
+        # a stream that keeps the layers' outputs has one more afterwards, at the end
+        same = all(map(torch.equal, tree_leaves(expected), tree_leaves(after)))
+        # what a language's adapter adds is no branch
+        if not same or (depth >= len(old) and getattr(part[0], "adapter_layer", None) is not None):
+            raise ValueError(f"how is 'identity', and layer {depth + 1} {what}; allowed is 'stack'.")
+        state = after

@@ -60,8 +60,8 @@ def test_what_the_table_refuses_is_all_that_is_refused(family):
     assert refused == {str(scheme): _expected(family, scheme) for scheme in SCHEMES}
     no_tables = {"t_fixup"} if not FAMILIES[family].config_class.has_tables else set()
     assert {preset for preset in PRESET_NAMES if _refused(family, {"preset": preset}) is not None} == no_tables
-    # those two are about start rules, which test_depth_and_init has
-    rows = set(REFUSALS) - {"tables_that_are_not_there", "zero_out_norm_on_rep_bn"}
+    # those are about start rules and positions, which test_depth_and_init and test_positions have
+    rows = set(REFUSALS) - {"tables_that_are_not_there", "zero_out_norm_on_rep_bn", "positions_in_the_attention"}
     rows -= set() if family == "gpt2" else {"token_norm_in_a_causal_model"}
     assert {row for row in refused.values() if row is not None} == rows
 

@@ -18,6 +18,7 @@ from hf_addnorm.models import refusals
 from hf_addnorm.models.depth import DEPTH_RULES
 from hf_addnorm.models.initialization import INITS
 from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.positions import POSITIONS
 from hf_addnorm.models.presets import PRESETS
 from hf_addnorm.models.registry import Choice, Registry
 from hf_addnorm.models.residuals import RESIDUALS
@@ -38,6 +39,7 @@ SIZES = {
 EVERYTHING = {
     "preset": "sandwich_ln",
     "variant": "paper",
+    "positions": {"kind": "sinusoidal", "length": 300},
     "norm": {"kind": "rms_norm", "zero_centered": True, "eps": 1e-5},
     "embed": {"kind": "layer_norm", "bias": False},
     "attention": {
@@ -95,6 +97,7 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "residual.start": (DEPTH_RULES, lambda choice: {"residual": {"kind": "vector", "start": choice}}),
     "pre_scale": (DEPTH_RULES, lambda choice: {"preset": "pre_ln", "pre_scale": choice}),
     "drop_path": (DEPTH_RULES, lambda choice: {"drop_path": choice}),
+    "positions": (POSITIONS, lambda choice: {"positions": choice}),
     "init[0]": (INITS, lambda choice: {"preset": "sandwich_ln", "init": [choice]}),
     "stream": (STREAMS, lambda choice: {"stream": choice}),
     "wiring": (WIRINGS, lambda choice: {"wiring": choice}),
@@ -177,7 +180,7 @@ def test_every_choice_round_trips_with_every_option(axis):
 
 def test_names_are_of_one_registry_each():
     assert {id(registry) for registry, _ in AXES.values()} == {
-        id(r) for r in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS)
+        id(r) for r in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS, POSITIONS)
     }
 
 
@@ -1038,7 +1041,7 @@ def test_a_registry_refuses_what_would_confuse():
 
 
 def test_every_option_has_a_type_that_is_read():
-    for registry in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS):
+    for registry in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS, POSITIONS):
         for kind in registry:
             for name, option in registry.options(kind).items():
                 assert option.annotation is not option.empty, (kind, name)

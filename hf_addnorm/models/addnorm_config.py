@@ -104,6 +104,10 @@ class AddNormConfig(CodeCarryingConfig):
         cross = ["cross_attention"] if getattr(self, "add_cross_attention", False) else []
         return ["attention", *cross, "feed_forward"]
 
+    def add_norm_has_position_table(self) -> bool:
+        """Whether the stock model adds a table's row to the embeddings for a token's position."""
+        return False
+
     def add_norm_depth(self) -> int:
         """The number of layers that a hidden state runs through."""
         return self.num_hidden_layers

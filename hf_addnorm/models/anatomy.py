@@ -51,6 +51,7 @@ class Anatomy:
         encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything. One with
             `holds_connections` has the blocks of all depths as `connections`, where layers may be shared.
         embeddings (`tuple[str, ...]`): where the tables of the embeddings are; empty where it has none.
+        position_table (`str`, *optional*): the one of them that is added for a token's position.
         embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
         embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
         final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.
@@ -66,6 +67,7 @@ class Anatomy:
     encoder: str = ""
     encoder_class: Any = None
     embeddings: tuple[str, ...] = ()
+    position_table: str | None = None
     embed_norm: str | None = None
     embed_dropout: str | None = None
     final_norm: str | None = None

@@ -48,6 +48,9 @@ class AddNormAlbertConfig(AddNormConfig, AlbertConfig):
     # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
+    def add_norm_has_position_table(self) -> bool:
+        return True
+
     def add_norm_depth(self) -> int:
         return self.num_hidden_layers * self.inner_group_num
 

@@ -50,5 +50,8 @@ class AddNormBertConfig(AddNormConfig, BertConfig):
     # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
+    def add_norm_has_position_table(self) -> bool:
+        return True
+
 
 __all__ = ["AddNormBertConfig"]

@@ -48,6 +48,9 @@ class AddNormDebertaV2Config(AddNormConfig, DebertaV2Config):
     # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
+    def add_norm_has_position_table(self) -> bool:
+        return bool(self.position_biased_input)
+
     def place_width(self, place: str) -> int:
         # the older of the two heads is as wide as the word embeddings
         return (

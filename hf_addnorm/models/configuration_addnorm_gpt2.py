@@ -44,6 +44,9 @@ class AddNormGPT2Config(AddNormConfig, GPT2Config):
     # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
+    def add_norm_has_position_table(self) -> bool:
+        return True
+
     def stock_add_norm(self) -> dict[str, Any]:
         return {"preset": "pre_ln"}
 

@@ -127,6 +127,7 @@ class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, AlbertPreTrainedModel
         encoder="encoder",
         encoder_class=AddNormAlbertTransformer,
         embeddings=("embeddings",),
+        position_table="embeddings.position_embeddings",
         embed_norm="embeddings.LayerNorm",
         head_norms=("predictions.LayerNorm",),
     )

@@ -109,6 +109,7 @@ class AddNormBertPreTrainedModel(AddNormPreTrainedModel, BertPreTrainedModel):
         encoder="encoder",
         encoder_class=AddNormBertEncoder,
         embeddings=("embeddings",),
+        position_table="embeddings.position_embeddings",
         embed_norm="embeddings.LayerNorm",
         head_norms=("cls.predictions.transform.LayerNorm",),
     )

@@ -116,6 +116,7 @@ class AddNormDebertaV2PreTrainedModel(AddNormPreTrainedModel, DebertaV2PreTraine
         encoder="encoder",
         encoder_class=AddNormDebertaV2Encoder,
         embeddings=("embeddings",),
+        position_table="embeddings.position_embeddings",
         embed_norm="embeddings.LayerNorm",
         other_norms=("encoder.conv.LayerNorm",),
         other_parts={"encoder.conv": AddNormDebertaV2ConvLayer},

@@ -100,6 +100,7 @@ class AddNormGPT2PreTrainedModel(AddNormPreTrainedModel, GPT2PreTrainedModel):
         layer=AddNormGPT2Block,
         layers=numbered("h"),
         embeddings=("wte", "wpe"),
+        position_table="wpe",
         embed_dropout="drop",
         final_norm="ln_f",
         output_scale=ONE_OVER_ROOT_2L,

@@ -31,6 +31,7 @@ from .depth import Position, at_depth, positions
 from .initialization import INITS, Linear
 from .inner import Seen
 from .norms import Norm, mixes_tokens
+from .positions import POSITIONS, put_positions
 from .refusals import refuse
 from .registry import Choice, one_of, to_json
 from .residuals import RESIDUALS, Residual
@@ -432,6 +433,10 @@ class AddNormPreTrainedModel(PreTrainedModel):
         self._install_in_layers(anatomy, spec, encoder)
 
     def _install_embed(self, anatomy: Anatomy, spec: AddNormSpec) -> None:
+        table = anatomy.position_table
+        if table is not None and spec.positions.kind not in ("stock", "learned"):
+            width: Any = self.get_submodule(table).embedding_dim
+            put_positions(self, table, POSITIONS.build(spec.positions, width))
         if anatomy.embed_norm is not None:
             self._place_at((anatomy.embed_norm,), spec, spec.embed, "embed")
         elif anatomy.embed_dropout is not None and spec.embed not in ("auto", False):

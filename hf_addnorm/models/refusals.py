@@ -48,6 +48,16 @@ REFUSALS: dict[str, Refusal] = {
         "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
         "a norm of each token by itself",
     ),
+    "positions_in_the_attention": Refusal(
+        lambda spec, config: (
+            []
+            if spec.positions.kind == "stock" or config.add_norm_has_position_table()
+            else [("add_norm.positions", spec.positions)]
+        ),
+        "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
+        "relative), a convolution or the patches' own places tell where a token is",
+        "'stock'",
+    ),
     "tables_that_are_not_there": Refusal(
         lambda spec, config: (
             []

@@ -10,6 +10,7 @@ from .gates import RESIDUALS
 from .hyper_connections import STREAMS
 from .initialization import INITS
 from .norms import NORMS, mixes_tokens
+from .positions import POSITIONS
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .wirings import WIRINGS
@@ -249,6 +250,7 @@ class AddNormSpec:
         preset, variant (`str`): the row that the axes started from, and whether in the "paper"'s form or in that of
             the authors' "official" code; for people, no code reads them after parsing.
         norm (`Choice`): the norm of every place that names none of its own.
+        positions (`Choice`): what is added to the embeddings for a token's position.
         embed (`"auto"` or `SlotNorm`): after the sum of the embeddings; "auto": where the stock model has a norm.
         attention, feed_forward (`dict`): filled slots of the sublayers.
         cross_attention (`dict` or `None`): likewise, by default as `attention`.
@@ -268,6 +270,7 @@ class AddNormSpec:
     preset: str
     variant: str
     norm: Choice
+    positions: Choice
     embed: str | SlotNorm
     attention: dict[str, SlotNorm]
     cross_attention: dict[str, SlotNorm] | None
@@ -412,6 +415,7 @@ def _parse_variant(value: Any, preset: str) -> str:
 
 _STOCK_AXES = {
     "norm": "layer_norm",
+    "positions": "stock",
     "embed": "auto",
     "attention": ["post"],
     "cross_attention": None,
@@ -438,6 +442,7 @@ def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
         "embed": partial(_parse_place, word="auto"),
         "final": _parse_slot_norm,
         "head": partial(_parse_place, word="stock"),
+        "positions": POSITIONS.parse,
         "stream": STREAMS.parse,
         "wiring": WIRINGS.parse,
         "init": _parse_inits,

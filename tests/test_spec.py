@@ -23,6 +23,7 @@ from hf_addnorm.models.presets import PRESETS
 from hf_addnorm.models.registry import Choice, Registry
 from hf_addnorm.models.residuals import RESIDUALS
 from hf_addnorm.models.spec import FORMAT_VERSION, SELECTORS, SLOTS, STREAMS, WIRINGS, LayerSpec
+from hf_addnorm.models.weight_transforms import WEIGHTS
 
 
 LAYERS = 4
@@ -65,6 +66,7 @@ EVERYTHING = {
     "drop_path": {"kind": "linear", "first": 0.1, "last": 0.5},
     "stream": {"kind": "dual", "scale": 0.5},
     "wiring": {"kind": "parallel", "shared_norm": False},
+    "weights": {"kind": "sigma_reparam", "roles": ["q", "w2"], "start": "spectral_norm"},
     "init": ["zero_out_norm", "scaled_output"],
     "layers": [
         {"first": 1, "norm": "dyt"},
@@ -98,6 +100,7 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "pre_scale": (DEPTH_RULES, lambda choice: {"preset": "pre_ln", "pre_scale": choice}),
     "drop_path": (DEPTH_RULES, lambda choice: {"drop_path": choice}),
     "positions": (POSITIONS, lambda choice: {"positions": choice}),
+    "weights": (WEIGHTS, lambda choice: {"weights": choice}),
     "init[0]": (INITS, lambda choice: {"preset": "sandwich_ln", "init": [choice]}),
     "stream": (STREAMS, lambda choice: {"stream": choice}),
     "wiring": (WIRINGS, lambda choice: {"wiring": choice}),
@@ -180,7 +183,7 @@ def test_every_choice_round_trips_with_every_option(axis):
 
 def test_names_are_of_one_registry_each():
     assert {id(registry) for registry, _ in AXES.values()} == {
-        id(r) for r in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS, POSITIONS)
+        id(r) for r in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS, POSITIONS, WEIGHTS)
     }
 
 
@@ -1041,7 +1044,7 @@ def test_a_registry_refuses_what_would_confuse():
 
 
 def test_every_option_has_a_type_that_is_read():
-    for registry in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS, POSITIONS):
+    for registry in (NORMS, RESIDUALS, DEPTH_RULES, INITS, STREAMS, WIRINGS, POSITIONS, WEIGHTS):
         for kind in registry:
             for name, option in registry.options(kind).items():
                 assert option.annotation is not option.empty, (kind, name)

@@ -55,3 +55,14 @@ class PerForward(Generic[T]):
 def recomputing() -> bool:
     """Whether this forward is a checkpoint's recomputation, which runs within a backward."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def put_buffer(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
+    """Give a buffer another value."""
+    buffer = module.get_buffer(name)
+    if torch.compiler.is_compiling():
+        # A compiled backward may compute again what came from a buffer: then the buffer must not have changed, so
+        # another one takes its place.
+        setattr(module, name, value.to(buffer.dtype))
+    else:
+        buffer.copy_(value)

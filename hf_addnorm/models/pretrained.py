@@ -38,6 +38,7 @@ from .residuals import RESIDUALS, Residual
 from .spec import AddNormSpec
 from .streams import STREAMS, Hidden
 from .token_mask import TokenMask, current, running_with
+from .weight_transforms import Transformed, transformed_class, transforms
 from .wirings import WIRINGS
 
 
@@ -127,21 +128,29 @@ class AddNormLayer(nn.Module):
     connections: Any
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
+    # whether it is told what its model knows during a forward
+    is_told = False
 
     def __init_subclass__(cls, **kwargs: Any):
         if "forward" in vars(cls):
             cls.forward = _told_its_tokens(cls.forward)
         super().__init_subclass__(**kwargs)
 
-    def adopt_parts(self, config: Any) -> None:
-        """Let the parts that run with norms inside be adopted; once per layer."""
+    def adopt_parts(self, spec: AddNormSpec, config: Any) -> None:
+        """Let the parts that run with norms inside, or with transformed weights, be adopted; once per layer."""
         # what the stock layer's paths hold by now: a norm that several depths may share, or nothing
         self.stock_choices: dict[str, Choice | None] = {}
         # by path: a Linear may be replaced later, by an adapter or a quantiser
         self.add_norm_linears: dict[str, tuple[tuple[str, ...], Position]] = {}
+        self.transformed: list[str] = []
         for name in config.add_norm_sublayers():
             for path, cls in self.sublayers[name].parts.items():
                 adopt_at(self, path, cls)
+            for path, roles in self.sublayers[name].roles().items():
+                stock = self.get_submodule(path)
+                if (found := transforms(spec.weights, roles, stock)) is not None:
+                    self.transformed.append(path)
+                    adopt_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
 
     def install_add_norm(self, spec: AddNormSpec, config: Any, depth: int, layers: int) -> Connections:
         """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""
@@ -178,8 +187,9 @@ class AddNormLayer(nn.Module):
                 at_depth(layer_spec.drop_path, position),
                 config.add_norm_head_size() if layer_spec.qkv_width == "head" else None,
             )
-        if spec.token_norms(layers) and not self.mixes_tokens:
-            self.mixes_tokens = True
+        self.mixes_tokens = self.mixes_tokens or bool(spec.token_norms(layers))
+        if spec.asks_model(layers) and not self.is_told:
+            self.is_told = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
         stream_norms = {name: AddNormConfig.build_norm(config, spec.norm) for name in stream.norms} if last else None
@@ -225,6 +235,13 @@ class AddNormLayer(nn.Module):
             then (`torch.nn.Module`, *optional*): something that the stock layer adds to the stream at its end.
             skipped (`Collection[int]`): the depths at which a layer is left out of this forward.
         """
+        for path in self.transformed:
+            linear = get_part(self, path)
+            if not isinstance(getattr(linear, "base_layer", linear), Transformed):
+                raise RuntimeError(
+                    f"{path} has been replaced by a {type(linear).__name__}, which does not transform its weight as "
+                    "add_norm.weights says: a model with weight transforms cannot be quantised so."
+                )
         blocks: Any = self.connections if connections is None else connections
         if blocks.depth in skipped:
             return blocks(hidden_states, [])
@@ -328,7 +345,7 @@ def _entered(forward: Any) -> Any:
     @wraps(forward)
     def entered(self: Any, *args: Any, **kwargs: Any) -> Any:
         run: Any = partial(with_losses, forward) if self.adds_loss else forward
-        if not self.mixes_tokens:
+        if not (self.asks_model or self.mixes_tokens):
             return run(self, *args, **kwargs)
         by_place = args[position : position + 1] if position is not None else ()
         mask = by_place[0] if by_place else kwargs.get("attention_mask")
@@ -347,6 +364,8 @@ class AddNormPreTrainedModel(PreTrainedModel):
     anatomy: ClassVar[Anatomy]
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
+    # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
+    asks_model = False
     # whether a module in it adds to the loss
     adds_loss = False
 
@@ -386,6 +405,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
             )
         spec = AddNormSpec.parse(self.config.add_norm)
         self.mixes_tokens = bool(spec.token_norms(self.config.add_norm_depth()))
+        self.asks_model = spec.asks_model(self.config.add_norm_depth())
         base_class = self.add_norm_base()
         if isinstance(self, base_class):
             self._install_in_base(spec)
@@ -449,7 +469,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
         layers: dict[str, Any] = {}
         for path in dict.fromkeys(paths):
             layers[path] = adopt_at(self, path, anatomy.layer)
-            layers[path].adopt_parts(self.config)
+            layers[path].adopt_parts(spec, self.config)
             # the stock class has started its weights by the stock rules alone
             layers[path]._is_hf_initialized = False
         blocks = [
@@ -543,6 +563,9 @@ class AddNormPreTrainedModel(PreTrainedModel):
                     if not set(roles).isdisjoint(rule.roles):
                         scale = at_depth(self.anatomy_of(self.config).output_scale, position)
                         rule.start_linear(Linear(module.get_submodule(path), roles, position, scale))
+        # of the weights as the rules have left them
+        for path in module.transformed if isinstance(module, AddNormLayer) else ():
+            get_part(module, path).start_transforms()
 
     def _embedding_tables(self) -> list[nn.Module]:
         parts = (self.get_submodule(path).modules() for path in self.anatomy_of(self.config).embeddings)

@@ -6,6 +6,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .norm_base import NORMS
+from .per_forward import put_buffer
 from .registry import Fraction, Positive, whole
 from .running_norms import RunningNorm, over_processes, over_tokens, processes
 
@@ -148,7 +149,7 @@ class PowerNorm(QuadraticNorm):
         square, count = batch
         counts, before = count > 0, self.running_square.clone()
         number = self.iterations_done + counts
-        self.put("iterations_done", number)
+        put_buffer(self, "iterations_done", number)
         share = torch.ones_like(count) / number.clamp(min=1)
         self.blend("running_square", square, share, counts & (number < self.warmup))
         self.blend("running_square", square, self.momentum, counts)
@@ -161,7 +162,7 @@ class PowerNorm(QuadraticNorm):
         left = grad - self.running_gradient * z
         # [left * z] is [g * z] - running_gradient * [z^2]
         moved = self.running_gradient + self.momentum * over_tokens(left * z, count)
-        self.put("running_gradient", torch.where(count > 0, moved, self.running_gradient))
+        put_buffer(self, "running_gradient", torch.where(count > 0, moved, self.running_gradient))
         return left / torch.sqrt(square + self.eps)
 
     def extra_repr(self) -> str:
@@ -261,7 +262,7 @@ class UnifiedNorm(QuadraticNorm):
         square, count = batch
         counts, before = count > 0, self.running_square.clone()
         number = self.iterations_done + counts
-        self.put("iterations_done", number)
+        put_buffer(self, "iterations_done", number)
         window = self._with(self.window_squares, number, square)
         geometric = window.log().mean(0).exp()
         outlier = torch.full_like(counts, self.window == 1)
@@ -270,7 +271,7 @@ class UnifiedNorm(QuadraticNorm):
             outlier = outlier | (self._settled(number) & (window.mean(0) - geometric > spread).any())
             window = torch.where(outlier, self._with(self.window_squares, number, before), window)
         used = torch.where(self._settled(number) & ~outlier, geometric, square)
-        self.put("window_squares", torch.where(counts, window, self.window_squares))
+        put_buffer(self, "window_squares", torch.where(counts, window, self.window_squares))
         self.blend("running_square", used, self.momentum, counts)
         used = torch.where(counts, used, before)
         ratio = torch.sqrt((used + self.eps) / (before + self.eps)).clamp(1 / 5, 5)
@@ -285,7 +286,7 @@ class UnifiedNorm(QuadraticNorm):
         newest = over_tokens(grad * z, count)
         window = self._with(self.window_gradients, number, torch.where(outlier, before, newest))
         mean = torch.where(self._settled(number) & ~outlier, window.mean(0), newest)
-        self.put("window_gradients", torch.where(counts, window, self.window_gradients))
+        put_buffer(self, "window_gradients", torch.where(counts, window, self.window_gradients))
         self.blend("running_gradient", mean, self.momentum, counts)
         known = torch.where(outlier, mean, self.running_gradient)
         return (grad - known * z) / torch.sqrt(square + self.eps)

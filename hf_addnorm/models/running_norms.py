@@ -13,6 +13,7 @@ from torch import nn
 from .auxiliary_loss import contribute
 from .layer_norms import DeviationNorm
 from .norm_base import NORMS
+from .per_forward import put_buffer
 from .registry import Finite, Fraction, Positive, number, whole
 from .token_mask import current
 from .token_norms import TokenNorm
@@ -81,20 +82,10 @@ class RunningNorm(TokenNorm):
         for name, start in self._starts.items():
             nn.init.constant_(self.get_buffer(name), start)
 
-    def put(self, name: str, value: torch.Tensor) -> None:
-        """Give a running statistic another value."""
-        buffer = self.get_buffer(name)
-        if torch.compiler.is_compiling():
-            # A compiled backward may compute again what came from a buffer: then the buffer must not have changed, so
-            # another one takes its place.
-            setattr(self, name, value.to(buffer.dtype))
-        else:
-            buffer.copy_(value)
-
     def blend(self, name: str, new: torch.Tensor, weight: float | torch.Tensor, counts: torch.Tensor) -> None:
         """Move a running statistic towards `new` by `weight`, where `counts` is true."""
         running = self.get_buffer(name)
-        self.put(name, torch.where(counts, running + weight * (new - running), running))
+        put_buffer(self, name, torch.where(counts, running + weight * (new - running), running))
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Let the running statistics take in those of a batch.
@@ -117,7 +108,7 @@ class RunningNorm(TokenNorm):
         before = {name: buffer.clone() for name, buffer in self.named_buffers(recurse=False)}
         taken = self.take_in(*batch)
         for name, value in before.items():
-            self.put(name, value)
+            put_buffer(self, name, value)
         return taken
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -347,7 +338,7 @@ class ProgressiveRepBatchNorm(RunningNorm):
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = self.get_buffer("iterations_done").clone()
-        self.put("iterations_done", before + 1)
+        put_buffer(self, "iterations_done", before + 1)
         return (before,)
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from .norms import NORMS, mixes_tokens
 from .positions import POSITIONS
 from .presets import PRESETS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
+from .weight_transforms import WEIGHTS
 from .wirings import WIRINGS
 
 
@@ -262,6 +263,7 @@ class AddNormSpec:
         dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
         drop_path (`float` or `Choice`): stochastic depth, the probability with which a sample's branch is left out.
         stream, wiring (`Choice`): the state that runs through the layers; how a layer's sublayers meet.
+        weights (`Choice`): what is done to the weights of Linear layers in every forward.
         init (`list[Choice]`): rules for the start weights; empty is the stock init.
         layers (`list[Override]`): per-layer exceptions, later ones win.
     """
@@ -284,6 +286,7 @@ class AddNormSpec:
     drop_path: float | Choice
     stream: Choice
     wiring: Choice
+    weights: Choice
     init: list[Choice]
     layers: list[Override]
 
@@ -384,6 +387,10 @@ class AddNormSpec:
         """Those of them that look at more than one token."""
         return [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)]
 
+    def asks_model(self, layers: int) -> bool:
+        """Whether something in it asks what the model knows during a forward."""
+        return bool(self.token_norms(layers)) or getattr(WEIGHTS[self.weights.kind], "iterates", False)
+
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
         """The norm of a place outside the layers (embed, final, head), or None."""
         if isinstance(place, Choice):
@@ -429,6 +436,7 @@ _STOCK_AXES = {
     "drop_path": 0.0,
     "stream": "single",
     "wiring": "sequential",
+    "weights": "none",
     "init": [],
     "layers": [],
 }
@@ -445,6 +453,7 @@ def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
         "positions": POSITIONS.parse,
         "stream": STREAMS.parse,
         "wiring": WIRINGS.parse,
+        "weights": WEIGHTS.parse,
         "init": _parse_inits,
     }
     axes = dict(below) | {

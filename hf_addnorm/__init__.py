@@ -4,7 +4,7 @@ Importing it registers every family with AutoConfig, the AutoModel classes, Auto
 """
 
 from .auto import load_pretrained, register_family, register_models
-from .catalogue import Part, catalogue, inits, norms, residuals, streams, wirings
+from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, wirings
 from .growth import grow
 from .models.addnorm_config import AddNormConfig
 from .models.auxiliary_loss import collect_losses
@@ -53,6 +53,7 @@ __all__ = [
     "inits",
     "load_pretrained",
     "norms",
+    "positions",
     "presets",
     "register_family",
     "residuals",

@@ -13,6 +13,7 @@ from .models.gates import RESIDUALS
 from .models.hyper_connections import STREAMS
 from .models.initialization import INITS
 from .models.norms import NORMS
+from .models.positions import POSITIONS
 from .models.registry import Registry
 from .models.wirings import WIRINGS
 from .norm_schemes import NORM_SCHEMES
@@ -78,3 +79,8 @@ def wirings() -> dict[str, Part]:
 def inits() -> dict[str, Part]:
     """Every init rule by name."""
     return _parts(INITS)
+
+
+def positions() -> dict[str, Part]:
+    """Every position encoding by name."""
+    return _parts(POSITIONS)

@@ -10,6 +10,7 @@ _stream = Rows("stream")
 _wiring = Rows("wiring")
 _init = Rows("init")
 _growth = Rows("growth")
+_position = Rows("position")
 _other = Rows("other")
 
 LAYER_SCHEMES = (
@@ -396,15 +397,12 @@ LAYER_SCHEMES = (
         "Their rules were not checked.",
     ),
     _other.built("stacks_of_encoders", "no paper; of this package", "AddNormStackConfig"),
-    _other.open(
-        "sinusoidal_positions",
-        "Vaswani et al., 2017, arXiv 1706.03762",
-        "The embeddings' positions are those of the family: no axis yet.",
-    ),
-    _other.open(
+    _position.built("sinusoidal_positions", "Vaswani et al., 2017, arXiv 1706.03762", {"positions": "sinusoidal"}),
+    _position.built(
         "learned_positions",
         "BERT, Devlin et al., 2018, arXiv 1810.04805",
-        "BERT has them anyway; in a family that has others there is no axis for it yet.",
+        {"positions": "stock"},
+        {"positions": "learned"},
     ),
-    _other.open("no_positions", "no paper; of this package", "The embeddings' positions: no axis yet."),
+    _position.built("no_positions", "no paper; of this package", {"positions": "none"}),
 )

@@ -5,7 +5,17 @@ from typing import Any, Literal
 
 
 Axis = Literal[
-    "norm", "placement", "residual", "stream", "wiring", "init", "weight transform", "attention", "growth", "other"
+    "norm",
+    "placement",
+    "residual",
+    "stream",
+    "wiring",
+    "init",
+    "weight transform",
+    "position",
+    "attention",
+    "growth",
+    "other",
 ]
 Status = Literal["built", "expressible", "open", "left out"]
 
@@ -17,7 +27,7 @@ class Scheme:
     Args:
         id (`str`): its name here; a preset has a row of its own name.
         axis (`str`): what it changes: "norm", "placement", "residual", "stream", "wiring", "init",
-            "weight transform", "attention" (its inside), "growth" (of a trained model) or "other".
+            "weight transform", "position", "attention" (its inside), "growth" (of a trained model) or "other".
         source (`str`): paper, year, arXiv id; or the code that it is known from.
         status (`str`): "built", under a name of its own; "expressible", by options of what is built; "open", not
             built yet; "left out", not to be built as things stand.

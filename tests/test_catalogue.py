@@ -15,13 +15,14 @@ from hf_addnorm.models.gates import RESIDUALS
 from hf_addnorm.models.hyper_connections import STREAMS
 from hf_addnorm.models.initialization import INITS
 from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.positions import POSITIONS
 from hf_addnorm.models.presets import PRESETS
 from hf_addnorm.models.registry import Registry
 from hf_addnorm.models.wirings import WIRINGS
 from hf_addnorm.scheme import Axis, Status
 
 
-REGISTRIES = (NORMS, RESIDUALS, STREAMS, WIRINGS, INITS, DEPTH_RULES)
+REGISTRIES = (NORMS, RESIDUALS, STREAMS, WIRINGS, INITS, POSITIONS, DEPTH_RULES)
 
 # the axes of a spec, by the registry that their names are from; all others hold norms
 OF_AXIS = {
@@ -29,6 +30,7 @@ OF_AXIS = {
     "stream": STREAMS,
     "wiring": WIRINGS,
     "init": INITS,
+    "positions": POSITIONS,
     "pre_scale": DEPTH_RULES,
     "drop_path": DEPTH_RULES,
 }
@@ -146,7 +148,14 @@ def test_a_parts_paper_is_in_its_docstring():
 
 @pytest.mark.parametrize(
     "function, registry",
-    [("norms", NORMS), ("residuals", RESIDUALS), ("streams", STREAMS), ("wirings", WIRINGS), ("inits", INITS)],
+    [
+        ("norms", NORMS),
+        ("residuals", RESIDUALS),
+        ("streams", STREAMS),
+        ("wirings", WIRINGS),
+        ("inits", INITS),
+        ("positions", POSITIONS),
+    ],
 )
 def test_parts_are_those_of_the_registry(function: str, registry: Registry):
     parts = getattr(hf_addnorm, function)()

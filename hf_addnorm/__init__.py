@@ -4,6 +4,7 @@ Importing it registers every family with AutoConfig, the AutoModel classes, Auto
 """
 
 from .auto import load_pretrained, register_family, register_models
+from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, wirings
 from .growth import grow
 from .models.addnorm_config import AddNormConfig
 from .models.auxiliary_loss import collect_losses
@@ -25,6 +26,7 @@ from .models.modeling_addnorm_vit import *
 from .models.modeling_addnorm_wav2vec2 import *
 from .models.presets import PRESETS, Preset
 from .models.spec import AddNormSpec
+from .scheme import Scheme
 
 
 __version__ = "0.1.0"
@@ -42,12 +44,21 @@ def presets() -> dict[str, Preset]:
 __all__ = [
     "AddNormConfig",
     "AddNormSpec",
+    "Part",
     "Preset",
+    "Scheme",
+    "catalogue",
     "collect_losses",
     "grow",
+    "inits",
     "load_pretrained",
+    "norms",
+    "positions",
     "presets",
     "register_family",
+    "residuals",
+    "streams",
+    "wirings",
 ]
 # and the families' classes
 __all__ += [name for name in globals() if name.startswith("AddNorm") and name not in __all__]

@@ -1,21 +1,21 @@
-"""The README is true: its Python runs, its preset table is the code's, its commands name what exists.
+"""The README is true: its Python runs, its tables are the code's, its commands name what exists.
 
-`python tests/test_docs.py` writes the table anew.
+`python tests/test_docs.py` writes the tables anew.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from hf_addnorm import presets
+from hf_addnorm import catalogue, presets
 
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-TABLE = re.compile(r"(<!-- presets:.*?-->\n).*?(<!-- end presets -->)", re.DOTALL)
 
 
 def preset_table() -> str:
@@ -25,8 +25,40 @@ def preset_table() -> str:
     return "\n".join(["| preset | one sublayer | source |", "|---|---|---|", *rows]) + "\n"
 
 
-def test_the_preset_table_is_the_codes():
-    assert TABLE.search(README.read_text())[0].count(preset_table()) == 1, "run: python tests/test_docs.py"
+def catalogue_table() -> str:
+    count = Counter(row.status for row in catalogue())
+    missing = [row for row in catalogue() if row.status in ("open", "left out")]
+    rows = [f"| `{row.id}` | {row.axis} | {row.source} | {row.status} | {row.reason} |" for row in missing]
+    lines = [
+        f"Of {count.total()} schemes {count['built']} are built under a name of their own and {count['expressible']} "
+        "are options of these;",
+        f"{count['open']} are open, {count['left out']} are left out.",
+        "",
+        "<details><summary>What is not built, and why</summary>",
+        "",
+        "| scheme | axis | source | status | reason |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "</details>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"presets": preset_table, "catalogue": catalogue_table}
+
+
+def with_table(text: str, name: str) -> str:
+    """`text` with the table between its marks written anew."""
+    marks = re.compile(rf"(<!-- {name}:.*?-->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    text, count = marks.subn(lambda match: match[1] + TABLES[name]() + match[2], text)
+    assert count == 1, name
+    return text
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_the_codes(name):
+    assert with_table(README.read_text(), name) == README.read_text(), "run: python tests/test_docs.py"
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "recipes/README.md"])
@@ -60,4 +92,5 @@ def test_commands_and_links_name_what_exists(file):
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda match: match[1] + preset_table() + match[2], README.read_text()))
+    for name in TABLES:
+        README.write_text(with_table(README.read_text(), name))

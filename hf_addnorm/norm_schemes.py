@@ -1,0 +1,172 @@
+"""The catalogue's rows of norms, and of what acts on the weights instead."""
+
+from .scheme import Rows
+
+
+_norm = Rows("norm")
+_weight_transform = Rows("weight transform")
+
+NORM_SCHEMES = (
+    _norm.built("layer_norm", "Ba, Kiros & Hinton, 2016, arXiv 1607.06450", {"norm": "layer_norm"}),
+    _norm.expressible("layer_norm_without_bias", "ModernBERT's code", {"norm": {"kind": "layer_norm", "bias": False}}),
+    _norm.expressible(
+        "layer_norm_without_gain",
+        "Xu et al., NeurIPS 2019, arXiv 1911.07013",
+        {"norm": {"kind": "layer_norm", "gain": False, "bias": False}},
+    ),
+    _norm.expressible(
+        "layer_norm_1p",
+        "Nemotron and Megatron-LM, as in Transformers' models/nemotron",
+        {"norm": {"kind": "layer_norm", "zero_centered": True}},
+    ),
+    _norm.built(
+        "rms_norm",
+        "Zhang & Sennrich, NeurIPS 2019, arXiv 1910.07467",
+        {"norm": "rms_norm"},
+        {"norm": {"kind": "rms_norm", "eps": 1e-8, "eps_place": "outside"}},
+    ),
+    _norm.expressible(
+        "zero_centered_rms_norm",
+        "Gemma 2, as in Transformers' models/gemma2",
+        {"norm": {"kind": "rms_norm", "zero_centered": True}},
+    ),
+    _norm.built("prms_norm", "Zhang & Sennrich, NeurIPS 2019, arXiv 1910.07467", {"norm": "prms_norm"}),
+    _norm.left_out(
+        "crms_norm",
+        "Jiang, Gu, Zhu & Pan, NeurIPS 2023, arXiv 2305.14858",
+        "The stream has one feature less than the model is wide: it is an offline conversion of a trained pre-norm "
+        "model, not a norm to train with.",
+    ),
+    _norm.built("scale_norm", "Nguyen & Salazar, 2019, arXiv 1910.05895", {"norm": "scale_norm"}),
+    _norm.built("l2_norm", "nGPT, Loshchilov et al., 2024, arXiv 2410.01131", {"norm": "l2_norm"}),
+    _norm.built("sum_norm", "no paper; of this package", {"norm": "sum_norm"}),
+    _norm.built("group_norm", "Wu & He, 2018, arXiv 1803.08494", {"norm": "group_norm"}),
+    _norm.open(
+        "grouped_rms_norm",
+        "Qwen4-Exp, as in Transformers' models/qwen4_exp",
+        "Known only from inside that model's streams (qwen4_gated_residual), which are not built.",
+    ),
+    _norm.open(
+        "sequence_group_norm",
+        "Wu & He, 2018, arXiv 1803.08494",
+        "Statistics over the real tokens of a sequence and a group of features together: not built yet.",
+    ),
+    _norm.left_out(
+        "timestep_norm",
+        "Megalodon, Ma et al., 2024, arXiv 2404.08801",
+        "Its statistics run causally over time; no form for an encoder, which sees both sides, is published.",
+    ),
+    _norm.built("instance_norm", "Ulyanov et al., 2016, arXiv 1607.08022", {"norm": "instance_norm"}),
+    _norm.built("batch_norm", "Ioffe & Szegedy, 2015, arXiv 1502.03167", {"norm": "batch_norm"}),
+    _norm.left_out(
+        "batch_norm_over_scaled_tokens",
+        "PowerNorm's code, Shen et al., ICML 2020, arXiv 2003.07845",
+        "Its mask fills padded places with the mean, so that the variance depends on how much padding there is.",
+    ),
+    _norm.built("rep_bn", "SLAB, Guo et al., ICML 2024, arXiv 2405.11582", {"norm": "rep_bn"}),
+    _norm.built("progressive_rep_bn", "SLAB, Guo et al., ICML 2024, arXiv 2405.11582", {"norm": "progressive_rep_bn"}),
+    _norm.built(
+        "power_norm",
+        "Shen et al., ICML 2020, arXiv 2003.07845",
+        {"norm": "power_norm"},
+        {"norm": {"kind": "power_norm", "variant": "official", "groups": "heads"}},
+    ),
+    _norm.built("unified_norm", "Yang et al., ACM MM 2022, arXiv 2208.01313", {"norm": "unified_norm"}),
+    _norm.built("regularized_bn", "Wang et al., NeurIPS 2022, arXiv 2210.05153", {"norm": "regularized_bn"}),
+    _norm.left_out(
+        "dynamic_token_norm",
+        "Shao et al., ICLR 2022, arXiv 2112.02624",
+        "It reads positions on a fixed grid of image patches; no form for text is published.",
+    ),
+    _norm.built("dyt", "Zhu, Chen, He, LeCun & Liu, CVPR 2025, arXiv 2503.10622", "dyt", {"norm": "dyt"}),
+    _norm.open(
+        "dyt_llama",
+        "Zhu et al., CVPR 2025, arXiv 2503.10622, their LLaMA code",
+        "Start values by place are options of dyt; the learned scalar after the embeddings has no place yet.",
+    ),
+    _norm.built("derf", "Chen, Lu, Zhu, Sun & Liu, 2025, arXiv 2512.10938", "derf", {"norm": "derf"}),
+    _norm.built("isru", "Derf's code, Chen et al., 2025, arXiv 2512.10938", {"norm": "isru"}),
+    _norm.left_out(
+        "dy_isru",
+        "Stollenwerk, 2025, arXiv 2503.21708",
+        "Its constants are not confirmed; isru is the function of Derf's code, which has others.",
+    ),
+    _norm.left_out(
+        "other_point_functions",
+        "Derf's code, Chen et al., 2025, arXiv 2512.10938",
+        "Arctan, satursin and other functions that the authors tried besides; isru stands for them.",
+    ),
+    _norm.open(
+        "bhyt_star",
+        "Byun et al., 2026, arXiv 2601.09719",
+        "A tanh of the RMS-normalised token, a norm of one place: not built yet.",
+    ),
+    _norm.left_out(
+        "bhyt",
+        "Byun et al., 2026, arXiv 2601.09719",
+        "One statistic serves several places of a layer, while a norm here is a function of its own input.",
+    ),
+    _norm.built("affine", "ResMLP, Touvron et al., 2021, arXiv 2105.03404", {"norm": "affine"}),
+    _norm.expressible("no_norm", "MobileBERT, Sun et al., ACL 2020", {"preset": "post_ln", "norm": "affine"}),
+    _norm.built("none", "no paper; the identity", {"norm": "none"}),
+    _norm.built("center_norm", "LipsFormer, Qi et al., ICLR 2023, arXiv 2304.09856", {"norm": "center_norm"}),
+    _norm.built("fixed_sigma", "Heimersheim, 2024, arXiv 2409.13710", {"norm": "fixed_sigma"}),
+    _norm.built("ada_norm", "Xu et al., NeurIPS 2019, arXiv 1911.07013", {"norm": "ada_norm"}),
+    _norm.expressible(
+        "layer_norm_simple", "Xu et al., NeurIPS 2019, arXiv 1911.07013", {"norm": {"kind": "ada_norm", "k": 0}}
+    ),
+    _norm.expressible(
+        "detach_norm",
+        "Xu et al., NeurIPS 2019, arXiv 1911.07013",
+        {"norm": {"kind": "ada_norm", "k": 0, "detach": True}},
+    ),
+    _norm.built("see_dnorm", "Cai, Zhu, Liu & Min, ICLR 2026, arXiv 2510.22777", {"norm": "see_dnorm"}),
+    _norm.left_out(
+        "multi_head_see_dnorm",
+        "Cai, Zhu, Liu & Min, ICLR 2026, arXiv 2510.22777",
+        "The form with one number for each head: known by its description alone, no code of the authors was found.",
+    ),
+    _norm.built("gated_rms_norm", "A.X-K2, as in Transformers' models/axk2", {"norm": "gated_rms_norm"}),
+    _norm.open(
+        "input_scaled_rms_norm",
+        "MuseSpark, as in Transformers' models/muse_spark",
+        "The gain stands before the statistic: not built yet.",
+    ),
+    _norm.built("contra_norm", "Guo et al., ICLR 2023, arXiv 2303.06562", {"norm": "contra_norm"}),
+    _norm.open(
+        "contra_norm_of_features",
+        "Guo et al., ICLR 2023, arXiv 2303.06562, their BERT code",
+        "The second form of that code, which moves features apart instead of tokens: not built yet.",
+    ),
+    _norm.left_out(
+        "manifold_norm",
+        "Chakraborty, 2020, arXiv 2003.13869",
+        "A name without one meaning: the paper is about matrix manifolds, other uses of it have no paper.",
+    ),
+    _norm.left_out("rms_power", "no paper", "Division by a power of the RMS: known from one person's code alone."),
+    _weight_transform.open(
+        "weight_standardization",
+        "Qiao et al., 2019, arXiv 1903.10520",
+        "It acts on weights, for which there is no axis yet.",
+    ),
+    _weight_transform.open(
+        "sigma_reparam",
+        "Zhai et al., ICML 2023, arXiv 2303.06296",
+        "It acts on weights, for which there is no axis yet.",
+    ),
+    _weight_transform.open(
+        "fix_norm",
+        "Nguyen & Salazar, 2019, arXiv 1910.05895",
+        "It acts on the rows of the embeddings and of the tied output, for which there is no axis yet.",
+    ),
+    _weight_transform.left_out(
+        "zero_mean_output",
+        "Jiang, Gu, Zhu & Pan, NeurIPS 2023, arXiv 2305.14858",
+        "A step of the offline conversion to CRMSNorm (crms_norm).",
+    ),
+    _weight_transform.left_out(
+        "bit_net",
+        "BitNet",
+        "Every Linear layer is quantised and has a norm of its own inside; the formula was not checked.",
+    ),
+)

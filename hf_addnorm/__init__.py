@@ -4,7 +4,7 @@ Importing it registers every family with AutoConfig, the AutoModel classes, Auto
 """
 
 from .auto import load_pretrained, register_family, register_models
-from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, wirings
+from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .growth import grow
 from .models.addnorm_config import AddNormConfig
 from .models.auxiliary_loss import collect_losses
@@ -58,6 +58,7 @@ __all__ = [
     "register_family",
     "residuals",
     "streams",
+    "weights",
     "wirings",
 ]
 # and the families' classes

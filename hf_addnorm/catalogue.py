@@ -15,6 +15,7 @@ from .models.initialization import INITS
 from .models.norms import NORMS
 from .models.positions import POSITIONS
 from .models.registry import Registry
+from .models.weight_transforms import WEIGHTS
 from .models.wirings import WIRINGS
 from .norm_schemes import NORM_SCHEMES
 from .scheme import Scheme
@@ -84,3 +85,8 @@ def inits() -> dict[str, Part]:
 def positions() -> dict[str, Part]:
     """Every position encoding by name."""
     return _parts(POSITIONS)
+
+
+def weights() -> dict[str, Part]:
+    """Every weight transform by name."""
+    return _parts(WEIGHTS)

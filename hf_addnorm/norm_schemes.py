@@ -144,20 +144,21 @@ NORM_SCHEMES = (
         "A name without one meaning: the paper is about matrix manifolds, other uses of it have no paper.",
     ),
     _norm.left_out("rms_power", "no paper", "Division by a power of the RMS: known from one person's code alone."),
-    _weight_transform.open(
-        "weight_standardization",
-        "Qiao et al., 2019, arXiv 1903.10520",
-        "It acts on weights, for which there is no axis yet.",
+    _weight_transform.built("plain_weights", "Vaswani et al., 2017, arXiv 1706.03762", {"weights": "none"}),
+    _weight_transform.built(
+        "weight_standardization", "Qiao et al., 2019, arXiv 1903.10520", {"weights": "weight_standardization"}
     ),
-    _weight_transform.open(
-        "sigma_reparam",
-        "Zhai et al., ICML 2023, arXiv 2303.06296",
-        "It acts on weights, for which there is no axis yet.",
+    _weight_transform.expressible(
+        "scaled_weight_standardization",
+        "NFNets, Brock et al., 2021, arXiv 2102.06171",
+        {"weights": {"kind": "weight_standardization", "fan_in": True}},
+        reason="Without the learned gain of each output and the constant of the activation.",
     ),
+    _weight_transform.built("sigma_reparam", "Zhai et al., ICML 2023, arXiv 2303.06296", {"weights": "sigma_reparam"}),
     _weight_transform.open(
         "fix_norm",
         "Nguyen & Salazar, 2019, arXiv 1910.05895",
-        "It acts on the rows of the embeddings and of the tied output, for which there is no axis yet.",
+        "It acts on the rows of the embeddings and of the tied output; the axis of weights is about Linear layers.",
     ),
     _weight_transform.left_out(
         "zero_mean_output",

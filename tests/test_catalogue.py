@@ -18,11 +18,12 @@ from hf_addnorm.models.norms import NORMS
 from hf_addnorm.models.positions import POSITIONS
 from hf_addnorm.models.presets import PRESETS
 from hf_addnorm.models.registry import Registry
+from hf_addnorm.models.weight_transforms import WEIGHTS
 from hf_addnorm.models.wirings import WIRINGS
 from hf_addnorm.scheme import Axis, Status
 
 
-REGISTRIES = (NORMS, RESIDUALS, STREAMS, WIRINGS, INITS, POSITIONS, DEPTH_RULES)
+REGISTRIES = (NORMS, RESIDUALS, STREAMS, WIRINGS, INITS, POSITIONS, WEIGHTS, DEPTH_RULES)
 
 # the axes of a spec, by the registry that their names are from; all others hold norms
 OF_AXIS = {
@@ -31,6 +32,7 @@ OF_AXIS = {
     "wiring": WIRINGS,
     "init": INITS,
     "positions": POSITIONS,
+    "weights": WEIGHTS,
     "pre_scale": DEPTH_RULES,
     "drop_path": DEPTH_RULES,
 }
@@ -155,6 +157,7 @@ def test_a_parts_paper_is_in_its_docstring():
         ("wirings", WIRINGS),
         ("inits", INITS),
         ("positions", POSITIONS),
+        ("weights", WEIGHTS),
     ],
 )
 def test_parts_are_those_of_the_registry(function: str, registry: Registry):

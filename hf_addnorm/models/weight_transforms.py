@@ -75,7 +75,7 @@ class WeightStandardization(WeightTransform):
         w [out, in] -> - mean -> / sqrt(var + eps) (-> / sqrt(in)) -> [out, in]
 
     A standardised row has a length of sqrt(in): outputs are as much larger than those of weights drawn to keep the
-    size. With `fan_in` it has the length 1, as in NFNets (Brock et al., 2021, arXiv 2102.06171).
+    size. With `fan_in` it has the length 1, as in NFNets (Brock et al., 2021).
 
     Source: Qiao et al., 2019, arXiv 1903.10520. The authors' code takes the unbiased deviation and adds eps to it:
     `variance="unbiased", eps_place="outside"`.

@@ -119,7 +119,12 @@ def test_decoder_with_cache_is_stock(family, add_cross_attention):
         cached = {"input_ids": inputs["input_ids"][:, 4:], "past_key_values": first.past_key_values}
         steps.append(net(**inputs | cached).logits)
     assert torch.equal(*steps)
-    torch.testing.assert_close(steps[1], ours(**inputs).logits[:, 4:], rtol=1e-4, atol=1e-6)
+    # in float32 the stock model itself is further from what it computes without a cache, on some CPUs
+    ours, inputs = ours.double(), {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
+    first = ours(**inputs | {"input_ids": inputs["input_ids"][:, :4]}, use_cache=True)
+    cached = {"input_ids": inputs["input_ids"][:, 4:], "past_key_values": first.past_key_values}
+    steps = ours(**inputs | cached).logits, ours(**inputs).logits[:, 4:]
+    torch.testing.assert_close(*steps, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", DECODERS)

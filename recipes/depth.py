@@ -2,29 +2,27 @@
 
     python recipes/depth.py --config recipes/configs/depth.yaml --text_file FILE [--key value ...]
 
-A study is many short runs in one process. Each writes its own JSON into `output_dir` as soon as it ends; with `--resume`
-those that are there are not run again. `depth_report.py` makes the figure and the README's table from the result.
+A study is many short runs in one process. Each writes its JSON into `output_dir` as soon as it ends; `--resume` goes on
+with those that are missing. `depth_report.py` makes the figure and the README's tables from the result.
 """
 
-import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from common import masked_bytes
 from common.batches import BatchOrder
-from common.config import difference, parse
+from common.config import parse
 from common.curves import binned, picked, rounded
 from common.errors import UserError, one_line, run
 from common.layers import probe
 from common.model import UNLOADABLE, decay_groups
-from common.report import machine, versions, write_json
+from common.report import machine, versions
+from common.study import PLACES, Runs, Scheme, StudyFolder, plan
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -33,24 +31,7 @@ from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM
 
 
 # Points of a curve in the result, and blocks of text for the evaluation.
-POINTS, EVALUATED = 48, 128
-# Keys that say where things are, not what is computed.
-PLACES = ("text_file", "output_dir", "result_file")
-
-
-class Scheme(TypedDict):
-    """An add & norm spec, with a warm-up of its own where it has one."""
-
-    add_norm: dict[str, Any] | str
-    warmup: NotRequired[ClosedUnitInterval]
-
-
-class Runs(TypedDict):
-    """The runs of every scheme at one depth; the seeds are 0, 1, ..."""
-
-    seeds: PositiveInt
-    steps: PositiveInt
-    batch_size: PositiveInt
+POINTS, EVALUATED = 48, 1024
 
 
 @dataclass(kw_only=True)
@@ -88,19 +69,8 @@ class DepthConfig:
     num_attention_heads: PositiveInt = 2
     intermediate_size: PositiveInt = 128
     initializer_range: PositiveFloat = 0.125
-    length: PositiveInt = 64
-    masked: ClosedUnitInterval = 0.15
-
-
-def plan(config: DepthConfig, sha256: str) -> Iterator[dict[str, Any]]:
-    """The settings of every run, which its numbers depend on; shallow runs first."""
-    study = (*PLACES, "text_column", "schemes", "depths")
-    shared = {key: value for key, value in asdict(config).items() if key not in study} | {"sha256": sha256}
-    for depth, runs in config.depths.items():
-        for seed in range(runs["seeds"]):
-            for name, scheme in config.schemes.items():
-                own = {"scheme": name, "depth": depth, "seed": seed, **scheme}
-                yield {**shared, "steps": runs["steps"], "batch_size": runs["batch_size"], **own}
+    length: PositiveInt = 4
+    masked: ClosedUnitInterval = 0.25
 
 
 def model_config(settings: dict[str, Any]) -> AddNormBertConfig:
@@ -136,7 +106,9 @@ def train(settings: dict[str, Any], text: masked_bytes.ByteBlocks, device: torch
 
     def layers() -> dict[str, list[float]]:
         found = probe(model, model.bert.encoder.layer, batch(text.validation[:size], 0))
-        return {name: [rounded(values[layer]) for layer in picked(len(values), POINTS)] for name, values in found.items()}
+        return {
+            name: [rounded(values[layer]) for layer in picked(len(values), POINTS)] for name, values in found.items()
+        }
 
     start, losses = layers(), []
     for step in range(steps):
@@ -150,16 +122,11 @@ def train(settings: dict[str, Any], text: masked_bytes.ByteBlocks, device: torch
         optimizer.zero_grad()
 
     end = layers()
-    model.eval()
-    blocks = batch(text.validation[:EVALUATED], 0)
-    parts = zip(*(blocks[name].split(size) for name in ("input_ids", "labels")), strict=True)
-    with torch.no_grad():
-        # every block has as many labels as any other
-        loss = sum(model(input_ids=x, labels=y).loss.item() * len(x) for x, y in parts) / len(blocks["labels"])
+    labelled = batch(text.validation[:EVALUATED], 0)
     ends, means = binned(losses, POINTS)
     return {
-        "loss": rounded(loss),
-        "unigram_loss": rounded(masked_bytes.unigram_loss(text.train, blocks["labels"].cpu())),
+        "loss": rounded(masked_bytes.evaluate(model, labelled)),
+        "unigram_loss": rounded(masked_bytes.unigram_loss(text.train, labelled["labels"].cpu())),
         "steps_done": len(losses),
         "loss_steps": ends,
         "loss_history": means,
@@ -175,42 +142,31 @@ def main(args=None):
     """The study, from the config to the result JSON."""
     config, resume = parse(DepthConfig, args)
     text = masked_bytes.load(config.text_file, config.text_column, config.length)
-    folder = Path(config.output_dir)
-    if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"output_dir {folder} is not empty: choose another folder, or go on in it with --resume")
-
-    # Every scheme and every run that is there is checked before the first run starts.
-    runs = {folder / "{scheme}_{depth}_{seed}.json".format(**one): one for one in plan(config, text.source["sha256"])}
-    for path, settings in runs.items():
+    keys = {key: value for key, value in asdict(config).items() if key not in PLACES}
+    runs = plan({**keys, "sha256": text.source["sha256"]})
+    for settings in runs.values():
         model_config(settings)
-        if path.exists() and (other := difference(json.loads(path.read_text())["settings"], settings)):
-            raise UserError(f"{path} holds another run; it differs in {other}")
+    folder = StudyFolder(config.output_dir, config.result_file, runs, resume)
 
     # One thread: matrices as small as these gain nothing from more.
     torch.set_num_threads(1)
     accelerator = Accelerator()
-    for path, settings in tqdm(runs.items(), unit="run"):
-        if path.exists():
-            continue
+    about = {
+        "recipe": "depth",
+        "config": keys,
+        "data": text.source,
+        "versions": versions(),
+        "machine": machine(accelerator),
+    }
+    folder.finish(about)
+    for name in tqdm(folder.missing(), unit="run"):
         try:
-            found = train(settings, text, accelerator.device)
+            found = train(runs[name], text, accelerator.device)
         # A scheme that cannot be trained is a row of the result like any other.
         except (RuntimeError, MemoryError) as error:
             found = {"error": one_line(error)}
-        write_json(path, {"settings": settings, **found})
-
-        rows = [{"name": path.stem, **json.loads(path.read_text())} for path in runs if path.exists()]
-        result = {
-            "recipe": "depth",
-            "config": {key: value for key, value in asdict(config).items() if key not in PLACES},
-            "data": text.source,
-            "missing": [path.stem for path in runs if not path.exists()],
-            "runs": rows,
-            "versions": versions(),
-            "machine": machine(accelerator),
-        }
-        for target in {folder / "result.json", Path(config.result_file or folder / "result.json")}:
-            write_json(target, result)
+        folder.add(name, found)
+        folder.finish(about)
 
 
 if __name__ == "__main__":

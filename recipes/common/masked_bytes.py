@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from . import data
 from .errors import UserError
 
 
 MASK, VOCABULARY = 256, 257
+# Blocks in one forward pass of an evaluation.
+AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def load(name: str, column: str, length: int) -> ByteBlocks:
 
 
 def mask(blocks: torch.Tensor, share: float, seed: int) -> dict[str, torch.Tensor]:
-    """Inputs and labels: of every block a share of the bytes, at least one, drawn with the seed, is to be predicted."""
+    """Inputs and labels: of every block a share of the bytes, rounded up, drawn with the seed, is to be predicted."""
     draw = torch.rand(blocks.shape, generator=torch.Generator().manual_seed(seed))
     chosen = draw.argsort(dim=-1).argsort(dim=-1) < math.ceil(share * blocks.shape[-1])
     return {"input_ids": blocks.masked_fill(chosen, MASK), "labels": blocks.masked_fill(~chosen, -100)}
@@ -55,3 +58,13 @@ def unigram_loss(train: torch.Tensor, labels: torch.Tensor) -> float:
     """Cross-entropy of the labels under how often each byte stands in `train`, each counted once more than it does."""
     counts = torch.bincount(train.flatten(), minlength=VOCABULARY).double() + 1
     return -(counts / counts.sum()).log()[labels[labels != -100]].mean().item()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
+    """Loss over a large batch, in evaluation mode; every block has as many labels as any other."""
+    model.eval()
+    parts = zip(batch["input_ids"].split(AT_ONCE), batch["labels"].split(AT_ONCE), strict=True)
+    total = sum(model(input_ids=inputs, labels=labels).loss.item() * len(inputs) for inputs, labels in parts)
+    model.train()
+    return total / len(batch["labels"])

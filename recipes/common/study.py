@@ -31,18 +31,18 @@ class Runs(TypedDict):
 
 
 def plan(keys: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By name, the settings of every run of every scheme; shallow runs first, and a seed of all before the next seed.
+    """By name, the settings of every run of every scheme; the first seed of all, shallow ones first, then the next.
 
     Args:
         keys: ``schemes``, ``depths``, and what all runs have in common.
     """
     shared = {key: value for key, value in keys.items() if key not in ("schemes", "depths", "text_column")}
     runs = {}
-    for depth, common in keys["depths"].items():
-        for seed in range(common["seeds"]):
-            for name, scheme in keys["schemes"].items():
-                own = {"steps": common["steps"], "batch_size": common["batch_size"], **scheme}
-                runs[f"{name}_{depth}_{seed}"] = {**shared, **own, "scheme": name, "depth": depth, "seed": seed}
+    for seed in range(max(common["seeds"] for common in keys["depths"].values())):
+        for depth, common in keys["depths"].items():
+            own = {"depth": depth, "steps": common["steps"], "batch_size": common["batch_size"], "seed": seed}
+            for name, scheme in keys["schemes"].items() if seed < common["seeds"] else ():
+                runs[f"{name}_{depth}_{seed}"] = {**shared, **scheme, **own, "scheme": name}
     return runs
 
 

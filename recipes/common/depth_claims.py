@@ -1,0 +1,200 @@
+"""What papers claim about depth, measured on the result of `depth.py`."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+# A run has learned if its loss is this far below that of a guess from how often each byte stands in the text.
+MARGIN = 0.1
+ALL, FIRST, LAST = slice(None), slice(0, 1), slice(-1, None)
+
+
+class NotRun(Exception):
+    """The study has no run from which a number could be taken."""
+
+
+class Study:
+    """A result, with its runs by scheme and depth."""
+
+    def __init__(self, result: dict):
+        self.config, self.missing = result["config"], result["missing"]
+        self.depths = {int(depth): runs for depth, runs in self.config["depths"].items()}
+        self.runs = defaultdict(list)
+        for row in result["runs"]:
+            self.runs[row["settings"]["scheme"], row["settings"]["depth"]].append(row)
+
+    def finished(self, scheme: str, depth: int) -> list[dict]:
+        """The runs that came to an end; at least one."""
+        rows = [row for row in self.runs[scheme, depth] if "error" not in row]
+        if not rows:
+            raise NotRun
+        return rows
+
+    def losses(self, scheme: str, depth: int) -> list[float]:
+        """Of each run, at the end; infinite where it is not a number."""
+        return [math.inf if row["loss"] is None else row["loss"] for row in self.finished(scheme, depth)]
+
+    def learned(self, scheme: str, depth: int) -> int:
+        """How many runs did."""
+        rows = self.finished(scheme, depth)
+        return sum(row["loss"] is not None and row["loss"] < row["unigram_loss"] - MARGIN for row in rows)
+
+    def all_learned(self, scheme: str, depth: int) -> bool:
+        return self.learned(scheme, depth) == len(self.finished(scheme, depth))
+
+    def mean_losses(self, scheme: str, depth: int) -> list[float]:
+        """Over the steps, mean over the runs."""
+        return _means([row["loss_history"] for row in self.finished(scheme, depth)])
+
+    def layers(self, scheme: str, depth: int, when: str, what: str) -> list[float]:
+        """By layer, mean over the runs."""
+        curves = [row[when][what] for row in self.finished(scheme, depth)]
+        return [
+            statistics.mean(float("nan") if v is None else v for v in values) for values in zip(*curves, strict=True)
+        ]
+
+    def part(self, scheme: str, depth: int, when: str, what: str, part: slice) -> float:
+        """The same, mean over a part of the layers."""
+        return statistics.mean(self.layers(scheme, depth, when, what)[part])
+
+
+def _means(curves: list[list[float | None]]) -> list[float]:
+    # a run that broke off has a shorter curve
+    return [
+        statistics.mean(math.nan if value is None else value for value in values)
+        for values in zip(*curves, strict=False)
+    ]
+
+
+class Claim(NamedTuple):
+    """What a paper says, and how it is measured: the numbers as text, and whether they agree with the paper."""
+
+    text: str
+    source: str
+    measure: Callable[[Study], tuple[str, bool]]
+
+
+def losses(study: Study, scheme: str, *depths: int) -> str:
+    """The losses at some depths, as text."""
+    means = [f"{statistics.mean(study.losses(scheme, depth)):.2f} at {depth}" for depth in depths]
+    return f"`{scheme}` {', '.join(means)}"
+
+
+def no_warmup(study: Study) -> tuple[str, bool]:
+    """Without warm-up no deep run learns."""
+    name = "post_ln_no_warmup"
+    return losses(study, name, 6, 24, 96), not study.learned(name, 24) and not study.learned(name, 96)
+
+
+def warmup(study: Study) -> tuple[str, bool]:
+    """With warm-up every run learns that fails without it."""
+    failed = [depth for depth in (6, 24, 96) if not study.learned("post_ln_no_warmup", depth)]
+    return losses(study, "post_ln", 6, 24, 96), all(study.all_learned("post_ln", depth) for depth in failed)
+
+
+def learn(*schemes: str) -> Callable[[Study], tuple[str, bool]]:
+    """All runs learn, at 24 and 96 layers."""
+
+    def measure(study: Study) -> tuple[str, bool]:
+        text = "; ".join(losses(study, scheme, 24, 96) for scheme in schemes)
+        return text, all(study.all_learned(scheme, depth) for scheme in schemes for depth in (24, 96))
+
+    return measure
+
+
+def falls(study: Study) -> tuple[str, bool]:
+    """At 1,000 layers the loss falls from the first step to the end."""
+    before = statistics.mean(row["loss_history"][0] for row in study.finished("deepnorm", 1000))
+    after = statistics.mean(study.losses("deepnorm", 1000))
+    return f"{before:.2f} to {after:.2f} in {study.depths[1000]['steps']} steps", after < before - MARGIN
+
+
+def last_gradient(study: Study) -> tuple[str, bool]:
+    """That of post_ln does not depend on the depth, that of pre_ln falls by the root of it."""
+    ratio = {
+        scheme: study.part(scheme, 96, "start", "gradient", LAST) / study.part(scheme, 6, "start", "gradient", LAST)
+        for scheme in ("post_ln", "pre_ln")
+    }
+    text = f"96 layers over 6: `post_ln` {ratio['post_ln']:.2f}, `pre_ln` {ratio['pre_ln']:.2f}"
+    return text, within(ratio["post_ln"], 1) and within(ratio["pre_ln"], 16**-0.5)
+
+
+def equal_gradients(scheme: str) -> Callable[[Study], tuple[str, bool]]:
+    """The first layer's gradient is as large as the last layer's."""
+
+    def measure(study: Study) -> tuple[str, bool]:
+        first, last = (study.part(scheme, 96, "start", "gradient", part) for part in (FIRST, LAST))
+        return f"96 layers: {first:.2g} in the first, {last:.2g} in the last", within(first / last, 1, 3)
+
+    return measure
+
+
+def growth(study: Study) -> tuple[str, bool]:
+    """From 6 to 96 layers fourfold."""
+    rms = {depth: study.part("pre_ln", depth, "start", "rms", LAST) for depth in (6, 24, 96)}
+    trained = study.part("pre_ln", 96, "end", "rms", LAST)
+    text = "rms after the last layer " + ", ".join(f"{value:.1f} at {depth}" for depth, value in rms.items())
+    return f"{text}; trained {trained:.1f} at 96", within(rms[96] / rms[6], 16**0.5)
+
+
+def late_layers(study: Study) -> tuple[str, bool]:
+    """The last quarter changes the stream less than half as much as the first."""
+    parts, agrees = [], True
+    for when in ("start", "end"):
+        curve = study.layers("pre_ln", 96, when, "change")
+        early, late = (statistics.mean(part) for part in (curve[: len(curve) // 4], curve[-(len(curve) // 4) :]))
+        parts.append(f"{early:.3f} in the first quarter, {late:.3f} in the last at the {when}")
+        agrees &= late < early / 2
+    return f"relative change by a layer, 96 layers: {'; '.join(parts)}", agrees
+
+
+def identity(study: Study) -> tuple[str, bool]:
+    """Layers that start as the identity, or nearly."""
+    changes = {scheme: study.part(scheme, 96, "start", "change", ALL) for scheme in ("rezero", "layer_scale")}
+    text = ", ".join(f"`{scheme}` {change:.2g}" for scheme, change in changes.items())
+    return f"relative change by a layer at the start, 96 layers: {text}", max(changes.values()) < 0.01
+
+
+def less_alike(study: Study) -> tuple[str, bool]:
+    """Input and output of the second half of the layers."""
+    curves = {scheme: study.layers(scheme, 96, "end", "cosine") for scheme in ("hyper_connections", "pre_ln")}
+    halves = {scheme: statistics.mean(curve[len(curve) // 2 : -1]) for scheme, curve in curves.items()}
+    text = ", ".join(f"`{scheme}` {cosine:.4f}" for scheme, cosine in halves.items())
+    return f"cosine in the second half of 96 layers, trained: {text}", halves["hyper_connections"] < halves["pre_ln"]
+
+
+def within(value: float, expected: float, factor: float = 1.5) -> bool:
+    """Whether they differ by less than a factor."""
+    return expected / factor < value < expected * factor
+
+
+CLAIMS = (
+    Claim("post-norm without warm-up fails where it is deep", "Xiong, 2002.04745", no_warmup),
+    Claim("warm-up mends that", "Xiong, 2002.04745", warmup),
+    Claim("pre-norm can be trained where it is deep", "Wang, 1906.01787", learn("pre_ln")),
+    Claim("DeepNorm can be trained where it is deep", "DeepNet, 2203.00555", learn("deepnorm")),
+    Claim("its loss falls at 1,000 layers too", "DeepNet, 2203.00555", falls),
+    Claim("sub-LN can be trained where it is deep", "Magneto, 2210.06423", learn("sub_ln")),
+    Claim("so can ReZero and LayerScale", "2003.04887; 2103.17239", learn("rezero", "layer_scale")),
+    Claim("so can ResiDual", "2304.14802", learn("residual")),
+    Claim("so can hyper-connections", "2409.19606", learn("hyper_connections")),
+    Claim(
+        "the last layer's gradient at the start: as large in a deep post-norm as in a shallow one, in pre-norm "
+        "smaller by the root of the depth",
+        "Xiong, 2002.04745",
+        last_gradient,
+    ),
+    Claim(
+        "DeepNorm's gradient at the start is about the same in all layers",
+        "DeepNet, 2203.00555",
+        equal_gradients("deepnorm"),
+    ),
+    Claim("ResiDual's gradient at the start does not vanish", "2304.14802", equal_gradients("residual")),
+    Claim("pre-norm's stream grows, at the start by the root of the depth", "Xiong, 2002.04745", growth),
+    Claim("pre-norm's late layers change little", "Curse of Depth, 2502.05795", late_layers),
+    Claim("ReZero's and LayerScale's layers start as the identity", "2003.04887; 2103.17239", identity),
+    Claim("layers are less alike with hyper-connections than with pre-norm", "2409.19606", less_alike),
+)

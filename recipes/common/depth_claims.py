@@ -51,10 +51,7 @@ class Study:
 
     def layers(self, scheme: str, depth: int, when: str, what: str) -> list[float]:
         """By layer, mean over the runs."""
-        curves = [row[when][what] for row in self.finished(scheme, depth)]
-        return [
-            statistics.mean(float("nan") if v is None else v for v in values) for values in zip(*curves, strict=True)
-        ]
+        return _means([row[when][what] for row in self.finished(scheme, depth)])
 
     def part(self, scheme: str, depth: int, when: str, what: str, part: slice) -> float:
         """The same, mean over a part of the layers."""
@@ -122,6 +119,16 @@ def last_gradient(study: Study) -> tuple[str, bool]:
     return text, within(ratio["post_ln"], 1) and within(ratio["pre_ln"], 16**-0.5)
 
 
+def larger_at_the_output(study: Study) -> tuple[str, bool]:
+    """Post-norm's gradient in the last quarter of the layers is more than that in the first."""
+    parts, agrees = [], True
+    for depth in (24, 96):
+        early, late = quarters(study.layers("post_ln", depth, "start", "gradient"))
+        parts.append(f"{early:.1f} in the first quarter and {late:.1f} in the last at {depth}")
+        agrees &= late > early
+    return ", ".join(parts), agrees
+
+
 def equal_gradients(scheme: str) -> Callable[[Study], tuple[str, bool]]:
     """The first layer's gradient is as large as the last layer's."""
 
@@ -144,8 +151,7 @@ def late_layers(study: Study) -> tuple[str, bool]:
     """The last quarter changes the stream less than half as much as the first."""
     parts, agrees = [], True
     for when in ("start", "end"):
-        curve = study.layers("pre_ln", 96, when, "change")
-        early, late = (statistics.mean(part) for part in (curve[: len(curve) // 4], curve[-(len(curve) // 4) :]))
+        early, late = quarters(study.layers("pre_ln", 96, when, "change"))
         parts.append(f"{early:.3f} in the first quarter, {late:.3f} in the last at the {when}")
         agrees &= late < early / 2
     return f"relative change by a layer, 96 layers: {'; '.join(parts)}", agrees
@@ -166,6 +172,12 @@ def less_alike(study: Study) -> tuple[str, bool]:
     return f"cosine in the second half of 96 layers, trained: {text}", halves["hyper_connections"] < halves["pre_ln"]
 
 
+def quarters(curve: list[float]) -> tuple[float, float]:
+    """Means over the first and the last quarter."""
+    size = len(curve) // 4
+    return statistics.mean(curve[:size]), statistics.mean(curve[-size:])
+
+
 def within(value: float, expected: float, factor: float = 1.5) -> bool:
     """Whether they differ by less than a factor."""
     return expected / factor < value < expected * factor
@@ -181,6 +193,7 @@ CLAIMS = (
     Claim("so can ReZero and LayerScale", "2003.04887; 2103.17239", learn("rezero", "layer_scale")),
     Claim("so can ResiDual", "2304.14802", learn("residual")),
     Claim("so can hyper-connections", "2409.19606", learn("hyper_connections")),
+    Claim("post-norm's gradient at the start is larger near the output", "Xiong, 2002.04745", larger_at_the_output),
     Claim(
         "the last layer's gradient at the start: as large in a deep post-norm as in a shallow one, in pre-norm "
         "smaller by the root of the depth",

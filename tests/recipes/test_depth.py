@@ -234,6 +234,8 @@ def test_claims_are_confirmed_and_refuted_by_numbers():
     for run in result["runs"]:
         scheme, layers = run["settings"]["scheme"], run["settings"]["depth"]
         small = {"change": [1.0, 0.2, 0.2, 0.2], "cosine": [0.2, 0.2, 0.2, 0.2], "rms": [layers**0.5] * 4}
+        if scheme == "post_ln":
+            run["start"] = {**run["start"], "gradient": [0.4, 0.5, 0.5, 0.5]}
         if scheme == "pre_ln":
             run["start"] = run["end"] = {**small, "gradient": [layers**-0.5] * 4}
         if scheme in ("hyper_connections", "rezero", "layer_scale"):

@@ -16,6 +16,7 @@ from results_table import README, ROOT, spread
 
 
 matplotlib.use("agg")
+matplotlib.rc("font", size=12)
 
 from matplotlib import pyplot, ticker
 
@@ -29,11 +30,11 @@ STYLES = {
     "post_ln_no_warmup": ("#000000", (0, (1, 1))),
     "pre_ln": ("#0072B2", "-"),
     "deepnorm": ("#D55E00", "-"),
-    "sub_ln": ("#56B4E9", (0, (4, 2))),
+    "sub_ln": ("#56B4E9", (0, (5, 4))),
     "rezero": ("#CC79A7", "-"),
-    "layer_scale": ("#CC79A7", (0, (4, 2))),
+    "layer_scale": ("#CC79A7", (0, (5, 4))),
     "residual": ("#8C6D31", "-"),
-    "hyper_connections": ("#009E73", (0, (4, 2))),
+    "hyper_connections": ("#009E73", (0, (5, 4))),
 }
 # Fewer steps than these are not enough for that, whatever the scheme.
 FEW_STEPS = 50
@@ -68,7 +69,9 @@ def tables(result: dict) -> str:
     for claim in CLAIMS:
         try:
             text, agrees = claim.measure(study)
-            lines.append(f"| {claim.text} | {claim.source} | {text} | {'confirmed' if agrees else '**refuted**'} |")
+            lines.append(
+                f"| {claim.text} | {claim.source} | {text} | {'confirmed' if agrees else '**not confirmed**'} |"
+            )
         except NotRun:
             lines.append(f"| {claim.text} | {claim.source} | | not run |")
     if study.missing:
@@ -77,18 +80,21 @@ def tables(result: dict) -> str:
 
 
 def draw(result: dict, path: Path) -> None:
-    """The figure: a column per depth; loss over the steps, gradient and stream at the start, change after training."""
+    """The figure: a column per depth; the loss over the steps, and four curves over the layers."""
     study, unigram = Study(result), unigram_loss(result)
     rows = (
         ("loss", "step", "linear", None),
-        ("gradient norm, start", "layer", "log", ("start", "gradient")),
-        ("rms of the stream, start", "layer", "log", ("start", "rms")),
-        ("relative change by a layer,\nafter training", "layer", "log", ("end", "change")),
+        ("gradient norm at the start", "layer", "log", ("start", "gradient")),
+        ("gradient norm after training", "layer", "log", ("end", "gradient")),
+        ("rms of the stream at the start", "layer", "log", ("start", "rms")),
+        ("relative change by a layer\nafter training", "layer", "log", ("end", "change")),
     )
-    figure, axes = pyplot.subplots(len(rows), len(study.depths), figsize=(3.4 * len(study.depths), 10), squeeze=False)
+    figure, axes = pyplot.subplots(len(rows), len(study.depths), figsize=(3.6 * len(study.depths), 14), squeeze=False)
     for column, (depth, runs) in enumerate(study.depths.items()):
         for row, (name, below, scale, curve) in enumerate(rows):
             axis = axes[row, column]
+            if curve and column > 0:
+                axis.sharey(axes[row, 0])
             for scheme in study.config["schemes"]:
                 try:
                     found = study.finished(scheme, depth)[0]
@@ -97,24 +103,25 @@ def draw(result: dict, path: Path) -> None:
                 xs = found["layers"] if curve else found["loss_steps"]
                 ys = study.layers(scheme, depth, *curve) if curve else study.mean_losses(scheme, depth)
                 color, line = STYLES.get(scheme, (None, "-"))
-                axis.plot(xs[: len(ys)], ys, color=color, linestyle=line, linewidth=1.6, label=scheme)
+                axis.plot(xs[: len(ys)], ys, color=color, linestyle=line, linewidth=1.4, label=scheme)
             axis.set(yscale=scale, xlabel=below, ylabel=name if column == 0 else None)
             axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+            axis.tick_params(labelleft=column == 0 or not curve)
             axis.grid(alpha=0.25)
-            if curve and column > 0:
-                axis.sharey(axes[row, 0])
         top = axes[0, column]
         top.set_title(f"{depth:,} layers, {runs['steps']} steps")
         top.axhline(unigram, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
         if runs["steps"] >= FEW_STEPS:
             # the first steps, in which every scheme learns how frequent each byte is, are cut off
             top.set_ylim(top=unigram + 0.8)
+    # where less than this is left, nothing is
+    axes[2, 0].set_ylim(bottom=1e-10)
     for axis in axes[1:, :].flat:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(ticker.NullFormatter())
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False, handlelength=3)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 

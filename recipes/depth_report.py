@@ -4,6 +4,7 @@ python recipes/depth_report.py          # writes both anew
 python recipes/depth_report.py --check  # says whether the README's part is that of the file
 """
 
+import io
 import json
 import re
 import statistics
@@ -12,13 +13,10 @@ from pathlib import Path
 
 import matplotlib
 from common.depth_claims import CLAIMS, NotRun, Study
+from matplotlib import ticker
+from matplotlib.figure import Figure
+from PIL import Image
 from results_table import README, ROOT, spread
-
-
-matplotlib.use("agg")
-matplotlib.rc("font", size=12)
-
-from matplotlib import pyplot, ticker
 
 
 RESULT = ROOT / "recipes" / "results" / "depth.json"
@@ -79,6 +77,7 @@ def tables(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+@matplotlib.rc_context({"font.size": 12})
 def draw(result: dict, path: Path) -> None:
     """The figure: a column per depth; the loss over the steps, and four curves over the layers."""
     study, unigram = Study(result), unigram_loss(result)
@@ -89,7 +88,8 @@ def draw(result: dict, path: Path) -> None:
         ("rms of the stream at the start", "layer", "log", ("start", "rms")),
         ("relative change by a layer\nafter training", "layer", "log", ("end", "change")),
     )
-    figure, axes = pyplot.subplots(len(rows), len(study.depths), figsize=(3.6 * len(study.depths), 14), squeeze=False)
+    figure = Figure(figsize=(3.6 * len(study.depths), 14))
+    axes = figure.subplots(len(rows), len(study.depths), squeeze=False)
     for column, (depth, runs) in enumerate(study.depths.items()):
         for row, (name, below, scale, curve) in enumerate(rows):
             axis = axes[row, column]
@@ -122,8 +122,10 @@ def draw(result: dict, path: Path) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False, handlelength=3)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100)
+    # few colours make a third of the file
+    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ class DepthConfig:
     depths: dict[int, Runs]
     result_file: str | None = None
     text_column: str = "text"
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = 1e-3
     warmup: ClosedUnitInterval = 0.2
     weight_decay: NonNegativeFloat = 0.01
     hidden_size: PositiveInt = 64

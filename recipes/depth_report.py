@@ -1,13 +1,12 @@
-"""The README's part on depth, and its figure, from the JSON that `depth.py` wrote.
+"""The README's part on depth, and its figure, from the two results of `depth.py`.
 
 python recipes/depth_report.py          # writes both anew
-python recipes/depth_report.py --check  # says whether the README's part is that of the file
+python recipes/depth_report.py --check  # says whether the README's part is that of the files
 """
 
 import io
 import json
 import re
-import statistics
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from results_table import README, ROOT, spread
 
 
 RESULT = ROOT / "recipes" / "results" / "depth.json"
+HIGH_RATE = RESULT.with_name("depth_high_rate.json")
 FIGURE = RESULT.with_suffix(".png")
 BLOCK = re.compile(r"(<!-- depth:.*?-->\n).*?(<!-- end depth -->)", re.DOTALL)
 # Okabe and Ito's colours, which the colour-blind tell apart; brown for their yellow, which is too pale for a line.
@@ -50,20 +50,18 @@ def loss_cell(study: Study, scheme: str, depth: int) -> str:
     return f"{text} **{'fails' if learned == 0 else f'{count - learned} of {count} fail'}**"
 
 
-def unigram_loss(result: dict) -> float:
-    """The loss of a guess by frequency."""
-    return statistics.mean(row["unigram_loss"] for row in result["runs"] if "error" not in row)
-
-
-def tables(result: dict) -> str:
-    """The README's part, as markdown."""
-    study = Study(result)
+def loss_table(study: Study) -> list[str]:
+    """A row per scheme, a column per depth."""
     heads = [f"{depth:,} layers, {runs['steps']} steps" for depth, runs in study.depths.items()]
     lines = [f"| scheme | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
     for scheme in study.config["schemes"]:
         lines.append(f"| `{scheme}` | {' | '.join(loss_cell(study, scheme, depth) for depth in study.depths)} |")
-    lines += ["", f"Loss at the end; {unigram_loss(result):.2f} is that of a guess by frequency.", ""]
-    lines += ["| what the papers say | source | what came out | |", "|---|---|---|---|"]
+    return lines
+
+
+def claims_table(study: Study) -> list[str]:
+    """A row per claim."""
+    lines = ["| what the papers say | source | what came out | |", "|---|---|---|---|"]
     for claim in CLAIMS:
         try:
             text, agrees = claim.measure(study)
@@ -72,15 +70,25 @@ def tables(result: dict) -> str:
             )
         except NotRun:
             lines.append(f"| {claim.text} | {claim.source} | | not run |")
-    if study.missing:
-        lines += ["", f"Not run so far: {', '.join(study.missing)}."]
+    return lines
+
+
+def part(result: dict, high: dict) -> str:
+    """The README's part, from the study and the one at a higher rate, as markdown."""
+    study, other = Study(result), Study(high)
+    guess = f"Loss at the end, mean (smallest to largest) over the seeds; {study.unigram:.2f} is that of the guess:"
+    lines = [guess, "", *loss_table(study), "", *claims_table(study), ""]
+    lines += [f"The same at a peak rate of {other.config['learning_rate']:g}:", "", *loss_table(other)]
+    for name, missing in (("", study.missing), (" at the higher rate", other.missing)):
+        if missing:
+            lines += ["", f"Not run so far{name}: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
 @matplotlib.rc_context({"font.size": 12})
 def draw(result: dict, path: Path) -> None:
     """The figure: a column per depth; the loss over the steps, and four curves over the layers."""
-    study, unigram = Study(result), unigram_loss(result)
+    study = Study(result)
     rows = (
         ("loss", "step", "linear", None),
         ("gradient norm at the start", "layer", "log", ("start", "gradient")),
@@ -110,10 +118,10 @@ def draw(result: dict, path: Path) -> None:
             axis.grid(alpha=0.25)
         top = axes[0, column]
         top.set_title(f"{depth:,} layers, {runs['steps']} steps")
-        top.axhline(unigram, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
+        top.axhline(study.unigram, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
         if runs["steps"] >= FEW_STEPS:
             # the first steps, in which every scheme learns how frequent each byte is, are cut off
-            top.set_ylim(top=unigram + 0.8)
+            top.set_ylim(top=study.unigram + 0.8)
     # where less than this is left, nothing is
     axes[2, 0].set_ylim(bottom=1e-10)
     for axis in axes[1:, :].flat:
@@ -129,13 +137,14 @@ def draw(result: dict, path: Path) -> None:
 
 
 def main() -> None:
-    result, text = json.loads(RESULT.read_text()), README.read_text()
-    new = BLOCK.sub(lambda block: block[1] + tables(result) + block[2], text)
+    result, high = (json.loads(path.read_text()) for path in (RESULT, HIGH_RATE))
+    text = README.read_text()
+    new = BLOCK.sub(lambda block: block[1] + part(result, high) + block[2], text)
     if "--check" not in sys.argv:
         README.write_text(new)
         draw(result, FIGURE)
     elif new != text:
-        sys.exit("the README's part on depth is not that of the result: run python recipes/depth_report.py")
+        sys.exit("the README's part on depth is not that of the results: run python recipes/depth_report.py")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Study:
         self.runs = defaultdict(list)
         for row in result["runs"]:
             self.runs[row["settings"]["scheme"], row["settings"]["depth"]].append(row)
+        # that of a guess from how often each byte stands in the text, the same for all runs
+        self.unigram = next(row["unigram_loss"] for row in result["runs"] if "error" not in row)
 
     def finished(self, scheme: str, depth: int) -> list[dict]:
         """The runs that came to an end; at least one."""
@@ -40,7 +42,7 @@ class Study:
     def learned(self, scheme: str, depth: int) -> int:
         """How many runs did."""
         rows = self.finished(scheme, depth)
-        return sum(row["loss"] is not None and row["loss"] < row["unigram_loss"] - MARGIN for row in rows)
+        return sum(row["loss"] is not None and row["loss"] < self.unigram - MARGIN for row in rows)
 
     def all_learned(self, scheme: str, depth: int) -> bool:
         return self.learned(scheme, depth) == len(self.finished(scheme, depth))

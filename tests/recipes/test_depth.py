@@ -156,9 +156,9 @@ def test_a_study_its_json_and_its_figure(study, tmp_path):
 
     depth_report.draw(result, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    text = depth_report.tables(result)
+    text = depth_report.part(result, result)
     assert f"| `cold` | {(first['loss'] + second['loss']) / 2:.2f} (" in text
-    assert text.count("not run |") == len(depth_claims.CLAIMS)
+    assert text.count("| not run |") == len(depth_claims.CLAIMS)
 
 
 def test_a_study_goes_on(study, tmp_path):
@@ -185,7 +185,7 @@ def test_what_cannot_be_trained_is_a_row(study, tmp_path, monkeypatch):
     result = study(learning_rate=1e30, depths={2: {"seeds": 1, "steps": 60, "batch_size": 4}})
     assert [run["loss"] for run in result["runs"]] == [None, None]
     assert all(run["steps_done"] < 60 and run["loss_history"][-1] is None for run in result["runs"])
-    text = depth_report.tables(result)
+    text = depth_report.part(result, result)
     assert "| `post_ln` | not finite **fails** |" in text
     depth_report.draw(result, tmp_path / "figure.png")
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_trained_is_a_row(study, tmp_path, monkeypatch):
     (tmp_path / "study" / "cold_2_0.json").unlink()
     result = study("--resume", learning_rate=1e30, depths={2: {"seeds": 1, "steps": 60, "batch_size": 4}})
     assert result["runs"][0]["error"] == "out of memory"
-    assert "| `cold` | **broke off** |" in depth_report.tables(result)
+    assert "| `cold` | **broke off** |" in depth_report.part(result, result)
 
 
 def made_up(loss: float, unigram: float = 3.0) -> dict:

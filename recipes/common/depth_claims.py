@@ -114,10 +114,13 @@ def learn(*schemes: str) -> Callable[[Study], tuple[str, bool]]:
 
 
 def falls(study: Study) -> tuple[str, bool]:
-    """At 1,000 layers the loss falls from the first step to the end."""
-    before = statistics.mean(row["loss_history"][0] for row in study.finished("deepnorm", 1000))
-    after = statistics.mean(study.losses("deepnorm", 1000))
-    return f"{before:.2f} to {after:.2f} in {study.depths[1000]['steps']} steps", after < before - MARGIN
+    """At 1,000 layers DeepNorm's loss falls from the first step to the end."""
+    first, last = {}, {}
+    for scheme in ("deepnorm", "post_ln"):
+        first[scheme] = statistics.mean(row["loss_history"][0] for row in study.finished(scheme, 1000))
+        last[scheme] = statistics.mean(study.losses(scheme, 1000))
+    text = ", ".join(f"`{scheme}` {first[scheme]:.2f} to {last[scheme]:.2f}" for scheme in first)
+    return f"{text} in {study.depths[1000]['steps']} steps", last["deepnorm"] < first["deepnorm"] - MARGIN
 
 
 def last_gradient(study: Study) -> tuple[str, bool]:
@@ -133,17 +136,21 @@ def last_gradient(study: Study) -> tuple[str, bool]:
 def larger_at_the_output(study: Study) -> tuple[str, bool]:
     """Post-norm's gradient in the last quarter of the layers is more than that in the first."""
     parts, agrees = [], True
-    for depth in (24, 96):
+    for depth in (24, 96, 1000):
         early, late = quarters(study.layers("post_ln", depth, "start", "gradient"))
-        parts.append(f"{early:.1f} in the first quarter and {late:.1f} in the last at {depth}")
+        parts.append(f"{early:.2g} and {late:.2g} at {depth:,}")
         agrees &= late > early
-    return ", ".join(parts), agrees
+    return f"first and last quarter: {', '.join(parts)}", agrees
 
 
 def equal_gradients(study: Study) -> tuple[str, bool]:
     """DeepNorm's gradient is as large in the first layer as in the last."""
-    first, last = (study.part("deepnorm", 96, "start", "gradient", part) for part in (FIRST, LAST))
-    return f"96 layers: {first:.2g} in the first, {last:.2g} in the last", within(first / last, 1)
+    parts, agrees = [], True
+    for depth in (96, 1000):
+        first, last = (study.part("deepnorm", depth, "start", "gradient", part) for part in (FIRST, LAST))
+        parts.append(f"{first:.2g} and {last:.2g} at {depth:,}")
+        agrees &= within(first / last, 1)
+    return f"first and last layer: {', '.join(parts)}", agrees
 
 
 def reaches_the_input(study: Study) -> tuple[str, bool]:
@@ -157,11 +164,12 @@ def reaches_the_input(study: Study) -> tuple[str, bool]:
 
 
 def growth(study: Study) -> tuple[str, bool]:
-    """From 6 to 96 layers fourfold."""
-    rms = {depth: study.part("pre_ln", depth, "start", "rms", LAST) for depth in (6, 24, 96)}
+    """From 6 to 96 layers fourfold, and on to 1,000."""
+    rms = {depth: study.part("pre_ln", depth, "start", "rms", LAST) for depth in (6, 24, 96, 1000)}
     trained = study.part("pre_ln", 96, "end", "rms", LAST)
-    text = "rms after the last layer " + ", ".join(f"{value:.1f} at {depth}" for depth, value in rms.items())
-    return f"{text}; trained {trained:.1f} at 96", within(rms[96] / rms[6], 16**0.5)
+    text = "rms after the last layer " + ", ".join(f"{value:.1f} at {depth:,}" for depth, value in rms.items())
+    agrees = all(within(rms[depth] / rms[6], (depth / 6) ** 0.5) for depth in rms)
+    return f"{text}; trained {trained:.1f} at 96", agrees
 
 
 def late_layers(study: Study) -> tuple[str, bool]:

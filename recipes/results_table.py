@@ -1,4 +1,4 @@
-"""The README's table of the runs in `recipes/results`, one row per data, rows and scheme, over its seeds.
+"""The README's table of the fine-tuned models in `recipes/results`, a row per data, rows and scheme, over its seeds.
 
 python recipes/results_table.py          # writes the table anew
 python recipes/results_table.py --check  # says whether it is the one of the files
@@ -19,8 +19,9 @@ COLUMNS = ("data", "train rows", "`add_norm`", "runs", "accuracy", "loss of the 
 
 
 def load_results() -> list[dict]:
-    """Every result JSON, in the order of the file names."""
-    return [json.loads(path.read_text()) for path in sorted((ROOT / "recipes" / "results").glob("*.json"))]
+    """Every result JSON of a fine-tuning, in the order of the file names."""
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / "recipes" / "results").glob("*.json"))]
+    return [result for result in results if result["recipe"] == "finetune_text"]
 
 
 def spread(values: list[float], digits: int) -> str:

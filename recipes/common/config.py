@@ -80,7 +80,7 @@ class RunConfig:
     keep_checkpoints: PositiveInt = 2
 
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config")
 
 
 def parse(config_class: type[Config], args: list[str] | None = None) -> tuple[Config, bool]:
@@ -93,7 +93,7 @@ def parse(config_class: type[Config], args: list[str] | None = None) -> tuple[Co
     """
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in output_dir")
+    parser.add_argument("--resume", action="store_true", help="go on with what output_dir holds")
     parser.add_class_arguments(config_class, None, as_group=False)
     keys = [field.name for field in fields(config_class)]
     try:

@@ -15,7 +15,7 @@ from .errors import UserError, one_line
 
 
 BUILTIN = {"docstring_match": docstring_match.load}
-READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
 def load_splits(config: RunConfig, texts: list[str], label: str) -> dict[str, Dataset]:
@@ -28,7 +28,7 @@ def load_splits(config: RunConfig, texts: list[str], label: str) -> dict[str, Da
     if bool(config.train_file) != bool(config.validation_file):
         raise UserError("train_file and validation_file go together: one of them is missing")
     if config.train_file and config.validation_file:
-        splits = {"train": _read_file(config.train_file), "validation": _read_file(config.validation_file)}
+        splits = {"train": read_file(config.train_file), "validation": read_file(config.validation_file)}
     elif config.dataset is None:
         raise UserError("no data: give dataset, or train_file and validation_file")
     elif config.dataset.startswith("builtin:"):
@@ -42,17 +42,27 @@ def load_splits(config: RunConfig, texts: list[str], label: str) -> dict[str, Da
     for name, rows in splits.items():
         if len(rows) == 0:
             raise UserError(f"the {name} split has no rows")
-        for column in (*texts, label):
-            if column not in rows.column_names:
-                raise UserError(f"the {name} split has no column {column!r}; it has {', '.join(rows.column_names)}")
-        for column in texts:
-            for number, value in enumerate(rows[column]):
-                if not isinstance(value, str):
-                    raise UserError(f"{name} row {number}: column {column!r} holds {value!r}, not text")
+        check_columns(name, rows, texts, [*texts, label])
     return dict(splits)
 
 
-def _read_file(name: str) -> Dataset:
+def check_columns(split: str, rows: Dataset, texts: list[str], columns: list[str]) -> None:
+    """Refuse rows that lack one of the columns, or text in one of ``texts``; see ``load_splits``."""
+    for column in columns:
+        if column not in rows.column_names:
+            raise UserError(f"the {split} split has no column {column!r}; it has {', '.join(rows.column_names)}")
+    for column in texts:
+        for number, value in enumerate(rows[column]):
+            if not isinstance(value, str):
+                raise UserError(f"{split} row {number}: column {column!r} holds {value!r}, not text")
+
+
+def read_file(name: str) -> Dataset:
+    """All rows of a local file, whose ending says what it is.
+
+    Raises:
+        UserError: for another ending, a file that is not there, empty, or not what its ending says.
+    """
     path = Path(name)
     if path.suffix not in READERS:
         raise UserError(f"cannot read {name}: its ending must be one of {', '.join(READERS)}")

@@ -3,22 +3,34 @@
 import json
 import re
 
+import depth_report
 import pytest
 from results_table import README, ROOT, load_results, table
 
 
-FILES = sorted((ROOT / "recipes" / "results").glob("*.json"))
+STUDIES = [depth_report.RESULT, depth_report.HIGH_RATE]
+FILES = sorted(set((ROOT / "recipes" / "results").glob("*.json")) - set(STUDIES))
 
 
 def test_the_readmes_table_is_that_of_the_files():
     assert table(load_results()) in README.read_text(), "run: python recipes/results_table.py"
 
 
+def test_the_readmes_part_on_depth_is_that_of_the_study():
+    part = depth_report.part(*(json.loads(path.read_text()) for path in STUDIES))
+    assert part in README.read_text(), "run: python recipes/depth_report.py"
+    assert max(path.stat().st_size for path in STUDIES) < 400_000
+    assert depth_report.FIGURE.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("file", [*FILES, *STUDIES], ids=lambda file: file.stem)
+def test_a_result_names_no_place(file):
+    assert not re.search(r'"(/|\.\./|~)', file.read_text())
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_result_is_whole_and_names_no_place(file):
-    text = file.read_text()
-    assert not re.search(r'"(/|\.\./|~)', text)
-    result = json.loads(text)
+def test_a_result_is_whole(file):
+    result = json.loads(file.read_text())
     assert result["steps"] == len(result["loss_history"])
     assert result["reload"]["predictions_equal"] == result["data"]["validation"]["rows"]
     assert {"cpu", "threads", "device"} <= set(result["machine"])

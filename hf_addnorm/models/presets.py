@@ -18,6 +18,7 @@ class Preset:
         spec (`dict`): the axes, over those of `post_ln`.
         official (`dict`): the axes of the authors' code, over `spec`, where it differs from the paper.
         note (`str`): what a user must know beyond the formula.
+        whole (`bool`): whether its axes hold only together: a spec may not change one.
     """
 
     formula: str
@@ -26,6 +27,7 @@ class Preset:
     spec: dict[str, Any] = field(default_factory=dict)
     official: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    whole: bool = False
 
 
 _PRE = {"attention": ["pre"], "feed_forward": ["pre"], "final": True}
@@ -178,6 +180,30 @@ PRESETS: dict[str, Preset] = {
                 "branch_scale": {"kind": "beam", "side": "branch"},
             },
         },
+    ),
+    "ngpt": Preset(
+        formula="x <- J(J(x) + |a| * (J(F(x)) - J(x))), J(z) = z / length; unit vectors in all weights; "
+        "scores sqrt(d_h) (s J(q)) (s J(k))^T; W_2 act(s_u sqrt(d) W_1 x); logits times s_z",
+        flow="x -+-> F -> drop -> J -> * |a| ---+-> J -> x\n   +-> J -> * (1 - |a|) -----------^",
+        source="nGPT, Loshchilov et al., 2024, arXiv 2410.01131",
+        spec={
+            "norm": "l2_norm",
+            "embed": True,
+            "attention": {"qk": {"kind": "scaled_l2_norm", "groups": "heads"}},
+            "feed_forward": {"up": {"kind": "learned_scale", "factor": "sqrt_width"}},
+            "head": True,
+            "logits": {"kind": "learned_scale", "stored": "rsqrt_width"},
+            "qkv_width": "hidden",
+            "residual": "normalized_lerp",
+            "weights": "unit_vectors",
+            "init": ["unit_vectors"],
+        },
+        note="A whole: no axis of it may be changed. Without a gate, a feed-forward is the path of the paper's gate. "
+        "The sum of several tables of embeddings is put on the sphere, where one table's rows are; so is what an "
+        "MLM head's own layer gives. Biases, which the paper has none of, stay as the family has them, starting at 0. "
+        "The weights are normalised in every forward, not after every step: see the transform unit_vectors. "
+        "To be trained without warm-up and without weight decay; dropout is off in the paper.",
+        whole=True,
     ),
     "hybrid_norm": Preset(
         formula="y <- RMS(x + W_o attn(RMS(q), RMS(k), RMS(v))); x <- y + M(y); RMS after the last layer",

@@ -116,6 +116,22 @@ def _l2_norm(x, p, *, eps=1e-12, **_):
     return _affine(torch.where(length == 0, 0.0, x / torch.where(length > eps, length, eps)), p)
 
 
+def _stored(stored, width):
+    return 1 / math.sqrt(width) if stored == "rsqrt_width" else stored
+
+
+def _learned_scale(x, p, *, factor=1.0, stored=1.0, model_width=None, **_):
+    width = model_width or x.shape[-1]
+    gain = (math.sqrt(width) if factor == "sqrt_width" else factor) / _stored(stored, width)
+    return x * p["weight"] * gain
+
+
+def _scaled_l2_norm(x, p, *, groups=1, stored="rsqrt_width", model_width=None, eps=1e-12, **_):
+    size = x.shape[-1] // (HEADS.get(x.shape[-1], 1) if groups == "heads" else groups)
+    units = torch.cat([_l2_norm(part, {}, eps=eps) for part in x.split(size, -1)], -1)
+    return math.sqrt(size) * p["weight"] * units / _stored(stored, model_width or x.shape[-1])
+
+
 def _see_dnorm(x, p, *, eps=1e-6, **_):
     token = torch.einsum("...i,i->...", x, p["direction"]).unsqueeze(-1)
     return (torch.tanh(token) * p["alpha"] + p["weight"]) * _rms_norm(x, {}, eps=eps)
@@ -245,6 +261,17 @@ NORM_REFERENCES = {
         _l2_norm,
         lambda width, *, gain, **_: _gain_and_bias(width, gain=gain, bias=False),
         {"gain": [False, True], "eps": [1e-12, 0.5]},
+    ),
+    "learned_scale": Reference(
+        _learned_scale,
+        lambda width, *, stored, model_width, **_: {"weight": ((width,), _stored(stored, model_width or width))},
+        {"factor": [1.0, "sqrt_width", 3.0], "stored": [1.0, "rsqrt_width", 0.5], "model_width": [None, 7]},
+    ),
+    "scaled_l2_norm": Reference(
+        _scaled_l2_norm,
+        lambda width, *, stored, model_width, **_: {"weight": ((width,), _stored(stored, model_width or width))},
+        # a vector of one feature is its sign, whose gradient is rounding; by heads: in the encoder of nGPT
+        {"groups": [1], "stored": ["rsqrt_width", 0.5], "model_width": [None, 7], "eps": [1e-12, 0.5]},
     ),
     "see_dnorm": Reference(
         _see_dnorm,
@@ -405,6 +432,14 @@ def _xavier(width):
 
 
 # here the formula's constants and the start values are those that the depth rules came out as
+def _normalized_lerp(x, f, p, *, start=0.05, stored="rsqrt_width", eps=1e-12):
+    def on_sphere(z):
+        return _l2_norm(z, {}, eps=eps)
+
+    step = torch.abs(p["weight"] * start / _stored(stored, x.shape[-1]))
+    return on_sphere((1 - step) * on_sphere(x) + step * on_sphere(f))
+
+
 RESIDUAL_REFERENCES = {
     "add": Reference(formula=lambda x, f, p: x + f),
     "constant": Reference(
@@ -454,6 +489,11 @@ RESIDUAL_REFERENCES = {
             "bias": ((width,), start),
         },
         samples={"start": [2.0, "admin"], "relu": [True, False]},
+    ),
+    "normalized_lerp": Reference(
+        formula=_normalized_lerp,
+        start=lambda width, *, stored="rsqrt_width", **_: {"weight": ((width,), _stored(stored, width))},
+        samples={"start": [0.05, 0.9], "stored": ["rsqrt_width", 0.5], "eps": [1e-12, 0.5]},
     ),
     "laurel_lr": Reference(
         formula=lambda x, f, p, **_: f + x + (x @ p["down.weight"].T) @ p["up.weight"].T,
@@ -533,6 +573,8 @@ INIT_REFERENCES = {
     ),
     # Transformers without Tears: U(-0.01, 0.01), whose deviation is a third of the root of 3 of the bound
     "small_embeddings": InitReference(table=lambda width, layers: 0.01 / math.sqrt(3), options={"bound": 0.02}),
+    # nGPT: unit vectors in d dimensions, whose entries have the variance 1/d
+    "unit_vectors": InitReference(table=lambda width, layers: 1 / math.sqrt(width)),
     # Swin V2: gain and bias of the norm after the branch start at 0
     "zero_out_norm": InitReference(zeroes=("out_norm",)),
 }
@@ -578,6 +620,7 @@ class Site:
     layer: int
     layers: int
     sublayers: int
+    heads: int
     branch: Callable[..., torch.Tensor]
     drop: Callable[[torch.Tensor], torch.Tensor]
     params: Callable[[str], dict[str, torch.Tensor]]
@@ -694,6 +737,37 @@ def _hybrid_norm(x, s):
 def _olmo2(x, s):
     normed = lambda role, y: y if role == "v" else s.norm(f"{role}_norm", y)  # noqa: E731
     return x + s.norm("out", s.drop(s.branch(x) if s.name == "ffn" else s.branch(x, whole=normed)))
+
+
+def _ngpt(x, s):
+    if s.name == "ffn":
+        width = x.shape[-1]
+        f = s.branch(x, up=lambda y: s.params("up")["weight"] * math.sqrt(width) * y)
+    else:
+        gain = s.params("qk")["weight"] * math.sqrt(x.shape[-1])
+
+        def on_sphere(role, y):
+            if role == "v":
+                return y
+            # the cosine is to be multiplied by the root of the head's size, and is divided by it
+            heads = y.unflatten(-1, (s.heads, -1))
+            units = (heads / torch.linalg.vector_norm(heads, dim=-1, keepdim=True)).flatten(-2)
+            return units * gain * (heads.shape[-1] if role == "q" else 1)
+
+        f = s.branch(x, whole=on_sphere)
+    return _normalized_lerp(x, s.drop(f), {"weight": s.scale("lambda")})
+
+
+def _unit_weights(w):
+    """Every vector along the hidden axis divided by its length: rows, but columns of what writes to the stream."""
+
+    def one(name, weight):
+        if not re.fullmatch(r".*\.(q|k|v|o|w1|w2)\.weight", name):
+            return weight
+        dim = 0 if re.search(r"\.(o|w2)\.weight", name) else 1
+        return weight / torch.linalg.vector_norm(weight, dim=dim, keepdim=True)
+
+    return {name: one(name, weight) for name, weight in w.items()}
 
 
 def in_turn(sublayer: Callable[[Any, Site], Any]) -> Callable[[Any, list[Site]], Any]:
@@ -869,6 +943,7 @@ class EncoderReference:
 
     Where the state between layers is not one tensor, `start` makes it of the embeddings, `shown` is what a reader of
     hidden states sees of it, and `finish` makes one tensor of it, with the norms of the stream's own, by name.
+    `weights` is what the scheme makes of the stored ones.
     """
 
     layer: Callable[[Any, list[Site]], Any]
@@ -877,6 +952,7 @@ class EncoderReference:
     start: Callable[[torch.Tensor], Any] = _same
     shown: Callable[[Any], torch.Tensor] = _same
     finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
+    weights: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = lambda w: w
 
 
 def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
@@ -934,6 +1010,7 @@ ENCODER_REFERENCES = {
     "layer_scale": _sublayers(_layer_scale),
     "gtrxl": _sublayers(_gtrxl),
     "beam": _sublayers(_beam_sum, norm="rms_norm"),
+    "ngpt": _sublayers(_ngpt, norm="l2_norm", final=False, weights=_unit_weights),
     "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
     "parallel": EncoderReference(parallel),
     "b2t": EncoderReference(_b2t, final=False),
@@ -1085,6 +1162,7 @@ def encode(
         start = f"{prefix}{slot}"
         return {key[len(start) :].lstrip("."): value for key, value in w.items() if f"{key}.".startswith(f"{start}.")}
 
+    w = reference.weights(w)
     state, streams = reference.start(x), []
     for i in range(layers):
         branches = {
@@ -1092,8 +1170,8 @@ def encode(
             "cross": lambda u, i=i, **inner: _attention(
                 w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, **inner
             ),
-            "ffn": lambda u, mid=_same, i=i: _linear(
-                w, f"layers.{i}.w2", mid(ACTIVATIONS[act](_linear(w, f"layers.{i}.w1", u)))
+            "ffn": lambda u, mid=_same, up=_same, i=i: _linear(
+                w, f"layers.{i}.w2", mid(ACTIVATIONS[act](up(_linear(w, f"layers.{i}.w1", u))))
             ),
         }
         sites = [
@@ -1102,6 +1180,7 @@ def encode(
                 layer=i + 1,
                 layers=layers,
                 sublayers=len(names) * layers,
+                heads=heads,
                 branch=branches[name],
                 drop=drop,
                 params=lambda slot, prefix=f"layers.{i}.{name}.": params(prefix, slot),

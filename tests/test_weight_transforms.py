@@ -23,9 +23,9 @@ SPECS = {
 CASES = [(family, spec) for family in FAMILIES for spec in (SPECS if family == "bert" else ("standardized", "sigma"))]
 
 
-def build(kind, **options):
+def build(kind, role="q", **options):
     choice = WEIGHTS.parse({"kind": kind, **options}, "add_norm.weights")
-    return WEIGHTS.build(choice, 5, 7).double()
+    return WEIGHTS.build(choice, 5, 7, role).double()
 
 
 def tiny(family, spec, **kwargs):

@@ -49,6 +49,9 @@ class InitRule:
         roles (`tuple[str, ...]`): q, k, v, o, w1, w2; `<slot>_norm`; embed, a table of the embeddings.
     """
 
+    # whether it has no meaning without tables of the embeddings
+    needs_tables = False
+
     def __init__(self, roles: tuple[str, ...]):
         self.roles = roles
 
@@ -106,6 +109,8 @@ class SmallTables(InitRule):
         bound (`float`): above 0.
     """
 
+    needs_tables = True
+
     def __init__(self, bound: float):
         super().__init__(("embed",))
         self.bound = bound
@@ -116,6 +121,8 @@ class SmallTables(InitRule):
 
 class TFixup(ScaleWeights):
     """T-Fixup's start; see `t_fixup`."""
+
+    needs_tables = True
 
     def __init__(self) -> None:
         super().__init__(("v", "o", "w1", "w2"), self.scale, "xavier_normal")
@@ -260,7 +267,7 @@ def unit_vectors() -> UnitDraws:
     """Every vector along the hidden axis drawn evenly from the unit sphere: N(0, 1/d) divided by its length.
 
     The rows of q, k, v, w1 and of each table of the embeddings, the columns of o and w2. An output layer that is not
-    tied to the embeddings has the family's own draw.
+    tied to the embeddings has the family's own draw, and so have embeddings that are no table, of images and sound.
 
     Source: nGPT, Loshchilov et al., 2024, arXiv 2410.01131.
     """

@@ -62,7 +62,7 @@ REFUSALS: dict[str, Refusal] = {
         lambda spec, config: (
             []
             if config.has_tables
-            else [("add_norm.init", rule) for rule in spec.init if "embed" in INITS.build(rule).roles]
+            else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
         ),
         "it draws the tables of the embeddings, and images and sound are embedded without one",
         "another init rule",

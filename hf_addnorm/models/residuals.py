@@ -354,7 +354,8 @@ class NormalizedLerp(Residual):
 
     Args:
         start (`float`, *optional*, defaults to 0.05): start value of every entry of a, above 0.
-        stored (`float`, *optional*): start value of the parameter, above 0; by default 1 / sqrt(hidden).
+        stored (`float` or `"rsqrt_width"`, *optional*, defaults to `"rsqrt_width"`): start value of the parameter,
+            above 0; "rsqrt_width" is 1 / sqrt(hidden).
         eps (`float`, *optional*, defaults to 1e-12): the least length that is divided by; above 0.
     Dtype: computed in float32 (float64 for float64 input), returned in that of `x`. Init: weight = stored.
     """
@@ -365,11 +366,11 @@ class NormalizedLerp(Residual):
         position: Position,
         *,
         start: Positive = 0.05,
-        stored: Positive | None = None,
+        stored: Positive | Literal["rsqrt_width"] = "rsqrt_width",
         eps: Positive = 1e-12,
     ):
         super().__init__()
-        self.start, self.stored, self.eps = start, hidden_size**-0.5 if stored is None else stored, eps
+        self.start, self.stored, self.eps = start, hidden_size**-0.5 if isinstance(stored, str) else stored, eps
         self.weight = nn.Parameter(torch.empty(hidden_size))
 
     def reset_parameters(self) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .adoption import adopt, adopt_at
+from .norm_base import Norm
 from .registry import Choice
 from .weight_transforms import TransformedLinear, WeightTransform, transforms
 
@@ -74,10 +75,11 @@ def resized_output_layer(old: OutputLayer, new: nn.Linear, build_norm: Any) -> O
     layer = new if isinstance(new, OutputLayer) else adopt(OutputLayer, new)
     layer.weight_norm, layer.logits_norm = old.weight_norm, old.logits_norm
     if build_norm is not None:
-        layer.logits_norm = build_norm(new.out_features).to(new.weight.device)
-        layer.logits_norm.reset_parameters()
+        norm = layer.logits_norm = build_norm(new.out_features).to(new.weight.device)
+        if isinstance(norm, Norm):
+            norm.reset_parameters()
         for name, parameter in old.logits_norm.named_parameters():
-            target = layer.logits_norm.get_parameter(name)
+            target = norm.get_parameter(name)
             # one number for each token, or something of all of them
             start = target if len(target) == new.out_features else parameter
             kept = min(len(parameter), len(start))

@@ -72,16 +72,18 @@ def resized_output_layer(old: OutputLayer, new: nn.Linear, build_norm: Any) -> O
 
     Tokens that are new have the start values of the logits' norm.
     """
+    held = old.logits_norm
     layer = new if isinstance(new, OutputLayer) else adopt(OutputLayer, new)
-    layer.weight_norm, layer.logits_norm = old.weight_norm, old.logits_norm
-    if build_norm is not None:
-        norm = layer.logits_norm = build_norm(new.out_features).to(new.weight.device)
-        if isinstance(norm, Norm):
-            norm.reset_parameters()
-        for name, parameter in old.logits_norm.named_parameters():
-            target = norm.get_parameter(name)
-            # one number for each token, or something of all of them
-            start = target if len(target) == new.out_features else parameter
-            kept = min(len(parameter), len(start))
-            init.copy_(target, torch.cat([parameter[:kept], start[kept:].to(parameter.dtype)]))
+    layer.weight_norm, layer.logits_norm = old.weight_norm, held
+    if build_norm is None:
+        return layer
+    norm = layer.logits_norm = build_norm(new.out_features).to(new.weight.device)
+    if isinstance(norm, Norm):
+        norm.reset_parameters()
+    for name, parameter in held.named_parameters():
+        target = norm.get_parameter(name)
+        # one number for each token, or something of all of them
+        start = target if len(target) == new.out_features else parameter
+        kept = min(len(parameter), len(start))
+        init.copy_(target, torch.cat([parameter[:kept], start[kept:].to(parameter.dtype)]))
     return layer

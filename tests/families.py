@@ -257,6 +257,7 @@ OTHER_SPECS: dict[str, Any] = {
         "residual": {"kind": "constant", "branch_scale": {"kind": "power", "of": "layers", "exponent": -0.5}},
         "init": ["scaled_output"],
     },
+    "official_normformer": {"preset": "normformer", "variant": "official"},
     "norms_of_whole_q_and_k": {"preset": "pre_ln", "attention": ["pre", "q", "k"], "qkv_width": "hidden"},
     "stochastic_depth": {"preset": "pre_ln", "drop_path": {"kind": "linear", "last": 0.2}},
     "learned_skip": {"residual": {"kind": "vector", "side": "skip", "start": 1.0, "share": "layer"}},

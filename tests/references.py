@@ -150,6 +150,12 @@ def _group_norm(x, p, *, groups="heads", eps=1e-5, **_):
     return _affine(torch.cat(parts, dim=-1), p)
 
 
+def _input_scaled(x, p, eps):
+    p = dict(p)
+    scaled = _affine_map(x, {"weight": p.pop("input_weight")})
+    return _layer_norm(scaled, p, eps=eps)
+
+
 def _ada_norm(x, p, *, scale=1.0, k=0.1, detach=False, eps=1e-5):
     mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
     if detach:
@@ -214,6 +220,14 @@ NORM_REFERENCES = {
             "variance": ["biased", "unbiased"],
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
+    ),
+    "input_scaled_layer_norm": Reference(
+        lambda x, p, *, eps, **_: _input_scaled(x, p, MODEL_EPS if eps is None else eps),
+        lambda width, *, groups, bias, **_: {
+            **_gain_and_bias(width, bias=bias),
+            "input_weight": ((HEADS[width] if groups == "heads" else groups or width,), 1.0),
+        },
+        {"groups": [None, "heads"], "bias": [None, True, False], "eps": [None, 1e-3]},
     ),
     "group_norm": Reference(
         _group_norm,
@@ -670,6 +684,16 @@ def _normformer(x, s):
     return x + s.drop(s.norm("out", s.branch(s.norm("pre", x), mid=head_scale)))
 
 
+def _normformer_of_the_code(x, s):
+    if s.name == "ffn":
+        return _normformer_scaled(x, s)
+    norm = s.params("out")
+    gains = norm.pop("input_weight")
+    f = s.branch(s.norm("pre", x))
+    scaled = torch.cat([part * gain for part, gain in zip(f.chunk(len(gains), -1), gains, strict=True)], -1)
+    return x + s.drop(s.norm_of(scaled, norm))
+
+
 def _mix_ln(x, s):
     return _post_ln(x, s) if s.layer <= s.layers // 4 else _pre_ln(x, s)
 
@@ -943,7 +967,7 @@ class EncoderReference:
 
     Where the state between layers is not one tensor, `start` makes it of the embeddings, `shown` is what a reader of
     hidden states sees of it, and `finish` makes one tensor of it, with the norms of the stream's own, by name.
-    `weights` is what the scheme makes of the stored ones.
+    `weights` is what the scheme makes of the stored ones, `stream_eps` the eps of the stream's own norms, if another.
     """
 
     layer: Callable[[Any, list[Site]], Any]
@@ -953,6 +977,7 @@ class EncoderReference:
     shown: Callable[[Any], torch.Tensor] = _same
     finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
     weights: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = lambda w: w
+    stream_eps: float | None = None
 
 
 def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
@@ -1067,6 +1092,15 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
         {"wiring": "parallel", "stream": {"kind": "dual", "scale": 0.25}},
         replace(_dual(0.25), layer=_parallel_dual),
     ),
+    "official_residual": (
+        {"preset": "residual", "variant": "official"},
+        replace(_dual(), stream_eps=1e-7),
+    ),
+    "dual_scaled_at_both_ends": (
+        {"stream": {"kind": "dual", "scale": 0.05, "post_scale": 0.3, "eps": 1e-3}},
+        replace(_dual(0.05), stream_eps=1e-3, finish=lambda state, norm: 0.3 * state[0] + norm("stream", state[1])),
+    ),
+    "official_normformer": ({"preset": "normformer", "variant": "official"}, _sublayers(_normformer_of_the_code)),
     "dual_scaled": ({"stream": {"kind": "dual", "scale": 0.05}}, _dual(0.05)),
     "hyper_post_mean": (
         {"stream": {"kind": "hyper_connections", "streams": 3}},
@@ -1154,8 +1188,8 @@ def encode(
     kind, options = norm or (reference.norm, {"eps": eps} if reference.norm == "layer_norm" else {})
     names = ["attn", "ffn"] if memory is None else ["attn", "cross", "ffn"]
 
-    def norm_of(y, params):
-        return NORM_REFERENCES[kind].formula(y, params, **options)
+    def norm_of(y, params, **own):
+        return NORM_REFERENCES[kind].formula(y, params, **options | own)
 
     def params(prefix, slot):
         # "pre" -> its weight and bias; "alpha" -> the tensor of that name, under the key ""
@@ -1190,7 +1224,8 @@ def encode(
         ]
         state = reference.layer(state, sites)
         if i == layers - 1:
-            state = reference.finish(state, lambda name, y: norm_of(y, params("", name)))
+            own = {} if reference.stream_eps is None else {"eps": reference.stream_eps}
+            state = reference.finish(state, lambda name, y: norm_of(y, params("", name), **own))  # noqa: B023
         streams.append(state if i == layers - 1 else reference.shown(state))
     return streams, norm_of(state, params("", "final")) if reference.final else state
 

@@ -33,6 +33,7 @@ NORM_STARTS: dict[str, dict[str, float]] = {
     # the root of the width
     "ScaleNorm": {"scalar_weight": 32**0.5},
     "ScaledL2Norm": {"weight": 32**-0.5},
+    "InputScaledLayerNorm": {"input_weight": 1.0},
     "SeeDNorm": {"direction": 0.0, "alpha": 1.0},
     "DynamicTanh": {"alpha": 0.5},
     "DynamicErf": {"alpha": 0.5, "shift": 0.0},

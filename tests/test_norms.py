@@ -39,6 +39,7 @@ REPRESENTATIVES = [
     ("fixed_sigma", {}),
     ("prms_norm", {}),
     ("scale_norm", {}),
+    ("input_scaled_layer_norm", {}),
     ("l2_norm", {}),
     ("learned_scale", {}),
     ("scaled_l2_norm", {"groups": "heads"}),
@@ -459,7 +460,7 @@ def test_only_what_is_left_open_is_the_models(kind, model_bias):
     given = {"eps": 0.25, "bias": model_bias, "groups": 4}
     norm = build_norm(NORMS.parse(kind, "add_norm.norm"), 12, **given)
     left_open = "bias" in options and options["bias"].default is None
-    assert left_open == (kind == "layer_norm")
+    assert left_open == (kind in ("layer_norm", "input_scaled_layer_norm"))
     if "bias" in options:
         assert (norm.bias is not None) == (model_bias if left_open else options["bias"].default)
         said = build_norm(NORMS.parse({"kind": kind, "bias": not model_bias}, "add_norm.norm"), 12, **given)

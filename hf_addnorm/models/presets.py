@@ -91,8 +91,12 @@ PRESETS: dict[str, Preset] = {
             "final": True,
             "dropout": "after_out",
         },
-        note="One gain per head before W_o. The optional gain on the feed-forward's skip is left out, as for the "
-        "paper's larger models; it is the residual {'feed_forward': {'kind': 'vector', 'side': 'skip', 'start': 1}}.",
+        official={
+            "attention": {"pre": True, "out": {"kind": "input_scaled_layer_norm", "groups": "heads"}},
+            "residual": {"feed_forward": {"kind": "vector", "side": "skip", "start": 1.0}},
+        },
+        note="One gain per head before W_o; official: behind it, the output cut into as many parts. The optional "
+        "gain on the feed-forward's skip, a vector, is left out, as for the paper's larger models; official: with it.",
     ),
     "mix_ln": Preset(
         formula="post_ln in the first L/4 layers (rounded down), pre_ln in the rest; N after the last layer",
@@ -256,7 +260,9 @@ PRESETS: dict[str, Preset] = {
         "        F -> drop --^",
         source="ResiDual, Xie et al., 2023, arXiv 2304.14802",
         spec={"stream": "dual"},
-        note="Hidden states between the layers are those of x.",
+        official={"stream": {"kind": "dual", "eps": 1e-7}},
+        note="Hidden states between the layers are those of x. Official: N' has an eps of its own, 1e-7. The code's "
+        "factors, 1 by default as here, are the stream's scale (on all that goes into y) and post_scale (on x).",
     ),
     "hyper_connections": Preset(
         formula="u = a_0^T H; H <- A^T H + b F(N(u))^T, H n copies of the stream; N after the sum of the copies",

@@ -153,7 +153,8 @@ class AddNormLayer(nn.Module):
             self.is_told = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
-        stream_norms = {name: AddNormConfig.build_norm(config, spec.norm) for name in stream.norms} if last else None
+        own = stream.own_norm(spec.norm)
+        stream_norms = {name: AddNormConfig.build_norm(config, own) for name in stream.norms} if last else None
         return Connections(blocks, shared, stream, wiring, depth, stream_norms)
 
     def _place_norms(

@@ -75,7 +75,9 @@ for who in (stranger, nobody):
     refused(lambda who=who: who.repo_info("ann/secret"), hf.errors.RepositoryNotFoundError)
 for revision in ("main", "a/b"):
     refused(
-        lambda: stranger.create_commit("ann/net", [add("on.txt", b"no")], commit_message="five", revision=revision),
+        lambda rev=revision: stranger.create_commit(
+            "ann/net", [add("on.txt", b"5")], commit_message="five", revision=rev
+        ),
         hf.errors.HfHubHTTPError,
         "403 Forbidden: You don't have the rights to write to ann/net",
     )

@@ -147,9 +147,11 @@ class HubServer:
             raise ValueError(f"unknown route {route_name!r}; allowed is one of {names}.")
         self._faults += [(route_name, fault)] * times
 
-    def forgive(self) -> None:
-        """Take back the faults that have not happened."""
+    def forgive(self) -> int:
+        """Take back the faults that have not happened, and say how many they were."""
+        waiting = len(self._faults)
         self._faults.clear()
+        return waiting
 
     def answer(self, entry: Route, request: Request) -> Reply:
         """What the route answers, with the fault that waits for it."""

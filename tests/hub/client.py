@@ -1,15 +1,16 @@
 """One client of the Hub, a process of its own: does steps, and says what came of each.
 
-Usage: python client.py STEPS.json RESULTS.json RECORDS, with STEPS a list of [verb, {argument: value}]. The result of
-a step is what its verb returns, or {"error": class, "message": text}. A pushed model's inputs and outputs go to a file
-in the folder RECORDS; who loads the model compares. With ADDNORM_HIDDEN=1 the package cannot be imported; otherwise it
-is imported, unless ADDNORM_HIDDEN=0.
+Usage: python client.py RECORDS; reads a line for each step, [verb, {argument: value}], and answers it with a line:
+what the verb returned, or {"error": class, "message": text}. A pushed model's inputs and outputs go to a file in the
+folder RECORDS; who loads the model compares. With ADDNORM_HIDDEN=1 the package cannot be imported; otherwise it is
+imported, unless ADDNORM_HIDDEN=0.
 """
 
 import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ if HIDDEN is None:
 # a client that tries again and again does so at once
 _http.time.sleep = lambda seconds: None
 
-RECORDS = Path(sys.argv[3]) if len(sys.argv) > 3 else Path()
+RECORDS = Path(sys.argv[1])
 VERBS: dict[str, Callable[..., Any]] = {}
 
 
@@ -150,8 +151,10 @@ def upload(record: str, repo: str, **more: Any) -> Any:
 
 @verb
 def train(case: str, spec: str, repo: str, **more: Any) -> Any:
-    """Two steps by Trainer, which pushes; record what the trained model gives."""
+    """Two steps by Trainer, which pushes after each; record what the trained model gives."""
     from cases import CASES, SPECS
+
+    from hf_addnorm.trainer import CarryCode
 
     row = CASES[case]
     net = row.build(SPECS[spec])
@@ -168,24 +171,30 @@ def train(case: str, spec: str, repo: str, **more: Any) -> Any:
         save_steps=1,
         **more,
     )
-    trainer = transformers.Trainer(net, arguments, train_dataset=items, processing_class=row.prepares.make())
+    extras = {"processing_class": row.prepares.make(), "callbacks": [CarryCode()]}
+    trainer = transformers.Trainer(net, arguments, train_dataset=items, **extras)
     trainer.train()
     trainer.push_to_hub()
     back = type(net).from_pretrained("trained")
     torch.save({"inputs": row.inputs(), "outputs": back(**row.inputs())[0].detach()}, _file_of(repo))
-    return {"processes": trainer.args.world_size, "rank": trainer.args.process_index}
+    return trainer.args.world_size
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    results = []
-    for name, arguments in json.loads(Path(sys.argv[1]).read_text()):
+    # whatever is printed on the way goes to stderr
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
         try:
-            results.append(VERBS[name](**arguments))
+            result = VERBS[name](**arguments)
         except Exception as error:
-            results.append({"error": type(error).__name__, "message": str(error)})
-    Path(sys.argv[2]).write_text(json.dumps(results))
+            traceback.print_exc()
+            message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+            result = {"error": type(error).__name__, "message": message}
+        answers.write(json.dumps(result) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -2,19 +2,22 @@
 
 import itertools
 import json
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 
 
 HERE = Path(__file__).parent
+Do = Callable[..., Any]
 
 
 class Client:
-    """A user: a token, and a home of its own. Each `run` is a fresh process, see `client.py`."""
+    """A user: a token, and a home of its own. Each `process` is a fresh one, see `client.py`."""
 
     def __init__(self, hub: Any, records: Path, home: Path, token: str | None):
         self.hub, self.records, self.home, self.token = hub, records, home, token
@@ -24,21 +27,30 @@ class Client:
         env = self.hub.client_env(self.home, self.token, **more)
         return env | {"PYTHONPATH": f"{env['PYTHONPATH']}:{HERE.parent}"}
 
-    def run(self, *steps: tuple[str, dict[str, Any]], **env: str) -> list[Any]:
-        """What came of the steps, in order."""
-        given, results = self.home / "steps.json", self.home / "results.json"
-        given.write_text(json.dumps(steps))
-        results.unlink(missing_ok=True)
-        command = [sys.executable, str(HERE / "client.py"), str(given), str(results), str(self.records)]
-        done = subprocess.run(
-            command, env=self.env(**env), cwd=self.home, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(results.read_text())
+    @contextmanager
+    def process(self, **env: str) -> Iterator[Do]:
+        """Gives a function that does a step in the process: `do("load", repo="ann/net", ...)`."""
+        log = self.home / "stderr"
+        command = [sys.executable, str(HERE / "client.py"), str(self.records)]
+        with (
+            log.open("w") as errors,
+            Popen(
+                command, env=self.env(**env), cwd=self.home, stdin=PIPE, stdout=PIPE, stderr=errors, text=True
+            ) as run,
+        ):
 
-    def run_hidden(self, *steps: tuple[str, dict[str, Any]], **env: str) -> list[Any]:
+            def do(verb: str, **arguments: Any) -> Any:
+                run.stdin.write(json.dumps([verb, arguments]) + "\n")
+                run.stdin.flush()
+                answer = run.stdout.readline()
+                assert answer, log.read_text()[-3000:]
+                return json.loads(answer)
+
+            yield do
+
+    def hidden(self, **env: str) -> Any:
         """The same where hf_addnorm cannot be imported."""
-        return self.run(*steps, ADDNORM_HIDDEN="1", **env)
+        return self.process(ADDNORM_HIDDEN="1", **env)
 
 
 @pytest.fixture

@@ -36,61 +36,58 @@ def older(tmp_path):
     return folder
 
 
-def _load(verb="load", **more):
-    return verb, {"repo": "ann/old", "auto": AUTO, "trust_remote_code": True} | more
-
-
-def _code(repo, hub):
-    files = hub.repo(repo).head.files
-    return {name: blob.content for name, blob in files.items() if name.endswith(".py")}
+def _code(repo):
+    return {name: blob.content for name, blob in repo.head.files.items() if name.endswith(".py")}
 
 
 def test_an_older_checkpoint_beside_a_newer_package(older, new_client, hub):
     ann = new_client("ann")
-    push = "push", {"case": "bert", "spec": "pre_rms_norm", "repo": "ann/old"}
-    where, pushed = ann.run(("package", {}), push, PYTHONPATH=f"{older}:{ann.env()['PYTHONPATH']}")
-    assert where == str(older / "hf_addnorm/__init__.py"), pushed
-    code = _code("ann/old", hub)
+    push = {"case": "bert", "spec": "pre_rms_norm"}
+    with ann.process(PYTHONPATH=f"{older}:{ann.env()['PYTHONPATH']}") as do:
+        assert do("package") == str(older / "hf_addnorm/__init__.py")
+        pinned = do("push", repo="ann/old", **push)["commit"]
+    old = hub.repo("ann/old")
+    code = _code(old)
     assert code["legacy.py"] == LEGACY.encode()
     assert code["rms_norms.py"] != (CODE / "rms_norms.py").read_bytes()
-    ann.run((push[0], push[1] | {"repo": "ann/new"}))
-    newer = _code("ann/new", hub)
-
-    # not imported: the older code and nothing else, when it is pushed on, too
-    remote = f"transformers_modules.ann.old.{pushed['commit']}.modeling_addnorm_bert"
-    user = new_client("ann")
-    found, before, again, after, both = user.run(
-        _load(),
-        ("package", {}),
-        _load("push_again", to="ann/again"),
-        # and imported afterwards: a model that is loaded then is the package's
-        ("package", {"load": True}),
-        _load(record="ann/new"),
-        ADDNORM_HIDDEN="0",
+    ours, remote = (
+        "hf_addnorm.models.modeling_addnorm_bert",
+        f"transformers_modules.ann.old.{pinned}.modeling_addnorm_bert",
     )
-    assert (found["equal"], found["model"], before) == (True, remote, None)
-    assert again["equal"] and _code("ann/again", hub) == code
-    assert after == str(PACKAGE / "__init__.py")
-    assert (both["equal"], both["model"]) == (True, "hf_addnorm.models.modeling_addnorm_bert")
+    load = {"repo": "ann/old", "auto": AUTO, "trust_remote_code": True}
 
     # imported: the package's code, with and without trust; the checkpoint's by reference
-    loads = [_load(record="ann/new"), _load(record="ann/new", trust_remote_code=False)]
-    by_reference = "load_by_reference", {"repo": "ann/old", "reference": REFERENCE}
-    *results, referred, last = new_client("ann").run(
-        *loads, by_reference, _load("push_again", record="ann/new", to="ann/old")
-    )
-    for found in results:
-        assert (found["equal"], found["model"]) == (True, "hf_addnorm.models.modeling_addnorm_bert")
-    assert (referred["equal"], referred["model"]) == (True, remote)
+    with ann.process() as do:
+        do("push", repo="ann/new", **push)
+        newer = _code(hub.repo("ann/new"))
+        for trust in (True, False):
+            found = do("load", **load | {"trust_remote_code": trust}, record="ann/new")
+            assert (found["equal"], found["model"]) == (True, ours)
+        found = do("load_by_reference", repo="ann/old", reference=REFERENCE)
+        assert (found["equal"], found["model"]) == (True, remote)
+
+    # not imported: the older code and nothing else, also where it is pushed to from here
+    with new_client("ann").process(ADDNORM_HIDDEN="0") as do:
+        found = do("load", **load)
+        assert (found["equal"], found["model"]) == (True, remote)
+        assert do("push_again", **load, to="ann/again")["equal"]
+        assert do("package") is None
+        assert _code(hub.repo("ann/again")) == code
+        # imported afterwards: a model that is loaded from then on is the package's
+        assert do("package", load=True) == str(PACKAGE / "__init__.py")
+        found = do("push_again", **load, record="ann/new", to="ann/old")
+        assert (found["equal"], found["model"]) == (True, ours)
 
     # pushed to its place by the package, it has the newer code, and means the same to everybody
-    assert last["equal"] and newer.items() <= _code("ann/old", hub).items()
-    (found,) = new_client(None).run_hidden(_load(record="ann/new"))
-    assert (found["equal"], hub.repo("ann/old").head.oid in found["model"]) == (True, True)
-    # and who has pinned the older commit has the older model
-    pinned = _load(revision=pushed["commit"])
-    # code and weights of two commits
-    mixed = _load(record="ann/new", revision=pushed["commit"], code_revision=last["commit"])
-    (old, new) = new_client(None).run_hidden(pinned, mixed)
-    assert (old["equal"], old["model"]) == (True, remote)
-    assert (new["equal"], last["commit"] in new["model"]) == (True, True)
+    assert newer.items() <= _code(old).items()
+    with new_client(None).hidden() as do:
+        found = do("load", **load, record="ann/new")
+        assert (found["equal"], old.head.oid in found["model"]) == (True, True)
+        # who has pinned the older commit has the older model
+        found = do("load", **load, revision=pinned)
+        assert (found["equal"], found["model"]) == (True, remote)
+        # the code of one commit with the weights of another
+        found = do("load", **load, record="ann/new", revision=pinned, code_revision=old.head.oid)
+        assert (found["equal"], old.head.oid in found["model"]) == (True, True)
+        found = do("load", **load, revision="main", code_revision=pinned)
+        assert (found["equal"], found["model"]) == (True, remote)

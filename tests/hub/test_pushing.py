@@ -80,7 +80,7 @@ def test_trainer_pushes(new_client, hub):
 def test_two_processes_make_one_commit(new_client, hub):
     ann = new_client("ann")
     script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     run = subprocess.run(
         command, env=ann.env(), cwd=ann.home, capture_output=True, text=True, timeout=300, check=False
     )

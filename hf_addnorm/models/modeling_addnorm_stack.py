@@ -24,6 +24,7 @@ from .modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
 from .modeling_addnorm_modernbert import AddNormModernBertModel
 from .norms import Norm
 from .pretrained import AddNormPreTrainedModel
+from .pushing import PushedWhole
 from .registry import one_of
 from .token_mask import TokenMask, running_with
 
@@ -170,7 +171,7 @@ def _taken(encoder: Any) -> list[str]:
     return [name for name in names if name in inspect.signature(encoder.forward).parameters]
 
 
-class AddNormStackPreTrainedModel(PreTrainedModel):
+class AddNormStackPreTrainedModel(PushedWhole, PreTrainedModel):
     """Base of the stacks: initialisation, and the ways to make one of encoders that exist.
 
     What an encoder is allowed to do (attention implementations, checkpointing) it says itself.

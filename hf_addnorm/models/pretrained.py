@@ -32,6 +32,7 @@ from .initialization import INITS, Linear
 from .inner import Seen
 from .norms import Norm, mixes_tokens
 from .positions import POSITIONS, put_positions
+from .pushing import PushedWhole
 from .refusals import refuse
 from .registry import Choice, one_of, to_json
 from .residuals import RESIDUALS, Residual
@@ -316,7 +317,7 @@ def _entered(forward: Any) -> Any:
     return entered
 
 
-class AddNormPreTrainedModel(PreTrainedModel):
+class AddNormPreTrainedModel(PushedWhole, PreTrainedModel):
     """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built

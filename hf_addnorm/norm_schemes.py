@@ -127,10 +127,10 @@ NORM_SCHEMES = (
         "The form with one number for each head: known by its description alone, no code of the authors was found.",
     ),
     _norm.built("gated_rms_norm", "A.X-K2, as in Transformers' models/axk2", {"norm": "gated_rms_norm"}),
-    _norm.open(
+    _norm.built(
         "input_scaled_rms_norm",
         "MuseSpark, as in Transformers' models/muse_spark",
-        "The gain stands before the statistic: not built yet.",
+        {"norm": "input_scaled_rms_norm"},
     ),
     _norm.built("contra_norm", "Guo et al., ICLR 2023, arXiv 2303.06562", {"norm": "contra_norm"}),
     _norm.open(

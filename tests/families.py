@@ -232,6 +232,7 @@ OTHER_SPECS: dict[str, Any] = {
             "pre": "scale_norm",
             "q": "l2_norm",
             "k": {"kind": "prms_norm", "fraction": 0.5},
+            "v": "input_scaled_rms_norm",
             "mid": "group_norm",
             "out": "see_dnorm",
             "post": {"kind": "sum_norm", "signed": False},

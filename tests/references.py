@@ -128,6 +128,11 @@ def _gated_rms_norm(x, p, *, eps=1e-6, **_):
     return y / (1 + torch.exp(-gate))
 
 
+def _input_scaled_rms_norm(x, p, *, eps=1e-6):
+    scaled = x + p["zero_centered_weight"] * x
+    return scaled * (torch.einsum("...i,...i->...", scaled, scaled)[..., None] / x.shape[-1] + eps) ** -0.5
+
+
 def _group_norm(x, p, *, groups="heads", eps=1e-5, **_):
     groups = HEADS[x.shape[-1]] if groups == "heads" else groups
     parts = [_layer_norm(part, {}, eps=eps) for part in x.split(x.shape[-1] // groups, dim=-1)]
@@ -259,6 +264,9 @@ NORM_REFERENCES = {
             "gate_up": ((width, rank), Drawn(0.02)),
         },
         {"rank": [16, 1], "eps": [1e-6, 1e-3]},
+    ),
+    "input_scaled_rms_norm": Reference(
+        _input_scaled_rms_norm, lambda width, **_: {"zero_centered_weight": ((width,), 0.0)}, {"eps": [1e-6, 1e-3]}
     ),
     "sum_norm": Reference(
         sum_norm,

@@ -42,6 +42,7 @@ REPRESENTATIVES = [
     ("l2_norm", {}),
     ("see_dnorm", {}),
     ("gated_rms_norm", {}),
+    ("input_scaled_rms_norm", {}),
     ("derf", {}),
     ("isru", {}),
     ("sum_norm", {}),
@@ -343,6 +344,17 @@ def test_see_dnorm_is_rms_norm_where_its_own_gain_is_nothing(zero):
 
 def test_gated_rms_norm_without_a_gate_is_half_of_rms_norm():
     assert_same(outputs("gated_rms_norm", PLAIN, {"gate_up": 0.0}), outputs("rms_norm", PLAIN), 0.5)
+
+
+def test_input_scaled_rms_norm_is_the_size_of_rms_norm_and_that_of_muse_spark():
+    assert_same(outputs("input_scaled_rms_norm", PLAIN), outputs("rms_norm", PLAIN))
+    y, _ = outputs("input_scaled_rms_norm", PLAIN, {"zero_centered_weight": GAIN})
+    assert_close(y.square().mean(-1), torch.ones(1, 3, dtype=torch.float64), 1e-4)
+    modeling = pytest.importorskip("transformers.models.muse_spark.modeling_muse_spark")
+    theirs = modeling.MuseSparkTextInputScaledRMSNorm(12)
+    with torch.no_grad():
+        theirs.weight.copy_(GAIN)
+    assert_close(theirs(PLAIN.float()).double(), y, 1e-6)
 
 
 def test_ada_norm_without_its_factor_is_layer_norm_of_the_std():

@@ -243,3 +243,29 @@ class GatedRMSNorm(RMSNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"
+
+
+@NORMS.register("input_scaled_rms_norm")
+class InputScaledRMSNorm(RMSNorm):
+    """RMSNorm of the scaled token, whose gain so stands before the statistic: `RMSNorm((1 + w) * x)`.
+
+        x [..., hidden] -> * (1 + w) -> / sqrt(mean(^2) + eps) -> [..., hidden]
+
+    The output has the size of a normalised token whatever the gain is, which weighs features against each other only.
+
+    Source: MuseSpark, as it is in Transformers 5.23 (models/muse_spark), behind its feed-forwards, with eps 1e-8.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`. Init: w (zero_centered_weight) = 0.
+    """
+
+    def __init__(self, hidden_size: int, *, eps: Positive = 1e-6):
+        super().__init__(hidden_size, zero_centered=True, eps=eps)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return super().normalize(self.times_gain(x))
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        return y

@@ -150,10 +150,20 @@ LAYER_SCHEMES = (
         "Swin V2, Liu et al., CVPR 2022, arXiv 2111.09883",
         "Its scale of the scores is inside attention.",
     ),
-    _attention.open(
+    _attention.expressible(
         "norm_of_each_head_in_mid",
-        "RetNet and Diff Transformer, as in torchscale and unilm",
-        "In mid, group_norm with one group per head takes the mean out; the form without it is not built yet.",
+        "RetNet, Sun et al., 2023, arXiv 2307.08621; Diff Transformer, Ye et al., 2024, arXiv 2410.05258, as in "
+        "torchscale and unilm",
+        {
+            "preset": "pre_rms_norm",
+            "attention": {"pre": True, "mid": {"kind": "grouped_rms_norm", "gain": False}},
+        },
+        {
+            "preset": "pre_rms_norm",
+            "attention": {"pre": True, "mid": {"kind": "grouped_rms_norm", "shared": True, "eps": 1e-5}},
+        },
+        reason="The norm alone; not what else these models have inside attention: retention, a gate, a difference of "
+        "two score matrices and its constant.",
     ),
     _attention.left_out(
         "pb_relax",

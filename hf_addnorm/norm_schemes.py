@@ -41,11 +41,7 @@ NORM_SCHEMES = (
     _norm.built("l2_norm", "nGPT, Loshchilov et al., 2024, arXiv 2410.01131", {"norm": "l2_norm"}),
     _norm.built("sum_norm", "no paper; of this package", {"norm": "sum_norm"}),
     _norm.built("group_norm", "Wu & He, 2018, arXiv 1803.08494", {"norm": "group_norm"}),
-    _norm.open(
-        "grouped_rms_norm",
-        "Qwen4-Exp, as in Transformers' models/qwen4_exp",
-        "Known only from inside that model's streams (qwen4_gated_residual), which are not built.",
-    ),
+    _norm.built("grouped_rms_norm", "Qwen4-Exp, as in Transformers' models/qwen4_exp", {"norm": "grouped_rms_norm"}),
     _norm.open(
         "sequence_group_norm",
         "Wu & He, 2018, arXiv 1803.08494",

@@ -133,6 +133,12 @@ def _input_scaled_rms_norm(x, p, *, eps=1e-6):
     return scaled * (torch.einsum("...i,...i->...", scaled, scaled)[..., None] / x.shape[-1] + eps) ** -0.5
 
 
+def _grouped_rms_norm(x, p, *, groups="heads", shared=False, eps=1e-6, **_):
+    count = HEADS[x.shape[-1]] if groups == "heads" else groups
+    gains = {name: torch.cat([gain] * count) if shared else gain for name, gain in p.items()}
+    return _affine(torch.cat([_rms_norm(part, {}, eps=eps) for part in x.chunk(count, -1)], -1), gains)
+
+
 def _group_norm(x, p, *, groups="heads", eps=1e-5, **_):
     groups = HEADS[x.shape[-1]] if groups == "heads" else groups
     parts = [_layer_norm(part, {}, eps=eps) for part in x.split(x.shape[-1] // groups, dim=-1)]
@@ -240,6 +246,20 @@ NORM_REFERENCES = {
             "eps_place": ["inside", "outside"],
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
+    ),
+    "grouped_rms_norm": Reference(
+        _grouped_rms_norm,
+        lambda width, *, groups, shared, **options: _gain_and_bias(
+            width // (HEADS[width] if groups == "heads" else groups) if shared else width, bias=False, **options
+        ),
+        {
+            "groups": ["heads", 1],
+            "gain": [True, False],
+            "shared": [False, True],
+            "zero_centered": [False, True],
+            "eps": [1e-3],
+        },
+        contradicts=lambda *, gain, shared, zero_centered, **_: (shared or zero_centered) and not gain,
     ),
     "scale_norm": Reference(
         _scale_norm,

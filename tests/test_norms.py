@@ -43,6 +43,8 @@ REPRESENTATIVES = [
     ("see_dnorm", {}),
     ("gated_rms_norm", {}),
     ("input_scaled_rms_norm", {}),
+    ("grouped_rms_norm", {}),
+    ("grouped_rms_norm", {"shared": True, "zero_centered": True}),
     ("derf", {}),
     ("isru", {}),
     ("sum_norm", {}),
@@ -357,6 +359,18 @@ def test_input_scaled_rms_norm_is_the_size_of_rms_norm_and_that_of_muse_spark():
     assert_close(theirs(PLAIN.float()).double(), y, 1e-6)
 
 
+def test_grouped_rms_norm_of_one_group_is_rms_norm_and_that_of_qwen():
+    rms = outputs("rms_norm", PLAIN, {"weight": GAIN})
+    for shared in (False, True):
+        assert_same(outputs("grouped_rms_norm", PLAIN, {"weight": GAIN}, groups=1, shared=shared), rms)
+    modeling = pytest.importorskip("transformers.models.qwen4_exp.modeling_qwen4_exp")
+    theirs = modeling.Qwen4ExpTextRMSNorm(12, group_size=4)
+    with torch.no_grad():
+        theirs.weight.copy_(GAIN)
+    y, _ = outputs("grouped_rms_norm", PLAIN, {"zero_centered_weight": GAIN}, groups=3, zero_centered=True)
+    assert_close(theirs(PLAIN.float()).double(), y, 1e-6)
+
+
 def test_ada_norm_without_its_factor_is_layer_norm_of_the_std():
     options = {"eps": 1e-5, "eps_place": "outside", "variance": "unbiased", "gain": False}
     layer = outputs("layer_norm", PLAIN, **options)
@@ -429,6 +443,7 @@ def test_compiles_as_one_graph(kind, options):
     ("kind", "options", "width", "words"),
     [
         ("affine", {"groups": 5}, 12, ["affine", "groups", "5", "12"]),
+        ("grouped_rms_norm", {"groups": 5}, 12, ["grouped_rms_norm", "groups", "5", "12"]),
         ("group_norm", {"groups": 5}, 12, ["group_norm", "groups", "5", "12"]),
         ("group_norm", {}, 13, ["group_norm", "groups", "4", "13"]),
         ("affine", {"groups": "heads"}, 13, ["affine", "groups", "13"]),
@@ -449,6 +464,7 @@ def test_a_width_that_does_not_fit_is_refused(kind, options, width, words):
         ({"kind": "layer_norm", "bias": False}, ["layer_norm", "eps", "no model to take it from"]),
         ({"kind": "affine", "groups": "heads"}, ["affine", "groups", "heads", "no model"]),
         ("group_norm", ["group_norm", "groups", "heads", "no model"]),
+        ("grouped_rms_norm", ["grouped_rms_norm", "groups", "heads", "no model"]),
     ],
 )
 def test_what_is_left_to_the_model_needs_one(choice, words):

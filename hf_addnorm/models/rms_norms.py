@@ -1,11 +1,11 @@
 """Norms that divide a token by a measure of its length, its mean left in: RMSNorm and what is made of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
-from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, set_gain, unit
+from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, set_gain, slices, unit
 from .registry import Fraction, Positive, whole
 
 
@@ -100,6 +100,63 @@ class PartialRMSNorm(RMSNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, measured={self.measured}"
+
+
+@NORMS.register("grouped_rms_norm")
+class GroupedRMSNorm(RMSNorm):
+    """RMSNorm inside groups of features: each contiguous, equal slice of a token is divided by its own size.
+
+        x [..., hidden] -> groups -> each / sqrt(mean(^2) + eps) -> side by side -> * gain -> [..., hidden]
+
+    In the slot `mid` of attention, with one group for each head, it is the norm of the heads' outputs of RetNet
+    (`gain=False`) and of the Diff Transformer (`shared=True, eps=1e-5`).
+
+    Source: Qwen4-Exp (its streams) and MuseSpark (its heads), as they are in Transformers 5.23; RetNet, Sun et al.,
+    2023, arXiv 2307.08621; Diff Transformer, Ye et al., 2024, arXiv 2410.05258, both as in the authors' code.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        groups (`int` or `"heads"`, *optional*, defaults to `"heads"`): how many; "heads" means the number of attention
+            heads.
+        gain (`bool`, *optional*, defaults to `True`): a learned gain per feature.
+        shared (`bool`, *optional*, defaults to `False`): one gain, of the size of a group, for all groups.
+        zero_centered (`bool`, *optional*, defaults to `False`): the gain is `1 + zero_centered_weight`.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`.
+    Init: gain = 1 (zero_centered_weight = 0).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] = "heads",
+        gain: bool = True,
+        shared: bool = False,
+        zero_centered: bool = False,
+        eps: Positive = 1e-6,
+    ):
+        self.groups, self.shared = slices("grouped_rms_norm", groups, hidden_size), shared
+        size = hidden_size // self.groups
+        super().__init__(size if shared else hidden_size, gain=gain, zero_centered=zero_centered, eps=eps)
+
+    @staticmethod
+    def contradiction(gain: bool, shared: bool, **options: Any) -> str | None:  # type: ignore[override]
+        """The sentence that refuses options of a gain where there is none."""
+        if shared > gain:
+            return "shared is true but gain is false: there is no gain to share."
+        return no_gain_to_center(gain, **options)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return super().normalize(x.unflatten(-1, (self.groups, -1)))
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        return super().affine(y).flatten(-2) if self.shared else super().affine(y.flatten(-2))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}, shared={self.shared}"
 
 
 @NORMS.register("scale_norm")

@@ -75,10 +75,18 @@ NORM_SCHEMES = (
         "It reads positions on a fixed grid of image patches; no form for text is published.",
     ),
     _norm.built("dyt", "Zhu, Chen, He, LeCun & Liu, CVPR 2025, arXiv 2503.10622", "dyt", {"norm": "dyt"}),
-    _norm.open(
+    _norm.expressible(
         "dyt_llama",
         "Zhu et al., CVPR 2025, arXiv 2503.10622, their LLaMA code",
-        "Start values by place are options of dyt; the learned scalar after the embeddings has no place yet.",
+        {
+            "preset": "dyt",
+            "embed": {"kind": "affine", "bias": False, "groups": 1, "start": "root_of_width"},
+            "attention": {"pre": {"kind": "dyt", "alpha_init": 0.8}},
+            "feed_forward": {"pre": {"kind": "dyt", "alpha_init": 0.2}},
+            "final": {"kind": "dyt", "alpha_init": 0.2},
+        },
+        reason="The start values of alpha go by the width, and those here are an example: the paper's table was not "
+        "checked.",
     ),
     _norm.built("derf", "Chen, Lu, Zhu, Sun & Liu, 2025, arXiv 2512.10938", "derf", {"norm": "derf"}),
     _norm.built("isru", "Derf's code, Chen et al., 2025, arXiv 2512.10938", {"norm": "isru"}),

@@ -304,11 +304,16 @@ NORM_REFERENCES = {
     "isru": Reference(_isru, _squashing, {"alpha_init": [0.5, 2.0], "shift_init": [0.0, -0.25]}),
     "affine": Reference(
         formula=_affine_map,
-        start=lambda width, *, bias, groups: (
-            {"weight": (({None: width, "heads": HEADS.get(width)}.get(groups, groups),), 1.0)}
+        start=lambda width, *, bias, groups, start: (
+            {
+                "weight": (
+                    ({None: width, "heads": HEADS.get(width)}.get(groups, groups),),
+                    math.sqrt(width) if start == "root_of_width" else start,
+                )
+            }
             | ({"bias": ((width,), 0.0)} if bias else {})
         ),
-        samples={"bias": [True, False], "groups": [None, 1, "heads"]},
+        samples={"bias": [True, False], "groups": [None, 1, "heads"], "start": [1.0, "root_of_width"]},
     ),
     "none": Reference(formula=lambda x, p: x),
 }

@@ -100,11 +100,7 @@ NORM_SCHEMES = (
         "Derf's code, Chen et al., 2025, arXiv 2512.10938",
         "Arctan, satursin and other functions that the authors tried besides; isru stands for them.",
     ),
-    _norm.open(
-        "bhyt_star",
-        "Byun et al., 2026, arXiv 2601.09719",
-        "A tanh of the RMS-normalised token, a norm of one place: not built yet.",
-    ),
+    _norm.built("bhyt_star", "Byun et al., 2026, arXiv 2601.09719", {"norm": "bhyt_star"}),
     _norm.left_out(
         "bhyt",
         "Byun et al., 2026, arXiv 2601.09719",

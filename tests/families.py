@@ -244,6 +244,7 @@ OTHER_SPECS: dict[str, Any] = {
             "post": "center_norm",
         },
         "embed": "group_norm",
+        "head": {"kind": "bhyt_star", "learned": True},
         "final": "derf",
     },
     "no_norms": {"attention": [], "feed_forward": [], "embed": False, "head": False},

@@ -133,6 +133,12 @@ def _input_scaled_rms_norm(x, p, *, eps=1e-6):
     return scaled * (torch.einsum("...i,...i->...", scaled, scaled)[..., None] / x.shape[-1] + eps) ** -0.5
 
 
+def _bhyt_star(x, p, *, alpha_init=2.0, kappa=10.0, eps=1e-6, **_):
+    slope = p.get("alpha", alpha_init) / kappa
+    z = torch.exp(2 * slope * _rms_norm(x, {}, eps=eps))
+    return p["weight"] * (z - 1) / (z + 1)
+
+
 def _grouped_rms_norm(x, p, *, groups="heads", shared=False, eps=1e-6, **_):
     count = HEADS[x.shape[-1]] if groups == "heads" else groups
     gains = {name: torch.cat([gain] * count) if shared else gain for name, gain in p.items()}
@@ -287,6 +293,12 @@ NORM_REFERENCES = {
     ),
     "input_scaled_rms_norm": Reference(
         _input_scaled_rms_norm, lambda width, **_: {"zero_centered_weight": ((width,), 0.0)}, {"eps": [1e-6, 1e-3]}
+    ),
+    "bhyt_star": Reference(
+        _bhyt_star,
+        lambda width, *, alpha_init, learned, **_: {"weight": ((width,), 1.0)}
+        | ({"alpha": ((1,), alpha_init)} if learned else {}),
+        {"alpha_init": [2.0, 5.0], "learned": [False, True], "kappa": [10.0, 1.0], "eps": [1e-6]},
     ),
     "sum_norm": Reference(
         sum_norm,

@@ -45,6 +45,7 @@ REPRESENTATIVES = [
     ("input_scaled_rms_norm", {}),
     ("grouped_rms_norm", {}),
     ("grouped_rms_norm", {"shared": True, "zero_centered": True}),
+    ("bhyt_star", {"learned": True}),
     ("derf", {}),
     ("isru", {}),
     ("sum_norm", {}),
@@ -369,6 +370,13 @@ def test_grouped_rms_norm_of_one_group_is_rms_norm_and_that_of_qwen():
         theirs.weight.copy_(GAIN)
     y, _ = outputs("grouped_rms_norm", PLAIN, {"zero_centered_weight": GAIN}, groups=3, zero_centered=True)
     assert_close(theirs(PLAIN.float()).double(), y, 1e-6)
+
+
+def test_bhyt_star_is_small_rms_norm_where_it_is_flat_and_never_above_one():
+    flat = outputs("bhyt_star", PLAIN, kappa=2e5)
+    assert_same(flat, outputs("rms_norm", PLAIN), 1e-5)
+    steep, _ = outputs("bhyt_star", PLAIN, kappa=1e-3)
+    assert_close(steep, PLAIN.sign(), 1e-9)
 
 
 def test_ada_norm_without_its_factor_is_layer_norm_of_the_std():

@@ -326,3 +326,52 @@ class InputScaledRMSNorm(RMSNorm):
 
     def affine(self, y: torch.Tensor) -> torch.Tensor:
         return y
+
+
+@NORMS.register("bhyt_star")
+class BoundedTanhNorm(RMSNorm):
+    """BHyT*, a tanh of the normalised token: `tanh(alpha * RMSNorm(x) / kappa) * gain`, bounded whatever x is.
+
+        x [..., hidden] -> / sqrt(mean(x^2) + eps) -> * alpha / kappa -> tanh -> * gain -> [..., hidden]
+
+    A feature is bent by how large it is beside the others of its token, not by its own size as in DyT.
+
+    Source: Byun et al., 2026, arXiv 2601.09719, the form of one place, with the constants of the authors' code; their
+    BHyT, which is not offered, measures a token once for two places. In that code alpha (their lambda) is meant to be
+    a constant unless asked for, but is a parameter of the model all the same.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        alpha_init (`float`, *optional*, defaults to 2): the scalar `alpha`, or its start value; above 0.
+        learned (`bool`, *optional*, defaults to `False`): alpha is learned.
+        kappa (`float`, *optional*, defaults to 10): above 0.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`.
+    Init: gain = 1, alpha = alpha_init if it is learned.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        alpha_init: Positive = 2.0,
+        learned: bool = False,
+        kappa: Positive = 10.0,
+        eps: Positive = 1e-6,
+    ):
+        super().__init__(hidden_size, eps=eps)
+        self.alpha_init, self.kappa = alpha_init, kappa
+        self.alpha = nn.Parameter(torch.empty(1)) if learned else None
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.alpha is not None:
+            nn.init.constant_(self.alpha, self.alpha_init)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        alpha = self.alpha_init if self.alpha is None else self.alpha
+        # in this order: alpha may be of half precision
+        return torch.tanh(alpha * super().normalize(x) / self.kappa)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, alpha_init={self.alpha_init}, kappa={self.kappa}"

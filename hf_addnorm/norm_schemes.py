@@ -42,11 +42,7 @@ NORM_SCHEMES = (
     _norm.built("sum_norm", "no paper; of this package", {"norm": "sum_norm"}),
     _norm.built("group_norm", "Wu & He, 2018, arXiv 1803.08494", {"norm": "group_norm"}),
     _norm.built("grouped_rms_norm", "Qwen4-Exp, as in Transformers' models/qwen4_exp", {"norm": "grouped_rms_norm"}),
-    _norm.open(
-        "sequence_group_norm",
-        "Wu & He, 2018, arXiv 1803.08494",
-        "Statistics over the real tokens of a sequence and a group of features together: not built yet.",
-    ),
+    _norm.built("sequence_group_norm", "Wu & He, 2018, arXiv 1803.08494", {"norm": "sequence_group_norm"}),
     _norm.left_out(
         "timestep_norm",
         "Megalodon, Ma et al., 2024, arXiv 2404.08801",

@@ -287,7 +287,8 @@ def _traits(spec: Any) -> set[tuple[Any, ...]]:
     """What a spec runs through that another may not: slots, residuals, stream, wiring, norms, start rules."""
     parsed = AddNormSpec.parse(spec)
     stream = {key: value for key, value in parsed.stream.options.items() if key in ("dynamic", "fractions")}
-    traits = {("stream", parsed.stream.kind, *stream.items()), ("wiring", parsed.wiring.kind), ("place", parsed.embed)}
+    traits = {("stream", parsed.stream.kind, *stream.items()), ("wiring", parsed.wiring.kind)}
+    traits.add(("place", getattr(parsed.embed, "kind", parsed.embed)))
     traits |= {("init", rule.kind) for rule in parsed.init} | {("norm", norm.kind) for _, norm in parsed.norms(4)}
     traits |= {("residual", residual.kind) for _, residual in parsed.residuals()}
     for layer in (parsed.layer(index, 4) for index in range(4)):

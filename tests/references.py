@@ -296,8 +296,9 @@ NORM_REFERENCES = {
     ),
     "bhyt_star": Reference(
         _bhyt_star,
-        lambda width, *, alpha_init, learned, **_: {"weight": ((width,), 1.0)}
-        | ({"alpha": ((1,), alpha_init)} if learned else {}),
+        lambda width, *, alpha_init, learned, **_: (
+            {"weight": ((width,), 1.0)} | ({"alpha": ((1,), alpha_init)} if learned else {})
+        ),
         {"alpha_init": [2.0, 5.0], "learned": [False, True], "kappa": [10.0, 1.0], "eps": [1e-6]},
     ),
     "sum_norm": Reference(

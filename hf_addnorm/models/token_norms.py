@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from .norm_base import NORMS, Norm, in_full_precision, unit
-from .registry import Positive, number
+from .norm_base import NORMS, Norm, in_full_precision, slices, unit
+from .registry import Positive, number, whole
 from .token_mask import current
 
 
@@ -93,6 +93,52 @@ class InstanceNorm(TokenNorm):
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, correction={self.correction}"
+
+
+@NORMS.register("sequence_group_norm")
+class SequenceGroupNorm(TokenNorm):
+    """GroupNorm over a sequence: `(x - mean) / sqrt(var + eps) * gain + bias`, of all its real tokens and a group.
+
+        x [batch, seq, hidden] -> groups -> - mean over tokens and group -> / sqrt(var + eps) -> * gain -> + bias
+
+    With one feature in a group it is InstanceNorm, with one group the LayerNorm of a whole sequence. A sequence
+    without a real token is taken to have mean and variance 0.
+
+    Source: Wu & He, "Group Normalization", 2018, arXiv 1803.08494, a sequence's tokens in the place of an image's
+    pixels.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        groups (`int` or `"heads"`, *optional*, defaults to `"heads"`): of contiguous features, equal in size; "heads"
+            means the number of attention heads.
+        gain, bias (`bool`, *optional*, default to `True`): learned, per feature.
+        eps (`float`, *optional*, defaults to 1e-5): above 0, inside the root.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: gain = 1, bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] = "heads",
+        gain: bool = True,
+        bias: bool = True,
+        eps: Positive = 1e-5,
+    ):
+        super().__init__(hidden_size, gain, bias)
+        self.groups, self.eps = slices("sequence_group_norm", groups, hidden_size), eps
+
+    def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        parts, real = x.unflatten(-1, (self.groups, -1)), real.unsqueeze(-1)
+        count = (real.sum(1, keepdim=True) * parts.shape[-1]).to(x.dtype).clamp(min=1.0)
+        centred = parts - parts.sum((1, -1), keepdim=True) / count
+        squares = torch.where(real, centred, 0.0).square().sum((1, -1), keepdim=True)
+        return (centred / torch.sqrt(squares / count + self.eps)).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, groups={self.groups}, eps={self.eps}"
 
 
 @NORMS.register("contra_norm")

@@ -129,10 +129,10 @@ NORM_SCHEMES = (
         {"norm": "input_scaled_rms_norm"},
     ),
     _norm.built("contra_norm", "Guo et al., ICLR 2023, arXiv 2303.06562", {"norm": "contra_norm"}),
-    _norm.open(
+    _norm.expressible(
         "contra_norm_of_features",
         "Guo et al., ICLR 2023, arXiv 2303.06562, their BERT code",
-        "The second form of that code, which moves features apart instead of tokens: not built yet.",
+        {"norm": {"kind": "contra_norm", "over": "features", "identity": True}},
     ),
     _norm.left_out(
         "manifold_norm",

@@ -23,6 +23,17 @@ def contra(x, norm, scale=0.1, identity=False, temperature=1.0, eps=1e-6):
     return torch.stack(rows)
 
 
+def contra_of_features(x, norm, over, scale=0.1, identity=False, temperature=1.0, eps=1e-6):
+    """The same, feature by feature."""
+    columns = (x / x.norm(dim=-1, keepdim=True)).T
+    weights = torch.stack([torch.exp(torch.stack([i @ j for j in columns]) / temperature) for i in columns])
+    weights = weights / weights.sum(1, keepdim=True)
+    mixed = torch.stack([sum(x[:, i] * weights[i, j] for i in range(len(columns))) for j in range(len(columns))], -1)
+    y = (1 + scale if identity else 1) * x - scale * mixed
+    y = y - y.mean(-1, keepdim=True)
+    return y / (y.square().mean(-1, keepdim=True) + eps) ** 0.5 * norm.weight + norm.bias
+
+
 def sequence_group(x, norm, groups, eps=1e-5):
     """One sequence without padding, group by group, all numbers of a group in one row."""
     parts = []
@@ -39,6 +50,7 @@ SEQUENCE_NORMS = {
     "group_of_one_feature": ("sequence_group_norm", {"groups": 5, "eps": 1e-3}, sequence_group),
     "contra": ("contra_norm", {}, contra),
     "contra_bert": ("contra_norm", {"scale": 0.5, "identity": True, "temperature": 0.5}, contra),
+    "contra_of_features": ("contra_norm", {"over": "features", "scale": 0.5, "temperature": 0.5}, contra_of_features),
     **{
         f"{'signed' if signed else 'sizes'}_sum": (
             "sum_norm",

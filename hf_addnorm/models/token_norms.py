@@ -150,9 +150,11 @@ class ContraNorm(TokenNorm):
 
     `A = softmax(cos(x_i, x_j) / temperature)` over the real tokens j of the sequence: padding attracts no attention,
     unlike in the authors' code, which has no mask. With the scale 0 it is LayerNorm. It costs seq^2 * hidden,
-    and is not for a causal model.
+    and is not for a causal model. Over features, like features move apart instead: `x A` with the softmax, over j, of
+    the products of features i and j of the tokens' directions, summed over the real tokens; seq * hidden^2.
 
-    Source: Guo et al., 2023, arXiv 2303.06562, the form with LayerNorm of their ViT code.
+    Source: Guo et al., 2023, arXiv 2303.06562, the form with LayerNorm of their ViT code; over features, the second
+    form of their BERT code.
 
     Args:
         hidden_size (`int`): size of the last axis.
@@ -160,6 +162,7 @@ class ContraNorm(TokenNorm):
         identity (`bool`, *optional*, defaults to `False`): `(1 + scale) * x - scale * A x` instead, as in the authors'
             BERT code, where LayerNorm stands beside it.
         temperature (`float`, *optional*, defaults to 1): above 0.
+        over (`str`, *optional*, defaults to `"tokens"`): what moves apart, "tokens" or "features".
         gain, bias (`bool`, *optional*, default to `True`): LayerNorm's, learned, per feature.
         eps (`float`, *optional*, defaults to 1e-6): LayerNorm's, above 0, inside the root.
     Dtype: computed in float32 at least, also under autocast, returned in `x.dtype`. Init: gain = 1, bias = 0.
@@ -172,28 +175,38 @@ class ContraNorm(TokenNorm):
         scale: Annotated[float, number(at_least=0)] = 0.1,
         identity: bool = False,
         temperature: Positive = 1.0,
+        over: Literal["tokens", "features"] = "tokens",
         gain: bool = True,
         bias: bool = True,
         eps: Positive = 1e-6,
     ):
         super().__init__(hidden_size, gain, bias)
-        self.scale, self.identity, self.temperature, self.eps = scale, identity, temperature, eps
+        self.scale, self.identity, self.temperature, self.over, self.eps = scale, identity, temperature, over, eps
+
+    def mix_tokens(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """A x, of [..., tokens, features]."""
+        cosines = directions @ directions.transpose(-1, -2)
+        # not -inf: a sequence may have no real token
+        scores = (cosines / self.temperature).masked_fill(~real.transpose(-1, -2), torch.finfo(tokens.dtype).min)
+        return torch.softmax(scores, dim=-1) @ tokens
+
+    def mix_features(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """x A, of the same; the direction of a padded token is 0."""
+        products = directions.transpose(-1, -2) @ directions
+        return tokens @ torch.softmax(products / self.temperature, dim=-1)
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         # where a token has heads, the tokens of each head meet each other
-        tokens, columns = x.transpose(1, -2), real.transpose(1, -2).transpose(-1, -2)
-        directions = unit(tokens, 1e-12)
+        tokens = x.transpose(1, -2)
+        mix = self.mix_tokens if self.over == "tokens" else self.mix_features
         with in_full_precision(x):
-            cosines = directions @ directions.transpose(-1, -2)
-            # not -inf: a sequence may have no real token
-            scores = (cosines / self.temperature).masked_fill(~columns, torch.finfo(x.dtype).min)
-            mixed = (torch.softmax(scores, dim=-1) @ tokens).transpose(1, -2)
+            mixed = mix(tokens, unit(tokens, 1e-12), real.transpose(1, -2)).transpose(1, -2)
         y = (1 + self.scale if self.identity else 1) * x - self.scale * mixed
         centred = y - y.mean(-1, keepdim=True)
         return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, eps={self.eps}"
+        return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, over={self.over}, eps={self.eps}"
 
 
 @NORMS.register("sum_norm")

@@ -393,9 +393,7 @@ LAYER_SCHEMES = (
     ),
     _wiring.built("two_hop", "Megalodon, Ma et al., 2024, arXiv 2404.08801", "two_hop"),
     _init.built("scaled_output", "GPT-2, 2019; Megatron-LM, 2019, arXiv 1909.08053", {"init": ["scaled_output"]}),
-    _init.open(
-        "mitchell", "OLMo's code", "Output projections start by their width and the layer's number: not built yet."
-    ),
+    _init.built("mitchell", "OLMo's code, Groeneveld et al., 2024, arXiv 2402.00838", {"init": ["mitchell"]}),
     _init.built("ds_init", "Zhang, Titov & Sennrich, EMNLP 2019, arXiv 1908.11365", "ds_init"),
     _init.built("zero_out_norm", "Swin V2, Liu et al., CVPR 2022, arXiv 2111.09883", "res_post_norm"),
     _init.built("small_embeddings", "Nguyen & Salazar, 2019, arXiv 1910.05895", {"init": ["small_embeddings"]}),

@@ -569,6 +569,10 @@ INIT_REFERENCES = {
         options={"exponent": -0.25},
         factor_with_options=lambda layers, n, layer: layer**-0.25,
     ),
+    # OLMo's code: std 1 / sqrt(d), of attn_out and ff_out 1 / sqrt(2 d (layer_id + 1)), with d the fan in
+    "mitchell": InitReference(
+        ("o", "w2"), lambda layers, n, layer: 1 / math.sqrt(2 * layer), "fan_in_normal", ("fan_in_normal",)
+    ),
     # T-Fixup, section 3.2: 0.67 N^-1/4 in the encoder, (9N)^-1/4 in the decoder and for the embeddings N(0, d^-1/2)
     "t_fixup": InitReference(
         ("v", "o", "w1", "w2"),

@@ -277,10 +277,10 @@ LAYER_SCHEMES = (
         "LAuReL, Menghani et al., 2024, arXiv 2411.07501",
         "It needs a history of the sublayers' outputs, and its formula was not checked.",
     ),
-    _residual.open(
+    _residual.built(
         "laurel_gemma3n",
         "Gemma 3n, as in Transformers' models/gemma3n",
-        "It has a norm on the low-rank map, and divides the sum by the root of 2: not built yet.",
+        {"preset": "peri_ln", "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 16}}},
     ),
     _residual.built(
         "stochastic_depth",
@@ -295,10 +295,8 @@ LAYER_SCHEMES = (
     ),
     _residual.built("orthogonal", "Oh et al., 2025, arXiv 2505.11881", {"preset": "pre_ln", "residual": "orthogonal"}),
     _residual.left_out("mv_split", "2026, arXiv 2605.06169", "The sources disagree about its formula."),
-    _residual.left_out(
-        "deep_delta_learning",
-        "the authors' code, 2026",
-        "Its gate reads the normalised stream N(x), which a residual is not given.",
+    _residual.built(
+        "deep_delta_learning", "the authors' code, 2026", {"preset": "pre_rms_norm", "residual": "deep_delta"}
     ),
     _residual.left_out(
         "branch_norm",

@@ -267,7 +267,11 @@ OTHER_SPECS: dict[str, Any] = {
         "preset": "pre_ln",
         "residual": {"attention": "highway", "feed_forward": {"kind": "laurel_lr", "rank": 4}},
         "layers": [
-            {"index": 1, "residual": "orthogonal"},
+            {
+                "index": 0,
+                "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 4}, "feed_forward": "deep_delta"},
+            },
+            {"index": 1, "residual": {"attention": "orthogonal"}},
             {"index": -2, "residual": {"attention": "muse_gate", "feed_forward": "affine"}},
             {"index": -1, "residual": {"kind": "gpas", "place": "on_skip"}},
         ],

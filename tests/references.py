@@ -373,7 +373,7 @@ DEPTH_REFERENCES: dict[str, Callable[..., float]] = {
 
 def depth_value(value: Any, layer: int, layers: int, k: int, sublayers: int) -> float:
     """The number that an option stands for: itself, or a depth rule by name or dict."""
-    if isinstance(value, (int, float)):
+    if value is None or isinstance(value, (int, float)):
         return value
     options = {"kind": value} if isinstance(value, str) else dict(value)
     return DEPTH_REFERENCES[options.pop("kind")](layer, layers, k, sublayers, **options)
@@ -437,6 +437,25 @@ def _laurel_start(width, *, rank):
     # column j of the paper's A: 1 / sqrt(r D) in the rows i with i mod r = j
     a = torch.tensor([[float(i % rank == j) for i in range(width)] for j in range(rank)]) / math.sqrt(rank * width)
     return {"down.weight": ((rank, width), a), "up.weight": ((width, rank), 0.0)}
+
+
+def _laurel_gemma3n(x, f, p, *, eps, u=None, **_):
+    u = x if u is None else u
+    low = torch.einsum("...i,ri,or->...o", u, p["down.weight"], p["up.weight"])
+    return 2**-0.5 * (x + f + u + _rms_norm(low, {"weight": p["map_norm.weight"]}, eps=eps))
+
+
+def _deep_delta(x, f, p, *, value, eps, u=None):
+    u = x if u is None else u
+    length = _length(f)
+    k = f / torch.where(length > eps, length, eps)
+    beta = 2 * _sigmoid(u @ p["beta.weight"][0] + p["beta.bias"])[..., None]
+    v = x @ p["value.weight"].T + p["value.bias"] if value is None else value
+    return x - beta * k * torch.einsum("...i,...i->...", k, x)[..., None] + beta * v * k
+
+
+def _drawn_linear(name, *shape):
+    return {f"{name}.weight": (shape, Drawn(0.02))}
 
 
 def _orthogonal(x, f, p, *, eps):
@@ -505,6 +524,24 @@ RESIDUAL_REFERENCES = {
         formula=lambda x, f, p, **_: f + x + (x @ p["down.weight"].T) @ p["up.weight"].T,
         start=_laurel_start,
         samples={"rank": [3, 1, 7]},
+    ),
+    "laurel_gemma3n": Reference(
+        _laurel_gemma3n,
+        lambda width, *, rank, **_: {
+            **_drawn_linear("down", rank, width),
+            **_drawn_linear("up", width, rank),
+            "map_norm.weight": ((width,), 1.0),
+        },
+        {"rank": [3, 7], "eps": [1e-6, 0.5]},
+    ),
+    "deep_delta": Reference(
+        _deep_delta,
+        lambda width, *, value, **_: {
+            key: start
+            for name in ("beta", "value")[: 2 if value is None else 1]
+            for key, start in {**_drawn_linear(name, 1, width), f"{name}.bias": ((1,), 0.0)}.items()
+        },
+        {"value": [None, 2.0], "eps": [1e-6, 3.0]},
     ),
 }
 
@@ -726,6 +763,17 @@ def _gpas_pre_ln(x, s):
 def _gpas_deepnorm(x, s):
     gate, alpha = {"gate": s.scale("gate")}, s.sublayers**0.25
     return s.norm("post", _gpas(x, s.drop(s.branch(x)), gate, place="on_skip", skip_scale=alpha))
+
+
+def _gemma3n(x, s):
+    u = s.norm("pre", x)
+    f = s.norm("out", s.drop(s.branch(u)))
+    return _laurel_gemma3n(x, f, s.params("gate"), u=u, eps=1e-6) if s.name == "attn" else x + f
+
+
+def _deep_delta_pre_ln(x, s):
+    u = s.norm("pre", x)
+    return _deep_delta(x, s.drop(s.branch(u)), s.params("gate"), u=u, value=None, eps=1e-6)
 
 
 def _by_sublayer(x, s):
@@ -1086,6 +1134,14 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
         },
         _sublayers(_gpas_deepnorm, final=False),
     ),
+    "gemma3n": (
+        {
+            "preset": "peri_ln",
+            "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 3}, "cross_attention": "add"},
+        },
+        _sublayers(_gemma3n, norm="rms_norm"),
+    ),
+    "deep_delta_pre_ln": ({"preset": "pre_ln", "residual": "deep_delta"}, _sublayers(_deep_delta_pre_ln)),
     "residuals_by_sublayer": (
         {
             "preset": "pre_ln",

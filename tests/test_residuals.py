@@ -32,7 +32,7 @@ ELEMENTWISE = ("add", "constant", "scalar", "vector", "admin")
 # by default, these are the plain sum when they start
 SUMS_AT_START = ("add", "constant", "affine", "gpas", "laurel_lr")
 # options that a narrow model needs
-SMALL = {"laurel_lr": {"rank": 3}}
+SMALL = {"laurel_lr": {"rank": 3}, "laurel_gemma3n": {"rank": 3}}
 # layer 3 of 5, its second sublayer of two
 POSITION = Position(layer=2, layers=5, sublayer=5, sublayers=10)
 
@@ -143,7 +143,8 @@ def test_keeps_the_dtype(kind, options, dtype):
     y_expected, grads_expected = expected(kind, options, x, f, residual)
     assert y.dtype == dtype
     # a product on either side and the sum, each rounded
-    scale = max(1.0, *(abs(at_position(v)) for v in options.values() if not isinstance(at_position(v), str)), 1.5)
+    numbers = (value for value in map(at_position, options.values()) if isinstance(value, (int, float)))
+    scale = max(1.0, 1.5, *map(abs, numbers))
     size = (x.abs() + f.abs()).double()
     if kind not in ELEMENTWISE:
         size = size.amax(-1, keepdim=True) + 1
@@ -161,6 +162,32 @@ def test_non_contiguous_input_and_compile(kind):
     y = residual(x.contiguous(), f.contiguous())
     assert_close(residual(x, f), y, TOLERANCE)
     assert_close(torch.compile(residual, fullgraph=True, backend="eager")(x, f), y, TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RESIDUALS if RESIDUALS[kind].reads_input])
+def test_what_the_branch_was_given_is_read(kind):
+    options = first_options(kind)
+    residual = build(kind, options)
+    x, f = stream_and_branch(2, 3, HIDDEN)
+    u = (x.flip(-1) + 0.3).requires_grad_()
+    parameters = {name: p.detach() for name, p in residual.named_parameters()}
+    y, y_expected = residual(x, f, branch_input=u), RESIDUAL_REFERENCES[kind].formula(x, f, parameters, u=u, **options)
+    assert_close(y, y_expected, TOLERANCE)
+    cotangent = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
+    (grad,), (grad_expected,) = (torch.autograd.grad(z, u, cotangent) for z in (y, y_expected))
+    assert_close(grad, grad_expected, TOLERANCE)
+    assert not torch.allclose(residual(x, f), y)
+
+
+def test_laurel_gemma3n_is_that_of_gemma():
+    modeling = pytest.importorskip("transformers.models.gemma3n.modeling_gemma3n")
+    theirs = modeling.Gemma3nTextLaurelBlock(types.SimpleNamespace(hidden_size=7, laurel_rank=3, rms_norm_eps=1e-6))
+    ours = build("laurel_gemma3n", {"rank": 3}, torch.float32)
+    for one, two in zip(theirs.parameters(), ours.parameters(), strict=True):
+        one.data = two.data
+    x, f = stream_and_branch(2, 3, HIDDEN, dtype=torch.float32)
+    u = x.flip(-1)
+    torch.testing.assert_close(ours(x, f, branch_input=u), (x + f + theirs(u)) / math.sqrt(2))
 
 
 # --- start values ---
@@ -346,7 +373,9 @@ def test_gpas_has_one_gate_per_layer_unless_told_otherwise(share):
     assert set(paths) == {f"encoder.layer.0.connections.{owner}residual_norm.gate" for owner in owners}
 
 
-@pytest.mark.parametrize("kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr"])
+@pytest.mark.parametrize(
+    "kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr", "laurel_gemma3n", "deep_delta"]
+)
 def test_gates_stay_in_float32(kind, tmp_path):
     spec = {"preset": "pre_ln", "residual": {"kind": kind, **SMALL.get(kind, {})}}
     AddNormBertModel(tiny_config(spec)).save_pretrained(tmp_path)

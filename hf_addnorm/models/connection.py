@@ -116,6 +116,8 @@ class Site:
         self.block, self.stream, self.residual = block, stream, residual
         self.branch, self.dropout, self.stock_norms = branch, dropout, stock_norms
         self.chunk = chunk
+        # what the branch was given, for a residual that reads it
+        self.branch_input: torch.Tensor | None = None
 
     def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
         """`x` after the norm of `slot`."""
@@ -132,6 +134,7 @@ class Site:
 
     def leave(self, u: torch.Tensor) -> torch.Tensor:
         """From the branch's input to what is written."""
+        self.branch_input = u
         f = self.branch(u, Inner({slot: partial(self.norm, slot) for slot in self.block.inner_slots}))
         for step in self.block.branch_end:
             if step == "out":
@@ -147,7 +150,10 @@ class Site:
     def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
         """The state with `f` in it, after the norm in `post`; `also` is added before that norm."""
         post = partial(self.norm, "post") if also is None else lambda y: self.norm("post", y + also)
-        return self.stream.write(kept, f, self.residual, post)
+        residual = self.residual
+        if getattr(residual, "reads_input", False):
+            residual = partial(residual, branch_input=self.branch_input)
+        return self.stream.write(kept, f, residual, post)
 
     def step(self, state: Any) -> Any:
         """The state after the sublayer."""

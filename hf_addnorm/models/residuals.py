@@ -27,6 +27,8 @@ class Residual(nn.Module):
     home = "residual_norm"
     # whether `calibrate` can set its start
     calibrates = False
+    # whether it is given what the branch was given too, as `branch_input`
+    reads_input = False
 
     def reset_parameters(self) -> None:
         """Write the documented start values."""

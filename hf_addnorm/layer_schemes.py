@@ -239,11 +239,7 @@ LAYER_SCHEMES = (
     ),
     _residual.built("beam", "Beam, as in Transformers' models/beam", "beam"),
     _residual.built("muse_gate", "MuseSpark, as in Transformers' models/muse_spark", {"residual": "muse_gate"}),
-    _residual.open(
-        "muse_spark",
-        "MuseSpark, as in Transformers' models/muse_spark",
-        "As a preset it needs input_scaled_rms_norm, which is not built; its gate is the residual muse_gate.",
-    ),
+    _residual.built("muse_spark", "MuseSpark, as in Transformers' models/muse_spark", "muse_spark"),
     _residual.built("zaya", "ZAYA, as in Transformers' models/zaya", {"residual": "affine"}),
     _residual.expressible(
         "doge",

@@ -749,6 +749,20 @@ def _beam_sum(x, s):
     return math.sqrt((k - 1) / k) * x + f / math.sqrt(k)
 
 
+def _muse_spark(x, s):
+    def rms(y, eps=1e-5):
+        return _rms_norm(y, {}, eps=eps)
+
+    u = _rms_norm(x, s.params("pre"), eps=1e-5)
+    if s.name == "ffn":
+        f = _input_scaled_rms_norm(s.drop(s.branch(u)), s.params("out"), eps=1e-8)
+    else:
+        heads = lambda y: torch.cat([rms(part) for part in y.chunk(HEADS[y.shape[-1]], -1)], -1)  # noqa: E731
+        of_qk = lambda role, y: y if role == "v" else rms(y)  # noqa: E731
+        f = rms(s.drop(s.branch(u, mid=heads, per_head=of_qk)), 1e-8)
+    return _muse_gate(x, f, {"gate": s.scale("gate")}, temperature=0.3, eps=1e-3)
+
+
 def _normformer_scaled(x, s):
     """NormFormer with the gain on the feed-forward's skip."""
     if s.name != "ffn":
@@ -971,6 +985,7 @@ class EncoderReference:
 
     layer: Callable[[Any, list[Site]], Any]
     norm: str = "layer_norm"
+    norm_options: dict[str, Any] = field(default_factory=dict)
     final: bool = True
     start: Callable[[torch.Tensor], Any] = _same
     shown: Callable[[Any], torch.Tensor] = _same
@@ -1032,6 +1047,7 @@ ENCODER_REFERENCES = {
     "layer_scale": _sublayers(_layer_scale),
     "gtrxl": _sublayers(_gtrxl),
     "beam": _sublayers(_beam_sum, norm="rms_norm"),
+    "muse_spark": _sublayers(_muse_spark, norm="rms_norm", norm_options={"eps": 1e-5}),
     "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
     "parallel": EncoderReference(parallel),
     "b2t": EncoderReference(_b2t, final=False),
@@ -1180,7 +1196,10 @@ def encode(
     `allowed` [batch, queries, keys] says who may attend to whom; with `memory` every layer has a cross-attention;
     `norm` replaces the scheme's own kind of norm.
     """
-    kind, options = norm or (reference.norm, {"eps": eps} if reference.norm == "layer_norm" else {})
+    kind, options = norm or (
+        reference.norm,
+        {"eps": eps} if reference.norm == "layer_norm" else reference.norm_options,
+    )
     names = ["attn", "ffn"] if memory is None else ["attn", "cross", "ffn"]
 
     def norm_of(y, params):

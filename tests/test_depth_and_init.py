@@ -276,7 +276,7 @@ def deviation(base, outputs, inputs):
 )
 @pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
 def test_other_draws(kind, base, decoder):
-    """Xavier's variance gain^2 * 2 / (in + out), or gain^2 / in; q and k with gain 1 where the rule has it so; the rest as in stock."""
+    """Their variance, q and k with gain 1 where the rule has it so; the rest as in stock."""
     reference = INIT_REFERENCES[kind]
     layers, sizes = 3, {"hidden": 64, "intermediate": 192}
     kwargs = {"layers": layers, "decoder": decoder, **sizes}

@@ -30,6 +30,8 @@ def _spoil_freed_memory() -> None:
 NORM_STARTS: dict[str, dict[str, float]] = {
     **{kind: {} for kind in ("LayerNorm", "DeviationNorm", "GroupNorm", "CenterNorm", "FixedSigmaNorm")},
     **{kind: {} for kind in ("RMSNorm", "PartialRMSNorm", "SumNorm", "Affine")},
+    **{kind: {} for kind in ("GroupedRMSNorm", "InputScaledRMSNorm")},
+    "BoundedTanhNorm": {"alpha": 2.0},
     # the root of the width
     "ScaleNorm": {"scalar_weight": 32**0.5},
     "SeeDNorm": {"direction": 0.0, "alpha": 1.0},
@@ -42,7 +44,8 @@ NORM_STARTS: dict[str, dict[str, float]] = {
 def _residual_start(kind: str, residual: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
     """By the name of a residual's parameter: its start value, or what it is drawn from."""
     options = {name: getattr(residual, name) for name in ("start", "std") if hasattr(residual, name)}
-    options |= {"rank": residual.down.out_features} if kind == "laurel_lr" else {}
+    options |= {"rank": residual.down.out_features} if kind.startswith("laurel") else {}
+    options |= {"value": residual.constant} if kind == "deep_delta" else {}
     start = RESIDUAL_REFERENCES[kind].start(WIDTH, **options)
     return {
         name: value if isinstance(value, Drawn) else torch.as_tensor(value, dtype=torch.float32).expand(shape)

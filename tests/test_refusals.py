@@ -14,10 +14,11 @@ from hf_addnorm.models.wirings import WIRINGS
 
 
 ATTENTION, FEED_FORWARD = ["pre", "q", "k", "v", "mid", "out"], ["pre", "mid", "out"]
+NARROW = {"kind": "laurel_gemma3n", "rank": 8}
 # what changes one axis, over a stream and a wiring
 CHANGES = [
     *({"norm": norm} for norm in NORMS),
-    *({"residual": residual} for residual in RESIDUALS),
+    *({"residual": residual if residual != "laurel_gemma3n" else NARROW} for residual in RESIDUALS),
     *({"attention": ATTENTION, "feed_forward": FEED_FORWARD, "qkv_width": width} for width in ("head", "hidden")),
     {"feed_forward": ["pre", "out"], "attention": ["pre", "out"], "dropout": "after_out"},
     {"drop_path": {"kind": "linear", "last": 0.2}},

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .layer_schemes import LAYER_SCHEMES
+from .models.bounded_connections import STREAMS
 from .models.gates import RESIDUALS
-from .models.hyper_connections import STREAMS
 from .models.initialization import INITS
 from .models.norms import NORMS
 from .models.positions import POSITIONS

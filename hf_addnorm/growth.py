@@ -193,6 +193,11 @@ class _Branch:
     @torch.no_grad()
     def silence(self) -> None:
         """Write 0 into the last learned factor, and into what is added behind it."""
+        if getattr(self.residual, "needs_output", False):
+            raise ValueError(
+                f"how is 'identity', and {type(self.residual).__name__} gives a branch no gradient where it is 0: it "
+                "would never learn; allowed is 'stack'."
+            )
         factor = self.output
         norm: Any = self.block._modules.get("out_norm") or self.stock_norms.get("out")
         if getattr(self.residual, "side", None) == "branch":

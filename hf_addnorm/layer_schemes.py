@@ -321,23 +321,27 @@ LAYER_SCHEMES = (
     _stream.built("dynamic_hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "dynamic_hyper_connections"),
     _stream.built("frac_connections", "Zhu et al., 2025, arXiv 2503.14125", "frac_connections"),
     _stream.built("mhc", "Xie et al., 2025, arXiv 2512.24880", "mhc"),
-    _stream.open(
+    _stream.expressible(
         "mhc_with_learned_head",
         "mHC, Xie et al., 2025, arXiv 2512.24880, as in Transformers' models/deepseek_v4",
-        "A learned collapse of the streams at the end: mhc takes their mean or sum.",
+        {"preset": "mhc", "stream": {"kind": "manifold_hyper_connections", "reduce": "learned"}},
     ),
-    _stream.open(
+    _stream.built(
         "mhc_lite",
-        "the authors' code, 2026",
-        "Mixing by a weighted mean of permutations, instead of Sinkhorn-Knopp: not built yet.",
+        "the authors' code, 2026, arXiv 2601.05732",
+        {"preset": "mhc", "stream": "permutation_hyper_connections"},
     ),
-    _stream.open(
-        "ihc", "HunYuan V4, as in Transformers' models/hy_v4", "mHC without mixing of the streams: not built yet."
+    _stream.built(
+        "ihc",
+        "HunYuan V4, as in Transformers' models/hy_v4",
+        {"preset": "mhc", "stream": "independent_hyper_connections", "norm": "rms_norm"},
     ),
-    _stream.open(
+    _stream.expressible(
         "glm5_hyper_connections",
         "GLM-5-next, as in Transformers' models/glm5_next",
-        "mHC with a mean at the end, as mhc has it: start values and norm were not compared with that code yet.",
+        {"preset": "mhc", "variant": "official", "norm": "rms_norm"},
+        reason="With other start values: there the biases start at 0 and the scales at 1, where a sublayer reads "
+        "twice the mean of the streams and mixes them evenly.",
     ),
     _stream.open(
         "qwen4_gated_residual",

@@ -276,6 +276,8 @@ OTHER_SPECS: dict[str, Any] = {
             {"index": -1, "residual": {"kind": "gpas", "place": "on_skip"}},
         ],
     },
+    "mhc_lite": {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
+    "ihc": {"preset": "mhc", "stream": "independent_hyper_connections"},
     "by_layer": {
         "preset": "pre_ln",
         "layers": [

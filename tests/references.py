@@ -908,50 +908,72 @@ def dynamic_hyper_connected(fractions: int = 1, act: Callable = torch.tanh) -> C
     return sublayer
 
 
-def manifold_hyper_connected(official: bool = False, iterations: int = 20) -> Callable:
-    """mHC over a list of streams; pre-norm."""
+def doubly_stochastic(logits, official, iterations):
+    """Sinkhorn-Knopp's, as in the paper of mHC or as in its code."""
     eps = 1e-6
-
-    def doubly_stochastic(logits):
-        if not official:
-            c = torch.exp(logits)
-            for _ in range(iterations):
-                c = c / c.sum(-2, keepdim=True)
-                c = c / c.sum(-1, keepdim=True)
-            return c
-        c = torch.softmax(logits, -1) + eps
-        for step in range(iterations):
-            if step:
-                c = c / (c.sum(-1, keepdim=True) + eps)
-            c = c / (c.sum(-2, keepdim=True) + eps)
+    if not official:
+        c = torch.exp(logits)
+        for _ in range(iterations):
+            c = c / c.sum(-2, keepdim=True)
+            c = c / c.sum(-1, keepdim=True)
         return c
+    c = torch.softmax(logits, -1) + eps
+    for step in range(iterations):
+        if step:
+            c = c / (c.sum(-1, keepdim=True) + eps)
+        c = c / (c.sum(-2, keepdim=True) + eps)
+    return c
+
+
+def _bounded_weights(p, streams, rows):
+    """What each row of the weight says of all streams, after its scale and bias, one number a token."""
+    flat = torch.cat(streams, -1)
+    r = flat / torch.sqrt((flat**2).mean(-1, keepdim=True) + 1e-6)
+    return {
+        name: [p[f"scale_norm.{name}"] * (r * p["weight"][row]).sum(-1) + p["bias"][row] for row in at]
+        for name, at in rows.items()
+    }
+
+
+def manifold_hyper_connected(official: bool = False, iterations: int = 20, mixing: str = "manifold") -> Callable:
+    """mHC over a list of streams, mHC-lite ("permutations") and iHC ("none"); pre-norm."""
+
+    def share(logits, n):
+        """By stream q and stream i: how much of i goes into q."""
+        if mixing == "none":
+            return lambda q, i: torch.tensor(float(q == i), dtype=torch.float64)
+        if mixing == "permutations":
+            weights = torch.softmax(torch.stack(logits, -1), -1)
+            orders = list(itertools.permutations(range(n)))
+            return lambda q, i: sum(weights[..., k] for k, order in enumerate(orders) if order[q] == i)
+        matrix = torch.stack([torch.stack(logits[i * n : (i + 1) * n], -1) for i in range(n)], -2)
+        c = doubly_stochastic(matrix, official, iterations)
+        # the paper: row q makes stream q; the code: column q
+        return (lambda q, i: c[..., i, q]) if official else (lambda q, i: c[..., q, i])
 
     def sublayer(streams, s):
         p, n = s.params("gate"), len(streams)
-        flat = torch.cat(streams, -1)
-        r = flat / torch.sqrt((flat**2).mean(-1, keepdim=True) + eps)
-        rows = {"read": range(n), "write": range(n, 2 * n), "mix": range(2 * n, 2 * n + n * n)}
-        says = {
-            name: torch.stack(
-                [p[f"scale_norm.{name}"] * (r * p["weight"][row]).sum(-1) + p["bias"][row] for row in at]
-            )
-            for name, at in rows.items()
-        }
-        reads = torch.sigmoid(says["read"]) + (eps if official else 0)
-        c = doubly_stochastic(
-            torch.stack([says["mix"][i * n : (i + 1) * n] for i in range(n)]).movedim((0, 1), (-2, -1))
-        )
-        u = sum(reads[i][..., None] * streams[i] for i in range(n))
+        rows = {"read": range(n), "write": range(n, 2 * n)}
+        if mixing != "none":
+            rows["mix"] = range(2 * n, len(p["bias"]))
+        says = _bounded_weights(p, streams, rows)
+        plus = 1e-6 if official or mixing == "none" else 0.0
+        u = sum((torch.sigmoid(says["read"][i]) + plus)[..., None] * streams[i] for i in range(n))
         f = s.drop(s.branch(s.norm("pre", u)))
-        # the paper: row q makes stream q; the code: column q
-        share = (lambda q, i: c[..., i, q]) if official else (lambda q, i: c[..., q, i])
-        return [
-            sum(share(q, i)[..., None] * streams[i] for i in range(n))
-            + 2 * torch.sigmoid(says["write"][q])[..., None] * f
-            for q in range(n)
-        ]
+        of = share(says.get("mix"), n)
+        written = [2 * torch.sigmoid(says["write"][q]) + (plus if mixing == "none" else 0.0) for q in range(n)]
+        return [sum(of(q, i)[..., None] * streams[i] for i in range(n)) + written[q][..., None] * f for q in range(n)]
 
     return sublayer
+
+
+def _by_learned_head(eps: float = 0.0) -> Callable:
+    def finish(streams, params):
+        p, n = params("head"), len(streams)
+        says = _bounded_weights(p, streams, {"read": range(n)})["read"]
+        return sum((torch.sigmoid(says[i]) + eps)[..., None] * streams[i] for i in range(n))
+
+    return finish
 
 
 def _siamese(state, s):
@@ -990,6 +1012,8 @@ class EncoderReference:
     start: Callable[[torch.Tensor], Any] = _same
     shown: Callable[[Any], torch.Tensor] = _same
     finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
+    # instead of it: from the state and the parameters of what the stream has at its end, by name
+    end: Callable[[Any, Callable[[str], dict[str, torch.Tensor]]], torch.Tensor] | None = None
 
 
 def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
@@ -1127,6 +1151,18 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
         },
         _hyper(3, _mean, manifold_hyper_connected(official=True, iterations=4)),
     ),
+    "mhc_with_learned_head": (
+        {"preset": "mhc", "stream": {"kind": "manifold_hyper_connections", "streams": 2, "reduce": "learned"}},
+        replace(_hyper(2, _mean, manifold_hyper_connected()), end=_by_learned_head()),
+    ),
+    "mhc_lite": (
+        {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
+        _hyper(3, _mean, manifold_hyper_connected(mixing="permutations")),
+    ),
+    "ihc": (
+        {"preset": "mhc", "stream": {"kind": "independent_hyper_connections", "streams": 3}},
+        replace(_hyper(3, _mean, manifold_hyper_connected(mixing="none")), end=_by_learned_head(1e-6)),
+    ),
     "dense_dilated": (
         {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},
         _dense(dilation=2, period=2),
@@ -1172,7 +1208,10 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
 }
 
 # what the references above do on the axes that the encoder below does not take as an argument
-STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "manifold_hyper_connections"}
+STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "manifold_hyper_connections"} | {
+    "permutation_hyper_connections",
+    "independent_hyper_connections",
+}
 WIRINGS_COVERED = {"sequential", "parallel", "b2t", "two_hop"}
 
 
@@ -1236,7 +1275,10 @@ def encode(
         ]
         state = reference.layer(state, sites)
         if i == layers - 1:
-            state = reference.finish(state, lambda name, y: norm_of(y, params("", name)))
+            if reference.end is not None:
+                state = reference.end(state, lambda name: params("", name))
+            else:
+                state = reference.finish(state, lambda name, y: norm_of(y, params("", name)))
         streams.append(state if i == layers - 1 else reference.shown(state))
     return streams, norm_of(state, params("", "final")) if reference.final else state
 
@@ -1268,6 +1310,8 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
     if match := re.fullmatch(r"encoder\.final_norm\.(\w+)", path):
         return [f"final.{match[1]}"]
     if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.((?:\w+_)?stream)_norm\.(\w+)", path):
+        return [f"{match[1]}.{match[2]}"]
+    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.(head)_gate\.([\w.]+)", path):
         return [f"{match[1]}.{match[2]}"]
     _, _, i, rest = path.split(".", 3)
     if rest == "connections.average_norm.alpha":

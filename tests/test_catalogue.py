@@ -10,9 +10,9 @@ import pytest
 
 import hf_addnorm
 from hf_addnorm import AddNormBertConfig, catalogue
+from hf_addnorm.models.bounded_connections import STREAMS
 from hf_addnorm.models.depth import DEPTH_RULES
 from hf_addnorm.models.gates import RESIDUALS
-from hf_addnorm.models.hyper_connections import STREAMS
 from hf_addnorm.models.initialization import INITS
 from hf_addnorm.models.norms import NORMS
 from hf_addnorm.models.positions import POSITIONS

@@ -88,6 +88,13 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 # four streams: read their mean, write to each once, mix little
                 starts = [-math.log(3)] * 4 + [0.0] * 4 + (5.0 * torch.eye(4)).flatten().tolist()
                 expected[key] = Drawn(0.02) if name == "weight" else torch.tensor(starts)
+            elif kind == "StreamHead":
+                expected[key] = Drawn(0.02) if name == "weight" else torch.full((4,), -math.log(3))
+            elif kind == "IndependentHyperConnection":
+                expected[key] = Drawn(0.02) if name == "weight" else torch.tensor([-math.log(3)] * 4 + [0.0] * 4)
+            elif kind == "PermutationHyperConnection":
+                starts = [-math.log(2)] * 3 + [0.0] * 3 + [8.0] + [0.0] * 5
+                expected[key] = Drawn(0.02) if name == "weight" else torch.tensor(starts)
             elif path.endswith(".scale_norm"):
                 expected[key] = torch.tensor([0.01])
     return expected

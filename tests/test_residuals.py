@@ -9,9 +9,14 @@ import torch
 from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_close, combinations, depth_value
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
+from hf_addnorm.models.bounded_connections import (
+    IndependentHyperConnection,
+    ManifoldHyperConnection,
+    PermutationHyperConnection,
+    StreamHead,
+)
 from hf_addnorm.models.connection import held_residual
 from hf_addnorm.models.depth import Position
-from hf_addnorm.models.hyper_connections import ManifoldHyperConnection
 from hf_addnorm.models.inner import Inner
 from hf_addnorm.models.residuals import RESIDUALS
 
@@ -462,7 +467,7 @@ def twins(*specs, **kwargs):
         for path, parameter in model.named_parameters():
             if path not in shared:
                 shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
-            if not any(home in path for home in ("residual_", "average_norm")):
+            if not any(home in path for home in ("residual_", "average_norm", "head_gate")):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
 
@@ -513,23 +518,97 @@ def test_manifold_hyper_connections_without_their_weight_are_the_plain_stream(of
     torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_the_official_manifold_hyper_connection_is_that_of_deepseek():
-    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
-    config = types.SimpleNamespace(hc_mult=4, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, hidden_size=8)
-    theirs, ours = modeling.DeepseekV4HyperConnection(config), ManifoldHyperConnection(8, 4, 20, 5.0, True)
-    state = torch.randn(2, 5, 4, 8)
+HC_CONFIG = types.SimpleNamespace(
+    hc_mult=4, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, hidden_size=8, hc_magnitude=1.5
+)
+
+
+def vendor(name, class_name):
+    modeling = pytest.importorskip(f"transformers.models.{name}.modeling_{name}")
+    return getattr(modeling, class_name)(HC_CONFIG)
+
+
+def same_weights(ours, weight, bias, scale):
+    """Numbers far from any start in both."""
     with torch.no_grad():
-        for index, name in enumerate(("read", "write", "mix")):
-            ours.scale_norm[name].fill_(0.5 + index)
-            theirs.scale[index] = 0.5 + index
-        for one, two in ((ours.weight, theirs.fn), (ours.bias, theirs.base)):
+        for index in range(len(scale)):
+            ours.scale_norm[("read", "write", "mix")[index]].fill_(0.5 + index)
+            scale[index] = 0.5 + index
+        for one, two in ((ours.weight, weight), (ours.bias, bias)):
             two.copy_(one.normal_(std=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [("deepseek_v4", "DeepseekV4HyperConnection"), ("glm5_next", "Glm5NextTextHyperConnection")],
+)
+def test_the_official_manifold_hyper_connection_is_that_of_deepseek_and_glm(name, class_name):
+    theirs, ours = vendor(name, class_name), ManifoldHyperConnection(8, 4, 20, 5.0, True)
+    same_weights(ours, theirs.fn, theirs.base, theirs.scale)
+    state, f = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 8)
     post, mix, collapsed = theirs(state)
     u, kept = ours.read(state)
-    f = torch.randn(2, 5, 8)
     expanded = post.unsqueeze(-1) * f.unsqueeze(-2) + torch.matmul(mix.transpose(-1, -2), state)
     torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours(kept, f), expanded, rtol=1e-5, atol=1e-6)
+
+
+def test_independent_hyper_connections_are_those_of_hunyuan():
+    theirs, ours = vendor("hy_v4", "HYV4HyperConnection"), IndependentHyperConnection(8, 4, 1.5)
+    same_weights(ours, theirs.fn, theirs.base, theirs.scale)
+    state, f = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 8)
+    post, collapsed = theirs(state)
+    u, kept = ours.read(state)
+    torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(kept, f), state + post.unsqueeze(-1) * f.unsqueeze(-2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "class_name"), [("deepseek_v4", "DeepseekV4HyperHead"), ("hy_v4", "HYV4HyperHead")])
+def test_the_learned_head_is_that_of_deepseek_and_hunyuan(name, class_name):
+    theirs, ours = vendor(name, class_name), StreamHead(8, 4, 1e-6)
+    same_weights(ours, theirs.hc_fn, theirs.hc_base, theirs.hc_scale)
+    state = torch.randn(2, 5, 4, 8)
+    torch.testing.assert_close(ours(state), theirs(state), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        {"kind": "manifold_hyper_connections", "reduce": "learned"},
+        {"kind": "permutation_hyper_connections", "streams": 3},
+        {"kind": "independent_hyper_connections"},
+    ],
+    ids=lambda stream: stream["kind"],
+)
+def test_bounded_streams_start_as_the_plain_one_but_for_their_weight(stream):
+    plain, model = twins("pre_ln", {"preset": "mhc", "stream": stream})
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    expected = plain.encoder(x).last_hidden_state
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=0.1, atol=0.1)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if path.endswith(("residual_gate.weight", "head_gate.weight")):
+                parameter.zero_()
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mean_of_permutations_is_doubly_stochastic_and_any_of_them_may_be_it():
+    connection = PermutationHyperConnection(8, 3, 0.0).double()
+    connection.reset_parameters()
+    state = torch.randn(2, 3, 8, dtype=torch.float64)
+    _, (_, mix, _) = connection.read(state)
+    for axis in (-1, -2):
+        torch.testing.assert_close(mix.sum(axis), torch.ones_like(mix.sum(axis)))
+    with torch.no_grad():
+        # the last permutation turns the order round
+        connection.bias[-1] = 1e4
+    _, kept = connection.read(state)
+    torch.testing.assert_close(connection(kept, torch.zeros(2, 8, dtype=torch.float64)), state.flip(-2))
+
+
+def test_too_many_streams_for_all_their_permutations_are_refused():
+    with pytest.raises(ValueError, match=r"streams is 7, of which there are n! permutations; allowed is at most 6"):
+        tiny_config({"stream": {"kind": "permutation_hyper_connections", "streams": 7}})
 
 
 @pytest.mark.parametrize("official", [False, True])

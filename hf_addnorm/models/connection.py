@@ -172,8 +172,8 @@ class Connections(nn.Module):
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        stream_norms (`dict[str, torch.nn.Module]`, *optional*): the stream's own norms after the last layer; None in
-            another layer.
+        ends (`dict[str, torch.nn.Module]`, *optional*): what the stream itself has after the last layer, its norms
+            say; None in another layer.
     """
 
     def __init__(
@@ -183,16 +183,17 @@ class Connections(nn.Module):
         stream: Any,
         wiring: Any,
         depth: int,
-        stream_norms: Mapping[str, nn.Module] | None,
+        ends: Mapping[str, nn.Module] | None,
     ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
         hold_residual(self, residual)
         self.average_norm = stream.build_average(depth)
-        for name, norm in (stream_norms or {}).items():
-            self.add_module(name, norm)
-        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, stream_norms is not None
+        for name, end in (ends or {}).items():
+            self.add_module(name, end)
+        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, ends is not None
+        self.ends = tuple(ends or ())
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
@@ -219,7 +220,7 @@ class Connections(nn.Module):
             state = self.stream.write(kept, then(x), None, same)
         state = self.stream.end_layer(state, self.average_norm if sites else None)
         if self.last:
-            return self.stream.finish(state, *(getattr(self, name) for name in self.stream.norms))
+            return self.stream.finish(state, *(getattr(self, name) for name in self.ends))
         return self.stream.leave(state)
 
 

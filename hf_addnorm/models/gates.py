@@ -5,7 +5,7 @@ They stay in float32, and so does what is computed with them.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -223,7 +223,8 @@ class DeepDeltaResidual(InputReadingResidual):
            +-> . k --------+-> - -> * beta -> * k ^
         f -> / |f| -> k             u -> 2 sigmoid(w . u + b) -> beta
 
-    beta 0 leaves the stream alone, 1 sets its part along k to v, 2 reflects it. The size of f does not matter.
+    beta 0 leaves the stream alone, 1 sets its part along k to v, 2 reflects it. The size of f does not matter; an f of
+    exactly 0 has no direction, changes nothing and gets no gradient.
 
     Source: Deep Delta Learning, the authors' code, 2026, with one value for each token. In that code v is a projection
     of the stream, as here, or a constant (`value=2`).
@@ -234,6 +235,8 @@ class DeepDeltaResidual(InputReadingResidual):
     Dtype: computed in float32, returned in that of `x`. Init: w and value ~ N(0, 0.02^2), b = c = 0, at which beta is
     near 1.
     """
+
+    needs_output = True
 
     def __init__(self, hidden_size: int, position: Position, *, value: Finite | None = None, eps: Positive = 1e-6):
         super().__init__()
@@ -249,7 +252,7 @@ class DeepDeltaResidual(InputReadingResidual):
 
     def mix(self, x: torch.Tensor, f: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         k = unit(f, self.eps)
-        value = self.constant if self.value is None else self.value(x)
+        value: Any = self.constant if self.value is None else self.value(x)
         return x + 2 * torch.sigmoid(self.beta(u)) * (value - (k * x).sum(-1, keepdim=True)) * k
 
     def extra_repr(self) -> str:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
+from .bounded_connections import STREAMS
 from .depth import parse_depth_value
 from .gates import RESIDUALS
-from .hyper_connections import STREAMS
 from .initialization import INITS
 from .norms import NORMS, mixes_tokens
 from .positions import POSITIONS

@@ -51,6 +51,10 @@ class SingleStream:
         """The module that acts on the state at the end of layer `depth`, or None."""
         return None
 
+    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        """What the last layer has for the stream itself, by its name in a checkpoint; `new_norm` is as above."""
+        return {name: new_norm() for name in self.norms}
+
     def enter(self, hidden: Hidden) -> Any:
         """The state, from what a layer is given: the embeddings' output, or what `leave` gave."""
         return hidden
@@ -63,8 +67,8 @@ class SingleStream:
         """What a layer gives to the next one."""
         return state
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        """One tensor, from the state after the last layer and the norms that the stream has there."""
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        """One tensor, from the state after the last layer and what the stream has there (see `build_ends`)."""
         return state
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
@@ -98,8 +102,8 @@ class DualStream(SingleStream):
     def enter(self, hidden: Hidden) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        return state[0] + norms[0](state[1])
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        return state[0] + ends[0](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state
@@ -163,8 +167,8 @@ class SiameseStream(SingleStream):
     def enter(self, hidden: Hidden) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        return norms[0](state[0]) + norms[1](state[1])
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        return ends[0](state[0]) + ends[1](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return (state[0], state) if residual is None else residual.read(state)
@@ -239,7 +243,7 @@ class DenseStream(SingleStream):
             x = average(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
         return (x, *outputs)
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
         return state[0]
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:

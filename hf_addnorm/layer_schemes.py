@@ -312,10 +312,15 @@ LAYER_SCHEMES = (
     ),
     _stream.built("residual", "ResiDual, Xie et al., 2023, arXiv 2304.14802", "residual"),
     _stream.built("siamese_norm", "Li et al., ICML 2026, arXiv 2602.08064", "siamese_norm"),
-    _stream.open(
+    _stream.expressible(
         "hybrid_siamese_norm",
-        "SiameseNorm, Li et al., ICML 2026, arXiv 2602.08064",
-        "The form for language models, with HybridNorm's slots and a learned factor on one stream: not built yet.",
+        "SiameseNorm, Li et al., ICML 2026, arXiv 2602.08064, their OLMo code",
+        {
+            "preset": "siamese_norm",
+            "norm": "rms_norm",
+            "stream": {"kind": "siamese", "hybrid": True},
+            "attention": ["q", "k", "v"],
+        },
     ),
     _stream.built("hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "hyper_connections"),
     _stream.built("dynamic_hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "dynamic_hyper_connections"),

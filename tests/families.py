@@ -278,6 +278,12 @@ OTHER_SPECS: dict[str, Any] = {
     },
     "mhc_lite": {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
     "ihc": {"preset": "mhc", "stream": "independent_hyper_connections"},
+    "hybrid_siamese_norm": {
+        "preset": "siamese_norm",
+        "norm": "rms_norm",
+        "stream": {"kind": "siamese", "hybrid": True},
+        "attention": ["q", "k", "v"],
+    },
     "by_layer": {
         "preset": "pre_ln",
         "layers": [

@@ -982,6 +982,15 @@ def _siamese(state, s):
     return x + f / math.sqrt(2 * s.layer), y + f
 
 
+def _hybrid_siamese(state, s):
+    if s.name == "ffn":
+        return _siamese(state, s)
+    x, y = state
+    u = s.scale("lambda") * x + s.norm("siamese.pre_norm", y)
+    f = s.drop(s.branch(u, per_head=lambda role, z: s.norm(f"{role}_norm", z)))
+    return x + f / math.sqrt(2 * s.layer), y + f
+
+
 def dense_average(dilation: int = 1, period: int = 1) -> Callable:
     """DenseFormer: after every so many layers, an average of the outputs at this distance from the newest."""
 
@@ -1162,6 +1171,21 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
     "ihc": (
         {"preset": "mhc", "stream": {"kind": "independent_hyper_connections", "streams": 3}},
         replace(_hyper(3, _mean, manifold_hyper_connected(mixing="none")), end=_by_learned_head(1e-6)),
+    ),
+    "hybrid_siamese_norm": (
+        {
+            "preset": "siamese_norm",
+            "norm": "rms_norm",
+            "stream": {"kind": "siamese", "hybrid": True},
+            "attention": ["q", "k", "v"],
+        },
+        EncoderReference(
+            in_turn(_hybrid_siamese),
+            norm="rms_norm",
+            start=lambda x: (x, x),
+            shown=lambda state: state[0],
+            finish=lambda state, norm: norm("normed_stream", state[0]) + norm("plain_stream", state[1]),
+        ),
     ),
     "dense_dilated": (
         {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},

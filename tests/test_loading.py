@@ -80,6 +80,8 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 first = sublayer * fractions % len(pieces)
                 expected[key] = torch.cat([pieces[:, first : first + fractions], pieces], dim=1)
                 sublayer += 1
+            elif kind == "HybridSiameseConnection":
+                expected[key] = torch.ones_like(parameter)
             elif kind == "DepthWeightedAverage":
                 expected[key] = torch.eye(len(parameter))[-1]
             elif kind == "DynamicHyperConnection":

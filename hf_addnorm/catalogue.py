@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .layer_schemes import LAYER_SCHEMES
-from .models.bounded_connections import STREAMS
 from .models.gates import RESIDUALS
 from .models.initialization import INITS
 from .models.norms import NORMS
 from .models.positions import POSITIONS
+from .models.reading_streams import STREAMS
 from .models.registry import Registry
 from .models.weight_transforms import WEIGHTS
 from .models.wirings import WIRINGS

@@ -158,7 +158,8 @@ def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, t
     for key, start in anew.items():
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
         source = sources[path] + key.removeprefix(path) if path else key
-        of_depth = ".average_norm." in key and (source not in state or state[source].shape != start.shape)
+        # an average is as long as its depth; a first sublayer may lack what a copy of it has
+        of_depth = source not in state or (".average_norm." in key and state[source].shape != start.shape)
         found[key] = (start if of_depth else state[source]).clone()
     return found
 

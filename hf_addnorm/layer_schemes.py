@@ -299,10 +299,11 @@ LAYER_SCHEMES = (
         "Liu et al., 2023, arXiv 2305.02790",
         "Its weight depends on the training step, which a residual does not know; its schedule was not checked.",
     ),
-    _residual.open(
+    _residual.left_out(
         "nanochat",
         "the code of nanochat and modded-nanogpt",
-        "Each layer adds the embeddings again: the state would have to keep them, and does not yet.",
+        "A layer begins by mixing the embeddings into the stream, and a stream has no place at a layer's beginning. "
+        "No paper has it; in its code the parts and the start values change from version to version.",
     ),
     _residual.left_out(
         "ngpt",
@@ -348,22 +349,28 @@ LAYER_SCHEMES = (
         reason="With other start values: there the biases start at 0 and the scales at 1, where a sublayer reads "
         "twice the mean of the streams and mixes them evenly.",
     ),
-    _stream.open(
+    _stream.built(
         "qwen4_gated_residual",
         "Qwen4-Exp, as in Transformers' models/qwen4_exp",
-        "Streams that gates read and write, with grouped_rms_norm: not built yet.",
+        {"attention": [], "feed_forward": [], "stream": "gated_streams"},
     ),
-    _stream.open(
+    _stream.left_out(
         "altup",
         "Baykal et al., NeurIPS 2023, as in Transformers' models/gemma3n",
-        "Several streams of which each layer computes one and corrects the others: not built yet.",
+        "A layer begins by predicting all streams, and a stream has no place at a layer's beginning; Gemma 3n makes "
+        "its streams of the embeddings by learned maps, which the first layer has no place for either.",
     ),
     _stream.built("dense_former", "Pagliardini et al., NeurIPS 2024, arXiv 2402.02622", "dense_former"),
-    _stream.open(
+    _stream.built(
         "attention_residuals",
         "Kimi, 2026, arXiv 2603.15031",
-        "Each sublayer reads a softmax mix of all outputs before it, or of blocks of them: the state would have to "
-        "keep those of sublayers, and keeps those of layers.",
+        {"preset": "pre_rms_norm", "stream": "attention_residuals"},
+    ),
+    _stream.left_out(
+        "block_attention_residuals",
+        "Kimi, 2026, arXiv 2603.15031",
+        "The form over sums of blocks: how sublayers are cut into blocks where their number does not fit was not "
+        "confirmed.",
     ),
     _stream.left_out(
         "layer_sums",

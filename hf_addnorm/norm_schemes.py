@@ -154,7 +154,8 @@ NORM_SCHEMES = (
     _weight_transform.open(
         "fix_norm",
         "Nguyen & Salazar, 2019, arXiv 1910.05895",
-        "It acts on the rows of the embeddings and of the tied output; the axis of weights is about Linear layers.",
+        "It normalises the rows of the word table and of the output tied to it, which is the head's. The axis weights "
+        "reaches the Linear layers of attention and feed-forward: one for the table and the head is not built yet.",
     ),
     _weight_transform.left_out(
         "zero_mean_output",

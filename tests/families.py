@@ -278,6 +278,8 @@ OTHER_SPECS: dict[str, Any] = {
     },
     "mhc_lite": {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
     "ihc": {"preset": "mhc", "stream": "independent_hyper_connections"},
+    "qwen4_gated_residual": {"attention": [], "feed_forward": [], "stream": {"kind": "gated_streams", "rank": 4}},
+    "attention_residuals": {"preset": "pre_rms_norm", "stream": "attention_residuals"},
     "hybrid_siamese_norm": {
         "preset": "siamese_norm",
         "norm": "rms_norm",

@@ -982,6 +982,36 @@ def _siamese(state, s):
     return x + f / math.sqrt(2 * s.layer), y + f
 
 
+def _gates_of_streams(p, streams):
+    """What all streams say together, normalised one by one, and the gated mean of them."""
+    n, d = len(streams), streams[0].shape[-1]
+    gains = 1 + p["input_norm.zero_centered_weight"]
+    r = torch.cat([_rms_norm(h, {}, eps=1e-6) * gains[i * d : (i + 1) * d] for i, h in enumerate(streams)], -1)
+    inner = torch.einsum("...i,ri->...r", r, p["down.weight"]) / n
+    g = _sigmoid(torch.einsum("...r,ir->...i", inner * _sigmoid(inner), p["up.weight"]))
+    return r, sum((g * r).chunk(n, -1)) / n
+
+
+def _gated_streams(streams, s):
+    p, n = s.params("gate"), len(streams)
+    r, u = _gates_of_streams(p, streams)
+    f = s.drop(s.branch(u))
+    return [h + 2 * _sigmoid(r @ p["write.weight"][i] / n)[..., None] * f for i, h in enumerate(streams)]
+
+
+def _softmax_of_outputs(p, outputs):
+    keys = [_rms_norm(v, {"weight": p["key_norm.weight"]}, eps=1e-6) for v in outputs]
+    weights = [torch.exp(torch.einsum("...i,i->...", key, p["query"]))[..., None] for key in keys]
+    return sum(w * v for w, v in zip(weights, outputs, strict=True)) / sum(weights)
+
+
+def _attention_residuals(outputs, s):
+    if len(outputs) == 1:
+        return [*outputs, s.drop(s.branch(s.norm("pre", outputs[0])))]
+    p = {"query": s.scale("query"), "key_norm.weight": s.params("siamese.key_norm")["weight"]}
+    return [*outputs, s.drop(s.branch(s.norm("pre", _softmax_of_outputs(p, outputs))))]
+
+
 def _hybrid_siamese(state, s):
     if s.name == "ffn":
         return _siamese(state, s)
@@ -1187,6 +1217,22 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
             finish=lambda state, norm: norm("normed_stream", state[0]) + norm("plain_stream", state[1]),
         ),
     ),
+    "qwen4_gated_residual": (
+        {"attention": [], "feed_forward": [], "stream": {"kind": "gated_streams", "streams": 2, "rank": 3}},
+        replace(
+            _hyper(2, _mean, _gated_streams, final=False),
+            end=lambda streams, params: _gates_of_streams(params("head"), streams)[1],
+        ),
+    ),
+    "attention_residuals": (
+        {"preset": "pre_ln", "stream": "attention_residuals"},
+        EncoderReference(
+            in_turn(_attention_residuals),
+            start=lambda x: [x],
+            shown=_mean,
+            end=lambda outputs, params: _softmax_of_outputs(params("head"), outputs),
+        ),
+    ),
     "dense_dilated": (
         {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},
         _dense(dilation=2, period=2),
@@ -1235,6 +1281,8 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
 STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "manifold_hyper_connections"} | {
     "permutation_hyper_connections",
     "independent_hyper_connections",
+    "gated_streams",
+    "attention_residuals",
 }
 WIRINGS_COVERED = {"sequential", "parallel", "b2t", "two_hop"}
 
@@ -1335,7 +1383,7 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
         return [f"final.{match[1]}"]
     if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.((?:\w+_)?stream)_norm\.(\w+)", path):
         return [f"{match[1]}.{match[2]}"]
-    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.(head)_gate\.([\w.]+)", path):
+    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.(head)_(?:gate|norm)\.([\w.]+)", path):
         return [f"{match[1]}.{match[2]}"]
     _, _, i, rest = path.split(".", 3)
     if rest == "connections.average_norm.alpha":

@@ -80,6 +80,10 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 first = sublayer * fractions % len(pieces)
                 expected[key] = torch.cat([pieces[:, first : first + fractions], pieces], dim=1)
                 sublayer += 1
+            elif kind == "AttentionResidual":
+                expected[key] = torch.zeros_like(parameter)
+            elif kind == "Linear" and ("_gate." in path or "_gate" in path):
+                expected[key] = Drawn(0.02)
             elif kind == "HybridSiameseConnection":
                 expected[key] = torch.ones_like(parameter)
             elif kind == "DepthWeightedAverage":

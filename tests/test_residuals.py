@@ -18,6 +18,7 @@ from hf_addnorm.models.bounded_connections import (
 from hf_addnorm.models.connection import held_residual
 from hf_addnorm.models.depth import Position
 from hf_addnorm.models.inner import Inner
+from hf_addnorm.models.reading_streams import GatedStreamConnection, StreamMixer
 from hf_addnorm.models.residuals import RESIDUALS
 
 
@@ -569,6 +570,42 @@ def test_the_learned_head_is_that_of_deepseek_and_hunyuan(name, class_name):
     same_weights(ours, theirs.hc_fn, theirs.hc_base, theirs.hc_scale)
     state = torch.randn(2, 5, 4, 8)
     torch.testing.assert_close(ours(state), theirs(state), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["sublayer", "end"])
+def test_gated_streams_are_those_of_qwen(ends):
+    modeling = pytest.importorskip("transformers.models.qwen4_exp.modeling_qwen4_exp")
+    config = types.SimpleNamespace(hc_count=3, hidden_size=8, hc_lowrank=5, rms_norm_eps=1e-6)
+    theirs = modeling.Qwen4ExpTextGatedResidual(config, use_combine=not ends)
+    ours = (StreamMixer if ends else GatedStreamConnection)(8, 3, 5, 1e-6)
+    pairs = [("hc_norm", "input_norm"), ("input_mix_weight_down", "down"), ("input_mix_weight_up", "up")]
+    for one, two in [*pairs, *[("block_inject_weight", "write")] * (not ends)]:
+        (parameter,) = getattr(theirs, one).parameters()
+        (own,) = getattr(ours, two).parameters()
+        own.data = parameter.data.normal_(std=0.5)
+    state, f = torch.randn(2, 5, 3, 8), torch.randn(2, 5, 8)
+    if ends:
+        torch.testing.assert_close(ours(state), theirs(state.flatten(-2)))
+        return
+    expected, _, written = theirs(state.flatten(-2))
+    u, kept = ours.read(state)
+    torch.testing.assert_close(u, expected)
+    torch.testing.assert_close(ours(kept, f), state + f.unsqueeze(-2) * written.unsqueeze(-1))
+
+
+def test_attention_residuals_start_as_the_mean_of_all_outputs():
+    model = AddNormBertModel(tiny_config({"preset": "pre_ln", "stream": "attention_residuals"})).eval()
+    x = torch.randn(2, 5, 8)
+    shown, *outputs = model.encoder.layer[0](x)
+    assert len(outputs) == 3
+    torch.testing.assert_close(shown, sum(outputs) / 3)
+    torch.testing.assert_close(outputs[0], x)
+    residual = model.encoder.layer[1].connections.attention.residual_norm
+    torch.testing.assert_close(residual.read((shown, *outputs))[0], shown)
+    with torch.no_grad():
+        residual.query.copy_(1e3 * residual.key_norm(outputs[1][0, 0]))
+    # the output that its query is like
+    torch.testing.assert_close(residual.read((shown, *outputs))[0][0, 0], outputs[1][0, 0])
 
 
 @pytest.mark.parametrize(

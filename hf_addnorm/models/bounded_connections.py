@@ -12,7 +12,7 @@ from .depth import Position
 from .hyper_connections import STREAMS, HyperMixing, SeveralStreams
 from .registry import Choice, Finite, Positive, whole
 from .residuals import Residual
-from .streams import Function, NewNorm
+from .streams import NewNorm
 
 
 __all__ = ["STREAMS"]
@@ -222,9 +222,6 @@ class BoundedStream(SeveralStreams):
 
     def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {StreamHead.home: StreamHead(hidden_size, self.streams, self.eps)} if self.reduce == "learned" else {}
-
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        return ends[0](state) if ends else super().finish(state)
 
 
 @STREAMS.register("manifold_hyper_connections")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
-from .bounded_connections import STREAMS
 from .depth import parse_depth_value
 from .gates import RESIDUALS
 from .initialization import INITS
 from .norms import NORMS, mixes_tokens
 from .positions import POSITIONS
 from .presets import PRESETS
+from .reading_streams import STREAMS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .weight_transforms import WEIGHTS
 from .wirings import WIRINGS

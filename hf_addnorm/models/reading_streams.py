@@ -128,7 +128,8 @@ class AttentionResidual(Residual):
     Args:
         hidden_size (`int`): that of the model.
         eps (`float`): of the norm.
-    Parameters: query [hidden], the norm's gain [hidden]. Init: query = 0, at which it is the mean, gain = 1.
+    Parameters: query [hidden], the norm's gain [hidden]. Init: query = 0, at which it is the mean, gain = 1, which
+    gets a gradient once the query has left 0.
     Dtype: that of the outputs; the weights are computed in float32.
     """
 

@@ -154,9 +154,9 @@ class AddNormLayer(nn.Module):
             self.is_told = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
-        own = stream.own_norm(spec.norm)
-        stream_norms = {name: AddNormConfig.build_norm(config, own) for name in stream.norms} if last else None
-        return Connections(blocks, shared, stream, wiring, depth, stream_norms)
+        new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
+        ends = stream.build_ends(config.hidden_size, new_norm) if last else None
+        return Connections(blocks, shared, stream, wiring, depth, ends)
 
     def _place_norms(
         self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any

@@ -1,5 +1,6 @@
 """The commands of `hf-addnorm`, a function each; `COMMANDS` is the list."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from ..hub.card import CARD, count_parameters, create_card, is_placeholder, read
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
 from ..models.presets import PRESETS
-from ..models.registry import unknown
+from ..models.registry import one_of, unknown
 from .report import Report, command, table
 
 
@@ -46,7 +47,7 @@ def show(
     if counted is not None:
         sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {size}" for key, size in counted.sizes.items())
         title = f"{of} ({sizes}), base model"
-        lines.append(table("counted", "here", "stock", "difference", rows=counted.rows(), title=title))
+        lines.append(table("counted", "here", "stock", "difference", rows=counted.rows(), title=title, numbers=(1, 2, 3)))
     return Report({"what": what, "parts": [_data(part) for part in parts], "cost": _numbers(counted)}, lines)
 
 
@@ -88,7 +89,7 @@ def push(
     made = {CARD: "made now"} if plan.card is not None else {}
     rows = [(name, f"{size:,}", made.get(name, "")) for name, size in plan.files.items()]
     rows += [(name, "left out", f"it {reason}") for name, reason in plan.left_out.items()]
-    lines: list[Any] = [table("file", "bytes", "", rows=rows, title=f"{folder} to {repo}")]
+    lines: list[Any] = [table("file", "bytes", "", rows=rows, title=f"{folder} to {repo}", numbers=(1,))]
     lines.append(f"{len(plan.files)} files, {plan.size:,} bytes")
     data = plan.to_dict() | {"pushed": None}
     if plan.obstacles:
@@ -110,7 +111,7 @@ def check(
 ) -> Report:
     """What would break on the Hub: looks at every file, then loads it in a process where hf_addnorm is not there."""
     found = hub.check_folder(folder, run_unknown_code=run_unknown_code)
-    lines: list[Any] = [f"loaded {name}: {cls}" for name, cls in found.loaded.items()]
+    lines: list[Any] = [table("loaded by a stranger", "as", rows=list(found.loaded.items()))] if found.loaded else []
     if found.code:
         releases = sorted({release for known in found.code.values() for release in known})
         unknown_files = sum(not known for known in found.code.values())
@@ -159,7 +160,9 @@ def _config(what: str, family: str, revision: str | None) -> tuple[Any, int | No
         return config, count_parameters(Path(what)), config.model_type
     # a name without an owner is more likely a misspelt preset than one of the few such repositories
     if "/" not in what or Path(what).exists() or what.startswith((".", "/", "~")):
-        raise ValueError(f"{what!r} is no folder and no repository (OWNER/NAME), and {unknown('preset', what, PRESETS)}")
+        near = difflib.get_close_matches(what, PRESETS, n=3, cutoff=0.5)
+        hint = f"did you mean {one_of(near)}?" if near else "hf-addnorm presets lists the presets."
+        raise ValueError(f"{what!r} is no preset, no folder and no repository (OWNER/NAME): {hint}")
     config = as_ours(read_config(what, revision=revision))
     return config, None, config.model_type
 
@@ -167,7 +170,7 @@ def _config(what: str, family: str, revision: str | None) -> tuple[Any, int | No
 def _said(part: Description) -> list[Any]:
     lines: list[Any] = [Text(part.title.upper(), style="bold")] if part.title else []
     lines += [f"add_norm = {part.add_norm}", "", *_indented(part.flow), "", *_indented(part.formula), ""]
-    lines.append(f"  x is the stream, F attention or feed-forward, N {part.symbols['N'].removeprefix('the norm: ')}")
+    lines.append(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
     lines += [f"  {kind}: {said.replace('`', '')}" for kind, said in part.norms.items()]
     lines += [f"  note: {part.note}"] if part.note and not part.changes else []
     lines += [Text(f"  unusual: {warning.replace('`', '')}", style="yellow") for warning in part.warnings]

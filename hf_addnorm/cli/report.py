@@ -56,9 +56,13 @@ def console(stream: TextIO) -> Console:
     return Console(file=_Redacted(stream), width=width, markup=False, highlight=False, soft_wrap=False)  # type: ignore[arg-type]
 
 
-def table(*columns: str, rows: list[tuple[Any, ...]], title: str | None = None) -> Table:
-    """A table of text."""
+def table(
+    *columns: str, rows: list[tuple[Any, ...]], title: str | None = None, numbers: tuple[int, ...] = ()
+) -> Table:
+    """A table of text; the columns with these `numbers` are set to the right."""
     made = Table(*columns, title=title, title_justify="left", header_style="bold")
+    for index in numbers:
+        made.columns[index].justify = "right"
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..models.spec import AddNormSpec
-from .description import Description, as_ours, described, family_of, norm_name, settled, stock_spec
+from .description import Description, as_ours, described, family_of, settled, stock_spec
 from .known_code import this_version
 from .redaction import redact
 from .results import ResultLike, Run
@@ -245,7 +245,6 @@ class _Part:
         family = None if description.config is None else description.config.stock_add_norm()
         stock = stock_spec(subject.model) if family is None else AddNormSpec.parse(None, family)
         self.is_stock = settled(description.spec) == settled(stock)
-        self.norm = norm_name(description.spec.norm)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.description, name)
@@ -305,7 +304,7 @@ def _front_matter(
         license=license,
         base_model=base_model,
         pipeline_tag=subject.task,
-        tags=[*own, *tags],
+        tags=[*own, *tags] or None,
         **fields,
     )
 
@@ -361,7 +360,7 @@ def _limits(subject: Subject, run: Run | None, stock: Run | None, base_model: st
     limits = []
     parts = [_Part(part, subject) for part in subject.parts]
     if all(part.is_stock for part in parts):
-        limits.append("Its add & norm is the stock one: the swap is none, and cost nothing.")
+        limits.append("Its add & norm is the stock one: nothing was swapped, and nothing lost by it.")
     elif run is None or stock is None:
         limits.append("What the swap cost is not known: there is no run of the stock model on the same rows beside it.")
     else:

@@ -57,7 +57,7 @@ _PAPER = re.compile(
 )
 # a family name stands alone; a method's name has digits, capitals inside, or several words
 _FAMILY_NAME = re.compile(r"[A-Z][a-z]+(?:-[A-Z][a-z]+)*")
-_TITLE = re.compile(r'"([^"]+)"[^";]*?, \d{4}, arXiv (\d{4}\.\d{4,5})')
+_TITLE = re.compile(r', "([^"]+)"(?: \([^)]*\))?, \d{4}, arXiv (\d{4}\.\d{4,5})')
 
 
 @cache

@@ -43,38 +43,48 @@ _DRAWN = (
     "layers",
 )
 
-def short(spec: AddNormSpec) -> str | dict[str, Any]:
+def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, Any]:
     """The least that has to be written in a config for this spec: a preset's name, or a dict over one."""
     preset: dict[str, Any] = {"preset": spec.preset}
     if spec.variant != "paper":
         preset["variant"] = spec.variant
-    changes = _changes(spec)
+    changes = _changes(spec, norm_bias)
     return {**preset, **changes} if changes or len(preset) > 1 else spec.preset
 
 
-def settled(spec: AddNormSpec) -> dict[str, Any]:
-    """The spec's JSON form, to compare: a norm's bias that is left to the model is there, as it is in stock norms."""
-
-    def settle(value: Any) -> Any:
-        if isinstance(value, dict):
-            found = {key: settle(item) for key, item in value.items()}
-            return found | {"bias": True} if value.get("kind") == "layer_norm" and value["bias"] is None else found
-        return [settle(item) for item in value] if isinstance(value, list) else value
-
-    return settle(spec.to_dict())
-
-
-def _changes(spec: AddNormSpec) -> dict[str, Any]:
-    own = settled(AddNormSpec.parse({"preset": spec.preset, "variant": spec.variant}))
-    return {key: _named(key, value) for key, value in settled(spec).items() if value != own[key]}
+def settled(value: Any, norm_bias: bool = True) -> Any:
+    """A spec or a part of its JSON form, to compare: a LayerNorm's bias that is left to the model is what it has."""
+    if isinstance(value, AddNormSpec):
+        value = value.to_dict()
+    if isinstance(value, list):
+        return [settled(item, norm_bias) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: settled(item, norm_bias) for key, item in value.items()}
+    return found | ({"bias": norm_bias} if value.get("kind") == "layer_norm" and value["bias"] is None else {})
 
 
-def _named(axis: str, value: Any) -> Any:
+def _changes(spec: AddNormSpec, norm_bias: bool) -> dict[str, Any]:
+    """The axes in which a spec is not its preset."""
+    own = AddNormSpec.parse({"preset": spec.preset, "variant": spec.variant}).to_dict()
+    return {
+        key: _named(key, value, norm_bias)
+        for key, value in spec.to_dict().items()
+        if settled(value, norm_bias) != settled(own[key], norm_bias)
+    }
+
+
+def _named(axis: str, value: Any, norm_bias: bool) -> Any:
     """A choice by its name, where all of its options are the defaults."""
-    if axis in SUBLAYERS and value and set(value.values()) == {True}:
+    if axis in SUBLAYERS and value and all(norm is True for norm in value.values()):
         return list(value)
     if isinstance(value, dict) and "kind" in value:
-        return value["kind"] if value == settled(AddNormSpec.parse({axis: value["kind"]}))[axis] else value
+        try:
+            plain = AddNormSpec.parse({axis: value["kind"]}).to_dict()[axis]
+        except ValueError:
+            # one of its options has no default
+            return value
+        return value["kind"] if settled(value, norm_bias) == settled(plain, norm_bias) else value
     return value
 
 
@@ -108,14 +118,14 @@ class Description:
     @property
     def add_norm(self) -> str:
         """The config's entry, as Python."""
-        value = short(self.spec)
+        value = short(self.spec, self._norm_bias)
         text = json.dumps(value)
         return text.replace("true", "True").replace("false", "False").replace("null", "None")
 
     @property
     def changes(self) -> dict[str, Any]:
         """The axes in which it is not the preset."""
-        return _changes(self.spec)
+        return _changes(self.spec, self._norm_bias)
 
     @property
     def as_drawn(self) -> bool:
@@ -140,10 +150,9 @@ class Description:
         return "\n".join([*drawings, *self._beyond()])
 
     @property
-    def symbols(self) -> dict[str, str]:
-        """What stands in the formula."""
-        said = {"F": "attention or feed-forward", "l": "the layer, from 1", "L": "the depth"}
-        return {"x": "the stream", **said, "N": f"the norm: {norm_name(self.spec.norm)}"}
+    def norm(self) -> str:
+        """What stands for N in a formula."""
+        return norm_name(self.spec.norm)
 
     @property
     def norms(self) -> dict[str, str]:
@@ -189,6 +198,10 @@ class Description:
     def depth(self) -> int | None:
         """The number of layers, where it is known."""
         return None if self.config is None else self.config.add_norm_depth()
+
+    @property
+    def _norm_bias(self) -> bool:
+        return getattr(self.config, "norm_bias", True)
 
     @property
     def _by_layer(self) -> bool:

@@ -97,7 +97,7 @@ class Visit:
             model = self.attempt(name, lambda loader=loader, is_saved=is_saved: self.model(loader, is_saved))
             kind = kind or getattr(model, "main_input_name", None)
             if name == "AutoModel" and model is not None:
-                self.attempt("a forward of AutoModel", lambda model=model: self.forward(model))
+                self.attempt("one forward of AutoModel", lambda model=model: self.forward(model))
         if kind in PROCESSORS:
             auto = getattr(transformers, PROCESSORS[kind])
             self.attempt(PROCESSORS[kind], lambda: auto.from_pretrained(self.folder))

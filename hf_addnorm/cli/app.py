@@ -32,7 +32,9 @@ def presets() -> Report:
 
 def show(
     what: Annotated[str, typer.Argument(metavar="PRESET|FOLDER|REPO", show_default=False)],
-    family: Annotated[str, typer.Option(help="The family that a preset is counted in, with its default sizes.")] = "bert",
+    family: Annotated[
+        str, typer.Option(help="The family that a preset is counted in, with its default sizes.")
+    ] = "bert",
     revision: Annotated[str | None, typer.Option(help="Of a repository.")] = None,
 ) -> Report:
     """An add & norm: drawing, formula, source, where its norms sit, parameters and cost beside the stock one."""
@@ -45,9 +47,13 @@ def show(
     if weights is not None:
         lines.append(f"weights in the folder: {weights:,}")
     if counted is not None:
-        sizes = ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {size}" for key, size in counted.sizes.items())
+        sizes = ", ".join(
+            f"{key.removeprefix('num_').replace('_', ' ')} {size}" for key, size in counted.sizes.items()
+        )
         title = f"{of} ({sizes}), base model"
-        lines.append(table("counted", "here", "stock", "difference", rows=counted.rows(), title=title, numbers=(1, 2, 3)))
+        lines.append(
+            table("counted", "here", "stock", "difference", rows=counted.rows(), title=title, numbers=(1, 2, 3))
+        )
     return Report({"what": what, "parts": [_data(part) for part in parts], "cost": _numbers(counted)}, lines)
 
 
@@ -193,5 +199,3 @@ def _numbers(counted: Cost | None) -> dict[str, Any] | None:
 
 def _plain(data: Any) -> Any:
     return json.loads(json.dumps(data.to_dict()))
-
-

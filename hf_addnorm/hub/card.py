@@ -362,16 +362,22 @@ def _limits(subject: Subject, run: Run | None, stock: Run | None, base_model: st
     if all(part.is_stock for part in parts):
         limits.append("Its add & norm is the stock one: nothing was swapped, and nothing lost by it.")
     elif run is None or stock is None:
-        limits.append("What the swap cost is not known: there is no run of the stock model on the same rows beside it.")
+        limits.append(
+            "What the swap cost is not known: there is no run of the stock model on the same rows beside it."
+        )
     else:
-        limits.append(f"What the swap cost, beside the stock model on the same data and rows: {_difference(run, stock)}.")
+        limits.append(
+            f"What the swap cost, beside the stock model on the same data and rows: {_difference(run, stock)}."
+        )
         limits.append("That is one run each. Runs with another seed differ too; a small difference may be chance.")
     if run is None:
         limits.append("What it was made for, and what it was tested on, is not recorded here.")
     else:
         rows = run.content.get("data", {}).get("train", {}).get("rows")
         trained = f"{rows:,} rows of {run.dataset_name}" if rows else run.dataset_name
-        limits.append(f"It was trained on {trained} alone and tested on the same kind of data; nothing else was tried.")
+        limits.append(
+            f"It was trained on {trained} alone and tested on the same kind of data; nothing else was tried."
+        )
     if base_model:
         limits.append(f"Limits and bias of {base_model} are its limits, too.")
     limits += [warning for part in parts for warning in part.warnings]

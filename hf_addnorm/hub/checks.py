@@ -138,7 +138,9 @@ def _pickles(folder: Path, check: Check) -> Iterator[Finding]:
     for path in files_of(folder):
         if is_pickle(path):
             name = str(path.relative_to(folder))
-            yield Finding("error", name, "can hold a pickle, which runs code where it is read; only safetensors are safe.")
+            yield Finding(
+                "error", name, "can hold a pickle, which runs code where it is read; only safetensors are safe."
+            )
 
 
 def _code(folder: Path, check: Check) -> Iterator[Finding]:
@@ -152,7 +154,9 @@ def _code(folder: Path, check: Check) -> Iterator[Finding]:
         check.code[name] = sorted(found)
         if not found:
             known = ", ".join(releases)
-            yield Finding("error", name, f"is code that is not of hf_addnorm (known releases: {known}), to the last byte.")
+            yield Finding(
+                "error", name, f"is code that is not of hf_addnorm (known releases: {known}), to the last byte."
+            )
     common = set.intersection(*(set(found) for found in check.code.values())) if check.code else {""}
     if not common and all(check.code.values()):
         yield Finding("warning", "*.py", "the code files are of different releases of hf_addnorm.")
@@ -176,7 +180,9 @@ def _auto_map(folder: Path, check: Check) -> Iterator[Finding]:
     if ours is not None:
         missing = [name for name in ("AutoConfig", *ours.auto_classes) if name not in auto_map]
         if missing:
-            yield Finding("error", "config.json", f"its auto_map does not name {', '.join(missing)}: no stranger can load it.")
+            yield Finding(
+                "error", "config.json", f"its auto_map does not name {', '.join(missing)}: no stranger can load it."
+            )
     for path in sorted(folder.glob("*config.json")):
         for auto, reference in ((_read_json(path) or {}).get("auto_map") or {}).items():
             for name in reference if isinstance(reference, list) else [reference]:
@@ -218,7 +224,9 @@ def _tokens(folder: Path, check: Check) -> Iterator[Finding]:
         small = path.stat().st_size < 2**24
         if path.suffix.lower() in _TEXTS and small and path.name not in ("vocab.txt", "tokenizer.json", "merges.txt"):
             if holds_token(path.read_text(errors="replace")):
-                yield Finding("error", str(path.relative_to(folder)), "holds a token or a login: take it out and revoke it.")
+                yield Finding(
+                    "error", str(path.relative_to(folder)), "holds a token or a login: take it out and revoke it."
+                )
 
 
 def _card(folder: Path, check: Check) -> Iterator[Finding]:
@@ -255,14 +263,18 @@ def _visit(folder: Path, check: Check) -> None:
             return
         if not report.is_file():
             lines = redact(result.stderr).strip().splitlines() or [f"the process ended with {result.returncode}"]
-            check.findings.append(Finding("error", "loading", f"the process that loads it broke off: {lines[-1][:400]}"))
+            check.findings.append(
+                Finding("error", "loading", f"the process that loads it broke off: {lines[-1][:400]}")
+            )
             return
         found = json.loads(report.read_text())
     check.loaded = found["loaded"]
     for name, reason in found["failed"].items():
         files = _PROCESSORS.get(name, ())
         if files and not any((folder / file).is_file() for file in files):
-            reason = f"finds nothing here ({', '.join(files)}): save it beside the model, so that it can read its inputs."
+            reason = (
+                f"finds nothing here ({', '.join(files)}): save it beside the model, so that it can read its inputs."
+            )
         check.findings.append(Finding("error", name, redact(reason)))
 
 

@@ -42,9 +42,16 @@ class Cost:
         """(what, here, stock, difference)."""
         rows = [("parameters", self.parameters, self.stock_parameters)]
         if self.multiply_adds is not None and self.stock_multiply_adds is not None:
-            rows.append((f"multiply-adds in matrix products, {self.input}", self.multiply_adds, self.stock_multiply_adds))
+            rows.append(
+                (f"multiply-adds in matrix products, {self.input}", self.multiply_adds, self.stock_multiply_adds)
+            )
         return [
-            (what, f"{here:,}", f"{stock:,}", "none" if here == stock else f"{here - stock:+,} ({here / stock - 1:+.2%})")
+            (
+                what,
+                f"{here:,}",
+                f"{stock:,}",
+                "none" if here == stock else f"{here - stock:+,} ({here / stock - 1:+.2%})",
+            )
             for what, here, stock in rows
         ]
 

@@ -43,6 +43,7 @@ _DRAWN = (
     "layers",
 )
 
+
 def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, Any]:
     """The least that has to be written in a config for this spec: a preset's name, or a dict over one."""
     preset: dict[str, Any] = {"preset": spec.preset}
@@ -173,7 +174,9 @@ class Description:
             return []
         found = []
         for unusual in WARNINGS.values():
-            where = dict.fromkeys(f"`{where}` is `{value.kind}`" for where, value in unusual.find(self.spec, self.config))
+            where = dict.fromkeys(
+                f"`{where}` is `{value.kind}`" for where, value in unusual.find(self.spec, self.config)
+            )
             if where:
                 found.append(f"{', '.join(where)}: {unusual.reason}; usual is {unusual.usual}.")
         return found

@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 for _config_class in AddNormConfig.__subclasses__():
     register_family(_config_class)
 register_models(AddNormStackConfig)
-# a model that is pushed gets a card; one that travels as remote code goes without the package, and gets Transformers' own
+# a model that is pushed gets a card; one that came as remote code knows no package, and gets Transformers' own
 HubFiles.write_card = staticmethod(hub.replace_placeholder)
 
 

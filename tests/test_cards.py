@@ -136,7 +136,7 @@ def test_every_scheme_is_described_as_it_is(spec):
     # what the card says to write is this scheme
     again = AddNormSpec.parse(short(part.spec), config.stock_add_norm())
     assert again == part.spec
-    assert part.flow and part.formula and part.bibtex or spec == "beam"
+    assert (part.flow and part.formula and part.bibtex) or spec == "beam"
     card = create_card(config)
     said = _section(card, "The add & norm")
     # every filled slot of every layer is in the table

@@ -65,6 +65,12 @@ def test_every_command_has_help_and_json():
         assert "--json" in run(command.__name__, "--help")
 
 
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+def test_the_docs_name_commands_that_are_there(file):
+    named = set(re.findall(r"`hf-addnorm ([a-z]+)", (ROOT / file).read_text()))
+    assert named <= {command.__name__ for command in COMMANDS} and (named or file != "README.md")
+
+
 def test_presets():
     assert list(run_json("presets")) == PRESET_NAMES
     said = run("presets")
@@ -95,7 +101,7 @@ def test_show_a_preset(preset):
 @pytest.mark.parametrize("family", sorted({row.config_class.stock_model_type for row in FAMILIES.values()}))
 def test_show_counts_in_every_family(family):
     counted = run_json("show", "pre_ln", "--family", family)["cost"]
-    assert 0 < counted["stock_parameters"] and counted["sizes"]["num_hidden_layers"] >= 12
+    assert counted["stock_parameters"] > 0 and counted["sizes"]["num_hidden_layers"] >= 12
 
 
 def test_show_a_folder_ours_and_stock(saved, tmp_path):

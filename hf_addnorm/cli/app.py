@@ -71,7 +71,7 @@ def card(
     """Write the model card of a folder to its README.md."""
     _refuse_no_model(folder)
     path = folder / CARD
-    options = {"name": name, "repo": repo, "base_model": base_model, "license": license}
+    options: dict[str, Any] = {"name": name, "repo": repo, "base_model": base_model, "license": license}
     if show_only:
         made = create_card(folder, result, stock_result, **options)
         return Report({"path": None, "data": _plain(made.data), "text": made.content}, [made.content])

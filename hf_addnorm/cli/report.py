@@ -71,7 +71,7 @@ def table(
 def command(function: Callable[..., Report]) -> Callable[..., None]:
     """A command of the console script: gets `--json`, prints its report, and sets the exit code.
 
-    0: done, nothing is wrong. 1: a problem was found. 2: the command was not understood: an unknown name, no such folder.
+    0: done, nothing is wrong. 1: a problem was found. 2: the command was not understood (an unknown name, no folder).
     """
 
     @wraps(function)

@@ -13,7 +13,7 @@ from ..models.addnorm_config import AddNormConfig
 from ..models.configuration_addnorm_stack import AddNormStackConfig
 from ..models.presets import PRESETS
 from ..models.refusals import WARNINGS
-from ..models.registry import Choice, to_json
+from ..models.registry import Choice, one_of, to_json
 from ..models.spec import SUBLAYERS, AddNormSpec, LayerSpec
 from .citation import bibtex, sources
 
@@ -336,7 +336,7 @@ def as_ours(config: PreTrainedConfig) -> Any:
     family = families().get(config.model_type)
     if family is None:
         raise ValueError(
-            f"this is a {config.model_type!r} model, which has no AddNorm family; families are {', '.join(families())}."
+            f"this is a {config.model_type!r} model, which has no AddNorm family; families are {one_of(families())}."
         )
     return family.from_dict(config.to_dict())
 
@@ -362,5 +362,5 @@ def family_of(model: str) -> type[AddNormConfig] | None:
 
 def stock_spec(model: str) -> AddNormSpec:
     """The stock scheme of a model's class; that of BERT where the family is not known."""
-    family = family_of(model)
+    family: Any = family_of(model)
     return AddNormSpec.parse(None, None if family is None else family().stock_add_norm())

@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+
 FILE = Path(__file__).with_name("known_code.json")
 CODE = Path(__file__).parents[1] / "models"
 

@@ -187,9 +187,8 @@ class Run:
             ValueError: if data or rows are others, or if it is not a stock model's.
         """
         if self.spec is not None and settled(self.spec) != settled(stock_spec(self.model)):
-            raise ValueError(
-                f"the stock result is of add_norm {self.content['add_norm'].get('preset')!r}, and not of the stock scheme."
-            )
+            preset = self.spec.preset
+            raise ValueError(f"the stock result is of add_norm (preset {preset!r}), and not of the stock scheme.")
         for what, here, there in (
             ("data", self.dataset, run.dataset),
             ("rows", self.content.get("data"), run.content.get("data")),

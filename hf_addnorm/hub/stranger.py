@@ -10,6 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Visit:
         """What `load` gives, or None where it fails."""
         try:
             found = load()
-        except Exception as error:  # noqa: BLE001 - whatever a stranger would run into is the answer
+        except Exception as error:
             self.failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             return None
         self.loaded[name] = type(found).__name__
@@ -94,10 +95,10 @@ class Visit:
             return
         kind = None
         for name, loader, is_saved in self.models(config):
-            model = self.attempt(name, lambda loader=loader, is_saved=is_saved: self.model(loader, is_saved))
+            model = self.attempt(name, partial(self.model, loader, is_saved))
             kind = kind or getattr(model, "main_input_name", None)
             if name == "AutoModel" and model is not None:
-                self.attempt("one forward of AutoModel", lambda model=model: self.forward(model))
+                self.attempt("one forward of AutoModel", partial(self.forward, model))
         if kind in PROCESSORS:
             auto = getattr(transformers, PROCESSORS[kind])
             self.attempt(PROCESSORS[kind], lambda: auto.from_pretrained(self.folder))

@@ -177,16 +177,20 @@ SPOILT = {
     "pickle": (lambda f: torch.save({}, f / "optimizer.pt"), "optimizer.pt", "can hold a pickle"),
     "hidden pickle": (lambda f: (f / "data.txt").write_bytes(b"\x80\x04."), "data.txt", "can hold a pickle"),
     "pickle in a zip": (lambda f: torch.save({}, f / "weights.zip"), "weights.zip", "can hold a pickle"),
-    "other code": (lambda f: (f / "custom.py").write_text("1"), "custom.py", "is code that is not of hf_addnorm"),
+    "other code": (
+        lambda f: (f / "custom.py").write_text("1"),
+        "custom.py",
+        "is not the code of a known release of hf_addnorm",
+    ),
     "nested code": (
         lambda f: (f / "custom_generate").mkdir() or shutil.copy(f / "spec.py", f / "custom_generate" / "generate.py"),
         "custom_generate/generate.py",
-        "is code that is not of hf_addnorm",
+        "is not the code of a known release of hf_addnorm",
     ),
     "changed code": (
         lambda f: (f / "spec.py").write_text((f / "spec.py").read_text() + "\n"),
         "spec.py",
-        f"is code that is not of hf_addnorm (known releases: {__version__}), to the last byte",
+        f"is not the code of a known release of hf_addnorm ({__version__}).",
     ),
     "missing code": (
         lambda f: (f / "norms.py").unlink(),
@@ -318,7 +322,7 @@ def test_push_shows_what_would_go(folder):
 def test_push_refuses_what_is_dangerous(folder):
     (folder / "custom.py").write_text("1")
     said = run("push", folder, "ann/net", "--yes", code=1)
-    assert "in the way: custom.py: is code that is not of hf_addnorm" in said
+    assert "in the way: custom.py: is not the code of a known release of hf_addnorm" in said
     with pytest.raises(ValueError, match=r"is not pushed: custom\.py"):
         plan_push(folder, "ann/net").send()
 

@@ -155,9 +155,7 @@ def _code(folder: Path, check: Check) -> Iterator[Finding]:
         check.code[name] = sorted(found)
         if not found:
             known = ", ".join(releases)
-            yield Finding(
-                "error", name, f"is code that is not of hf_addnorm (known releases: {known}), to the last byte."
-            )
+            yield Finding("error", name, f"is not the code of a known release of hf_addnorm ({known}).")
     common = set.intersection(*(set(found) for found in check.code.values())) if check.code else {""}
     if not common and all(check.code.values()):
         yield Finding("warning", "*.py", "the code files are of different releases of hf_addnorm.")

@@ -59,7 +59,7 @@ def folder(saved, tmp_path):
 
 def test_every_command_has_help_and_json():
     said = run("--help")
-    assert [command.__name__ for command in COMMANDS] == ["presets", "show", "card", "push", "check"]
+    assert [command.__name__ for command in COMMANDS] == ["presets", "show", "card", "push", "check", "launch"]
     for command in COMMANDS:
         assert command.__name__ in said
         assert "--json" in run(command.__name__, "--help")
@@ -155,6 +155,13 @@ def test_card_is_written_shown_and_kept(folder):
     assert (folder / "README.md").read_text() == text
     run("card", folder, "--force")
     assert (folder / "README.md").read_text() != text
+
+
+def test_launch_names_a_file():
+    listed = run_json("launch")
+    path = Path(run("launch", "cpu2").strip())
+    assert "cpu2" in listed and path.is_file() and path == Path(run_json("launch", "cpu2")["path"])
+    assert run("launch", "cpu3", code=2).startswith("error: there is no launch file 'cpu3'; allowed are cpu, ")
 
 
 def test_check_loads_every_class_as_a_stranger(saved):

@@ -14,6 +14,7 @@ from .. import hub
 from ..hub.card import CARD, count_parameters, create_card, is_placeholder, read_config, write_card
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
+from ..launch import launch_file, launch_files
 from ..models.presets import PRESETS
 from ..models.registry import one_of, unknown
 from .report import Report, command, table
@@ -131,7 +132,17 @@ def check(
     return Report(found.to_dict(), lines, ok=not found.errors)
 
 
-COMMANDS = (presets, show, card, push, check)
+def launch(
+    name: Annotated[str | None, typer.Argument(help="Of a launch file; without, they are listed.")] = None,
+) -> Report:
+    """Where a launch file is, for `accelerate launch --config_file`."""
+    if name is None:
+        return Report(launch_files(), [table("launch file", "for", rows=list(launch_files().items()))])
+    path = str(launch_file(name))
+    return Report({"path": path}, [path])
+
+
+COMMANDS = (presets, show, card, push, check, launch)
 
 app = typer.Typer(
     help="Add & norm of transformer encoders: look at it, describe it, check it, push it.",

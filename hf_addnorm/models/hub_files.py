@@ -28,8 +28,8 @@ class HubFiles:
         except OSError as error:
             if chosen is None and re.search(r"file named \S*\.safetensors", str(error)):
                 raise OSError(
-                    f"{pretrained_model_name_or_path} has no weights in safetensors, and pickled ones (.bin), which "
-                    "can run code, are read only if you ask for it: use_safetensors=False."
+                    f"{pretrained_model_name_or_path} has no weights in safetensors (model.safetensors); pickled ones "
+                    "(.bin), which can run code, are read only if you ask for it: use_safetensors=False."
                 ) from error
             raise
 

@@ -3,6 +3,7 @@
 Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors.
 """
 
+from . import hub
 from .auto import load_pretrained, new_model, register_family, register_models
 from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .growth import grow
@@ -16,6 +17,7 @@ from .models.configuration_addnorm_modernbert import *
 from .models.configuration_addnorm_stack import AddNormStackConfig
 from .models.configuration_addnorm_vit import *
 from .models.configuration_addnorm_wav2vec2 import *
+from .models.hub_files import HubFiles
 from .models.modeling_addnorm_albert import *
 from .models.modeling_addnorm_bert import *
 from .models.modeling_addnorm_deberta_v2 import *
@@ -35,6 +37,8 @@ __version__ = "0.1.0"
 for _config_class in AddNormConfig.__subclasses__():
     register_family(_config_class)
 register_models(AddNormStackConfig)
+# a model that is pushed gets a card; one that came as remote code knows no package, and gets Transformers' own
+HubFiles.write_card = staticmethod(hub.replace_placeholder)
 
 
 def presets() -> dict[str, Preset]:
@@ -52,6 +56,7 @@ __all__ = [
     "catalogue",
     "collect_losses",
     "grow",
+    "hub",
     "inits",
     "load_pretrained",
     "new_model",

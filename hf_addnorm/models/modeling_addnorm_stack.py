@@ -17,6 +17,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_addnorm_stack import ENCODER_CONFIGS, AddNormStackConfig
+from .hub_files import HubFiles
 from .inner import same
 from .modeling_addnorm_albert import AddNormAlbertModel
 from .modeling_addnorm_bert import AddNormBertModel
@@ -171,7 +172,7 @@ def _taken(encoder: Any) -> list[str]:
     return [name for name in names if name in inspect.signature(encoder.forward).parameters]
 
 
-class AddNormStackPreTrainedModel(PushedWhole, PreTrainedModel):
+class AddNormStackPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
     """Base of the stacks: initialisation, and the ways to make one of encoders that exist.
 
     What an encoder is allowed to do (attention implementations, checkpointing) it says itself.

@@ -28,6 +28,7 @@ from .anatomy import Anatomy, Sublayer
 from .auxiliary_loss import with_losses
 from .connection import AddNorm, Branch, Connections
 from .depth import Position, at_depth, positions
+from .hub_files import HubFiles
 from .initialization import INITS, Linear
 from .inner import Seen
 from .norms import Norm, mixes_tokens
@@ -317,7 +318,7 @@ def _entered(forward: Any) -> Any:
     return entered
 
 
-class AddNormPreTrainedModel(PushedWhole, PreTrainedModel):
+class AddNormPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
     """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built

@@ -1,0 +1,19 @@
+"""The console script `hf-addnorm`."""
+
+import sys
+
+
+# what a user who only loads models does not need
+_NEEDED = ("typer", "rich", "jinja2")
+
+
+def main() -> None:
+    """Run it; without its packages it says in a sentence what to install."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as error:
+        if error.name not in _NEEDED:
+            raise
+        sys.stderr.write(f"hf-addnorm needs {error.name}, which is not installed: pip install 'hf_addnorm[cli]'\n")
+        sys.exit(2)
+    app()

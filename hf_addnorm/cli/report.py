@@ -1,0 +1,114 @@
+"""How every command answers: as text or as JSON, with an exit code, and never with a token."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..hub.redaction import redact
+
+
+OK, PROBLEM, USAGE = 0, 1, 2
+
+# of a table that goes into a file or a pipe
+_WIDTH = 160
+
+
+@dataclass
+class Report:
+    """What a command has to say.
+
+    Args:
+        data: the same as JSON.
+        lines (`list`): text and tables, in order.
+        ok (`bool`): whether no problem was found.
+    """
+
+    data: Any
+    lines: list[str | Text | Table] = field(default_factory=list)
+    ok: bool = True
+
+
+class _Redacted:
+    """A stream that no token gets through."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(redact(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def console(stream: TextIO) -> Console:
+    """For one stream; text is shown as it is, brackets and all."""
+    width = None if stream.isatty() else _WIDTH
+    return Console(file=_Redacted(stream), width=width, markup=False, highlight=False, soft_wrap=False)  # type: ignore[arg-type]
+
+
+def table(
+    *columns: str, rows: list[tuple[Any, ...]], title: str | None = None, numbers: tuple[int, ...] = ()
+) -> Table:
+    """A table of text; the columns with these `numbers` are set to the right."""
+    made = Table(*columns, title=title, title_justify="left", header_style="bold")
+    for index in numbers:
+        made.columns[index].justify = "right"
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def command(function: Callable[..., Report]) -> Callable[..., None]:
+    """A command of the console script: gets `--json`, prints its report, and sets the exit code.
+
+    0: done, nothing is wrong. 1: a problem was found. 2: the command was not understood (an unknown name, no folder).
+    """
+
+    @wraps(function)
+    def run(*, json_: bool, **kwargs: Any) -> None:
+        try:
+            report = function(**kwargs)
+        except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+            _fail(error, json_, USAGE)
+        except (OSError, ImportError) as error:
+            _fail(error, json_, PROBLEM)
+        if json_:
+            sys.stdout.write(redact(json.dumps(report.data, indent=2)) + "\n")
+        else:
+            out = console(sys.stdout)
+            for line in report.lines:
+                # a drawing is not to be broken into lines
+                out.print(line, soft_wrap=not isinstance(line, Table))
+        raise typer.Exit(OK if report.ok else PROBLEM)
+
+    signature = inspect.signature(function)
+    option = inspect.Parameter(
+        "json_",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--json", help="Answer in JSON.")],
+    )
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), option], return_annotation=None
+    )
+    run.__annotations__ = {**function.__annotations__, "json_": option.annotation, "return": None}
+    return run
+
+
+def _fail(error: Exception, as_json: bool, code: int) -> None:
+    sentence = redact(" ".join(str(error).split()))
+    if as_json:
+        sys.stdout.write(json.dumps({"error": sentence}, indent=2) + "\n")
+    else:
+        console(sys.stderr).print(Text(f"error: {sentence}", style="red"), soft_wrap=True)
+    raise typer.Exit(code)

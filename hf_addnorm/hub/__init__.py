@@ -1,0 +1,20 @@
+"""The Hub: model cards, what would break for a stranger, pushing a folder.
+
+`create_card`, `write_card` and `check_folder` are the functions; `hf-addnorm` is the same from a terminal.
+"""
+
+from .card import create_card, replace_placeholder, write_card
+from .checks import Check, Finding, check_folder
+from .pushing import Push, plan_push
+
+
+__all__ = [
+    "Check",
+    "Finding",
+    "Push",
+    "check_folder",
+    "create_card",
+    "plan_push",
+    "replace_placeholder",
+    "write_card",
+]

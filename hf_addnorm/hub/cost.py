@@ -1,0 +1,88 @@
+"""What an add & norm costs beside the stock one: parameters and matrix products, counted, not measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
+
+from ..models.configuration_addnorm_stack import AddNormStackConfig
+
+
+# one input of each kind: its shape (of an image, the config says the rest), and how it is called
+_INPUTS: dict[str, tuple[tuple[int, ...], torch.dtype, str]] = {
+    "input_ids": ((1, 128), torch.long, "128 tokens"),
+    "pixel_values": ((1,), torch.float, "one image"),
+    "input_values": ((1, 16000), torch.float, "16,000 samples of sound"),
+}
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a scheme costs, beside the stock scheme in the same model.
+
+    Args:
+        parameters, stock_parameters (`int`): of the base model.
+        multiply_adds, stock_multiply_adds (`int`, *optional*): in the matrix products of one forward; None where
+            they cannot be counted without running the model.
+        input (`str`): what that forward reads.
+        sizes (`dict`): of the model that was counted.
+    """
+
+    parameters: int
+    stock_parameters: int
+    multiply_adds: int | None
+    stock_multiply_adds: int | None
+    input: str
+    sizes: dict[str, int]
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(what, here, stock, difference)."""
+        rows = [("parameters", self.parameters, self.stock_parameters)]
+        if self.multiply_adds is not None and self.stock_multiply_adds is not None:
+            rows.append(
+                (f"multiply-adds in matrix products, {self.input}", self.multiply_adds, self.stock_multiply_adds)
+            )
+        return [
+            (
+                what,
+                f"{here:,}",
+                f"{stock:,}",
+                "none" if here == stock else f"{here - stock:+,} ({here / stock - 1:+.2%})",
+            )
+            for what, here, stock in rows
+        ]
+
+
+def cost(config: Any) -> Cost:
+    """Parameters and matrix products of a base model of this config, counted without memory or arithmetic."""
+    (parameters, products, said), (stock_parameters, stock_products, _) = _count(config), _count(_stock(config))
+    sizes = {key: getattr(config, key) for key in _SIZES}
+    return Cost(parameters, stock_parameters, products, stock_products, said, sizes)
+
+
+def _stock(config: Any) -> Any:
+    """The same model with the stock scheme."""
+    if isinstance(config, AddNormStackConfig):
+        encoders = [encoder.to_dict() | {"add_norm": None} for encoder in config.encoders]
+        return type(config).from_dict(config.to_dict() | {"encoders": encoders})
+    return type(config).from_dict(config.to_dict() | {"add_norm": None})
+
+
+def _count(config: Any) -> tuple[int, int | None, str]:
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    shape, dtype, said = _INPUTS[model.main_input_name]
+    if model.main_input_name == "pixel_values":
+        shape = (1, config.num_channels, config.image_size, config.image_size)
+    inputs = torch.zeros(shape, dtype=dtype, device="meta")
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(**{model.main_input_name: inputs})
+    except RuntimeError:
+        # a model that looks at numbers, which are not there
+        return parameters, None, said
+    return parameters, counter.get_total_flops() // 2, said

@@ -1,0 +1,366 @@
+"""An add & norm in words and drawings: what a card and the console script say about it."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from transformers import AutoModel, PreTrainedConfig
+
+from ..catalogue import norms
+from ..models.addnorm_config import AddNormConfig
+from ..models.configuration_addnorm_stack import AddNormStackConfig
+from ..models.presets import PRESETS
+from ..models.refusals import WARNINGS
+from ..models.registry import Choice, one_of, to_json
+from ..models.spec import SUBLAYERS, AddNormSpec, LayerSpec
+from .citation import bibtex, sources
+
+
+# what a slot of a sublayer is, in words
+SLOTS = {
+    "pre": "before the sublayer",
+    "q": "on the queries",
+    "k": "on the keys",
+    "v": "on the values",
+    "mid": "before the output projection",
+    "out": "on the branch, before the sum",
+    "post": "after the sum",
+}
+
+# the axes that a preset's drawing shows; a spec that changes one of them gets a drawing of its own
+_DRAWN = (
+    "attention",
+    "cross_attention",
+    "feed_forward",
+    "final",
+    "residual",
+    "pre_scale",
+    "dropout",
+    "stream",
+    "wiring",
+    "layers",
+)
+
+
+def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, Any]:
+    """The least that has to be written in a config for this spec: a preset's name, or a dict over one."""
+    preset: dict[str, Any] = {"preset": spec.preset}
+    if spec.variant != "paper":
+        preset["variant"] = spec.variant
+    changes = _changes(spec, norm_bias)
+    return {**preset, **changes} if changes or len(preset) > 1 else spec.preset
+
+
+def settled(value: Any, norm_bias: bool = True) -> Any:
+    """A spec or a part of its JSON form, to compare: a LayerNorm's bias that is left to the model is what it has."""
+    if isinstance(value, AddNormSpec):
+        value = value.to_dict()
+    if isinstance(value, list):
+        return [settled(item, norm_bias) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: settled(item, norm_bias) for key, item in value.items()}
+    return found | ({"bias": norm_bias} if value.get("kind") == "layer_norm" and value["bias"] is None else {})
+
+
+def _changes(spec: AddNormSpec, norm_bias: bool) -> dict[str, Any]:
+    """The axes in which a spec is not its preset."""
+    own = AddNormSpec.parse({"preset": spec.preset, "variant": spec.variant}).to_dict()
+    return {
+        key: _named(key, value, norm_bias)
+        for key, value in spec.to_dict().items()
+        if settled(value, norm_bias) != settled(own[key], norm_bias)
+    }
+
+
+def _named(axis: str, value: Any, norm_bias: bool) -> Any:
+    """A choice by its name, where all of its options are the defaults."""
+    if axis in SUBLAYERS and value and all(norm is True for norm in value.values()):
+        return list(value)
+    if isinstance(value, dict) and "kind" in value:
+        try:
+            plain = AddNormSpec.parse({axis: value["kind"]}).to_dict()[axis]
+        except ValueError:
+            # one of its options has no default
+            return value
+        return value["kind"] if settled(value, norm_bias) == settled(plain, norm_bias) else value
+    return value
+
+
+def norm_name(norm: Choice) -> str:
+    """A norm's name, with the options that are not its defaults."""
+    plain = {"bias": True} if norm.kind == "layer_norm" else {}
+    defaults = {key: (value, plain.get(key, value)) for key, value in norms()[norm.kind].options.items()}
+    options = {key: value for key, value in to_json(norm.options).items() if value not in defaults.get(key, ())}
+    said = ", ".join(f"{key}={json.dumps(value)}" for key, value in options.items())
+    return f"{norm.kind} ({said})" if said else norm.kind
+
+
+def _words(name: str) -> str:
+    return name.replace("_", "-") if name == "cross_attention" else name.replace("feed_forward", "feed-forward")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to say about one add & norm.
+
+    Args:
+        title (`str`): which encoder it is of, in a model that has several.
+        spec (`AddNormSpec`): the scheme.
+        config (`AddNormConfig`, *optional*): the model's; without it the depth is not known.
+    """
+
+    title: str
+    spec: AddNormSpec
+    config: Any = None
+
+    @property
+    def add_norm(self) -> str:
+        """The config's entry, as Python."""
+        value = short(self.spec, self._norm_bias)
+        text = json.dumps(value)
+        return text.replace("true", "True").replace("false", "False").replace("null", "None")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The axes in which it is not the preset."""
+        return _changes(self.spec, self._norm_bias)
+
+    @property
+    def as_drawn(self) -> bool:
+        """Whether the preset's drawing and formula are those of this spec."""
+        names_norm = "norm" in PRESETS[self.spec.preset].spec and "norm" in self.changes
+        return not names_norm and not set(self.changes) & set(_DRAWN)
+
+    @property
+    def formula(self) -> str:
+        """One sublayer as a formula."""
+        if self.as_drawn:
+            return PRESETS[self.spec.preset].formula
+        lines = [f"{where}: {formula}" for where, formula in self._by_place(_formula)]
+        return "\n".join([*lines, *self._beyond()])
+
+    @property
+    def flow(self) -> str:
+        """One sublayer as a drawing."""
+        if self.as_drawn:
+            return PRESETS[self.spec.preset].flow
+        drawings = [drawing.replace("WHERE", where) for where, drawing in self._by_place(_draw)]
+        return "\n".join([*drawings, *self._beyond()])
+
+    @property
+    def norm(self) -> str:
+        """What stands for N in a formula."""
+        return norm_name(self.spec.norm)
+
+    @property
+    def norms(self) -> dict[str, str]:
+        """The kinds of norm in it, with a line about each."""
+        of_all = self._plain().norms(1) if self.depth is None else self.spec.norms(self.depth)
+        kinds = dict.fromkeys(norm.kind for _, norm in of_all)
+        return {kind: norms()[kind].summary.replace("``", "`") for kind in kinds}
+
+    @property
+    def note(self) -> str:
+        """What a user of the preset must know."""
+        return PRESETS[self.spec.preset].note
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is unusual about it, in this model."""
+        if self.config is None:
+            return []
+        found = []
+        for unusual in WARNINGS.values():
+            where = dict.fromkeys(
+                f"`{where}` is `{value.kind}`" for where, value in unusual.find(self.spec, self.config)
+            )
+            if where:
+                found.append(f"{', '.join(where)}: {unusual.reason}; usual is {unusual.usual}.")
+        return found
+
+    @property
+    def sources(self) -> list[str]:
+        """The papers, of the preset and of what else is in it."""
+        changed = self.changes
+        parts = [("norm", kind) for kind in self.norms if "norm" in changed or kind != "layer_norm"]
+        parts += [("residual", choice.kind) for _, choice in self.spec.residuals() if "residual" in changed]
+        for axis, name in (("stream", "stream"), ("wiring", "wiring"), ("weights", "weight transform")):
+            if axis in changed:
+                parts.append((name, getattr(self.spec, axis).kind))
+        return sources(self.spec.preset, parts)
+
+    @property
+    def bibtex(self) -> str:
+        """The same as BibTeX; empty where no paper has it."""
+        return bibtex(self.sources)
+
+    @property
+    def depth(self) -> int | None:
+        """The number of layers, where it is known."""
+        return None if self.config is None else self.config.add_norm_depth()
+
+    @property
+    def _norm_bias(self) -> bool:
+        return getattr(self.config, "norm_bias", True)
+
+    @property
+    def _by_layer(self) -> bool:
+        return bool(self.spec.layers)
+
+    def _layers(self) -> Iterator[tuple[str, LayerSpec]]:
+        """Every run of equal layers, with its name."""
+        if self.depth is None:
+            # which layers an exception is about depends on the depth
+            yield ("every layer" if not self._by_layer else "layers without an exception"), self._plain().layer(0, 1)
+            return
+        specs = [self.spec.layer(index, self.depth) for index in range(self.depth)]
+        start = 0
+        for layer, group in groupby(specs):
+            count = len(list(group))
+            number = f"layer {start + 1}" if count == 1 else f"layers {start + 1} to {start + count}"
+            yield ("every layer" if count == self.depth > 1 else number), layer
+            start += count
+
+    def _plain(self) -> AddNormSpec:
+        return AddNormSpec.parse(self.spec.to_dict() | {"layers": []})
+
+    @property
+    def _sublayers(self) -> list[str]:
+        return ["attention", "feed_forward"] if self.config is None else self.config.add_norm_sublayers()
+
+    def _by_place(self, say: Callable[[LayerSpec, str], str]) -> Iterator[tuple[str, str]]:
+        """What there is to say about every run of equal layers, once where it is the same for all sublayers."""
+        for where, layer in self._layers():
+            said = {name: say(layer, name) for name in self._sublayers}
+            if len(set(said.values())) == 1:
+                yield where, said[self._sublayers[0]]
+            else:
+                yield from ((f"{where}, {_words(name)}", text) for name, text in said.items())
+
+    def _beyond(self) -> list[str]:
+        """What is not in the drawing of a sublayer."""
+        said = [
+            f"{axis}: {json.dumps(to_json(getattr(self.spec, axis)))}"
+            for axis, plain in (("stream", "single"), ("wiring", "sequential"))
+            if getattr(self.spec, axis).kind != plain
+        ]
+        final = self.spec.place_norm(self.spec.final)
+        return said + ([f"after the last layer: {norm_name(final)}"] if final else [])
+
+    def places(self) -> list[tuple[str, str]]:
+        """Where norms sit: (place, norms), the layers in runs of equal ones."""
+        rows = []
+        embed = self.spec.place_norm(self.spec.embed)
+        if self.config is not None and self.spec.embed == "auto" and not _has_embed_norm(self.config):
+            embed = None
+        if self.config is None and self.spec.embed == "auto" and embed:
+            rows.append(("after the embeddings", f"{norm_name(embed)}, where the stock model has a norm"))
+        else:
+            rows.append(("after the embeddings", norm_name(embed) if embed else "none"))
+        rows += self._by_place(_norms_in)
+        if self.depth is None and self._by_layer:
+            rows.append(("exceptions", json.dumps([override.to_dict() for override in self.spec.layers])))
+        final = self.spec.place_norm(self.spec.final)
+        rows.append(("after the last layer", norm_name(final) if final else "none"))
+        if self.spec.head != "stock":
+            head = self.spec.place_norm(self.spec.head)
+            rows.append(("in the head", norm_name(head) if head else "none"))
+        return rows
+
+
+def _norms_in(layer: LayerSpec, name: str) -> str:
+    filled = [f"{norm_name(norm)} {SLOTS[slot]} ({slot})" for slot, norm in layer.slot_norms(name).items()]
+    return "; ".join(filled) or "none"
+
+
+def _formula(layer: LayerSpec, name: str) -> str:
+    filled = {slot: norm.kind for slot, norm in layer.slot_norms(name).items()}
+    inside = [f"{slot}: {filled[slot]}" for slot in ("q", "k", "v", "mid") if slot in filled]
+    text = f"{filled['pre']}(x)" if "pre" in filled else "x"
+    if layer.pre_scale != 1.0:
+        text = f"pre_scale * {text}"
+    text = f"F[{', '.join(inside)}]({text})" if inside else f"F({text})"
+    text = f"{filled['out']}({text})" if "out" in filled else text
+    kind = layer.residual_of(name).kind
+    text = f"x + {text}" if kind == "add" else f"{kind}(x, {text})"
+    return f"x <- {filled['post']}({text})" if "post" in filled else f"x <- {text}"
+
+
+def _draw(layer: LayerSpec, name: str) -> str:
+    filled = {slot: norm.kind for slot, norm in layer.slot_norms(name).items()}
+    kind = layer.residual_of(name).kind
+    if name == "feed_forward":
+        core = ["W_1", "act", filled["mid"], "W_2"] if "mid" in filled else ["F"]
+    elif filled.keys() & {"q", "k", "v", "mid"}:
+        projections = ", ".join(f"{slot}: {filled[slot]}" if slot in filled else slot for slot in ("q", "k", "v"))
+        core = [projections, "core", *([filled["mid"]] if "mid" in filled else []), "W_o"]
+    else:
+        core = ["F"]
+    before = [filled["pre"]] if "pre" in filled else []
+    if layer.pre_scale != 1.0:
+        before.append("* pre_scale")
+    ends = ["drop", filled["out"]] if "out" in filled else ["drop"]
+    if layer.dropout == "after_out":
+        ends.reverse()
+    sum_ = "+" if kind == "add" else kind
+    after = [filled["post"]] if "post" in filled else []
+    top = " -> ".join(["x -+-", *before, *core, *ends, sum_, *after, "x"]).replace("x -+- ->", "x -+->", 1)
+    left = top[: len(top) - len(" -> ".join([sum_, *after, "x"]))]
+    return f"{top}   (WHERE)\n   +{'-' * (len(left) - 4)}^"
+
+
+def _has_embed_norm(config: Any) -> bool:
+    return _base_class(config).anatomy_of(config).embed_norm is not None
+
+
+def _base_class(config: Any) -> Any:
+    return AutoModel._model_mapping[type(config)]
+
+
+def families() -> dict[str, type[AddNormConfig]]:
+    """The families' config classes, by their stock model type."""
+    return {config_class.stock_model_type: config_class for config_class in AddNormConfig.__subclasses__()}
+
+
+def as_ours(config: PreTrainedConfig) -> Any:
+    """A config of ours: a stock one of a family becomes that family's, with the stock scheme.
+
+    Raises:
+        ValueError: for a config of a model that has no add & norm of ours.
+    """
+    if described(config):
+        return config
+    family = families().get(config.model_type)
+    if family is None:
+        raise ValueError(
+            f"this is a {config.model_type!r} model, which has no AddNorm family; families are {one_of(families())}."
+        )
+    return family.from_dict(config.to_dict())
+
+
+def described(config: Any) -> list[Description]:
+    """One description for a model, one for every encoder of a stack, one each for encoder and decoder."""
+    if isinstance(config, AddNormStackConfig):
+        found = {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
+    elif hasattr(config, "encoder") and hasattr(config, "decoder"):
+        found = {"encoder": config.encoder, "decoder": config.decoder}
+    else:
+        found = {"": config}
+    ours = {title: part for title, part in found.items() if isinstance(part, AddNormConfig)}
+    return [Description(title, part.add_norm, part) for title, part in ours.items()]
+
+
+def family_of(model: str) -> type[AddNormConfig] | None:
+    """The family of a model's class, ours or stock, by its name."""
+    name = model if model.startswith("AddNorm") else f"AddNorm{model}"
+    found = [family for family in families().values() if name in family.auto_classes.values()]
+    return found[0] if found else None
+
+
+def stock_spec(model: str) -> AddNormSpec:
+    """The stock scheme of a model's class; that of BERT where the family is not known."""
+    family: Any = family_of(model)
+    return AddNormSpec.parse(None, None if family is None else family().stock_add_norm())

@@ -1,0 +1,28 @@
+"""The hashes of what travels with a checkpoint are those of the files here.
+
+`python tests/test_known_code.py` writes this version's entry anew; those of other versions stay.
+"""
+
+import hashlib
+
+from hf_addnorm import __version__
+from hf_addnorm.hub.known_code import CODE, FILE, known_code, releases_of, to_text, with_this_version
+
+
+def test_the_hashes_are_those_of_the_files():
+    assert FILE.read_text() == to_text(with_this_version(known_code())), "run: python tests/test_known_code.py"
+    files = known_code()[__version__]
+    assert set(files) == {path.name for path in CODE.glob("*.py")} - {"__init__.py"}
+    assert files["spec.py"] == hashlib.sha256((CODE / "spec.py").read_bytes()).hexdigest()
+
+
+def test_releases_add_up():
+    older = {"0.0.1": {"spec.py": "0" * 64}}
+    both = with_this_version(older)
+    assert list(both) == ["0.0.1", __version__] and both["0.0.1"] == older["0.0.1"]
+    both["0.0.2"] = both[__version__]
+    assert releases_of(CODE / "spec.py", both) == {"0.0.2", __version__}
+
+
+if __name__ == "__main__":
+    FILE.write_text(to_text(with_this_version(known_code())))

@@ -9,12 +9,12 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, load_dataset
 
-from . import docstring_match
+from . import docstring_match, images
 from .config import RunConfig
 from .errors import UserError, one_line
 
 
-BUILTIN = {"docstring_match": docstring_match.load}
+BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
@@ -154,8 +154,13 @@ def fingerprint(rows: Dataset) -> str:
     """Sha256 over all rows, column by column in the order of the columns: the same rows give the same everywhere."""
     digest = hashlib.sha256()
     for column in rows.column_names:
-        digest.update(json.dumps([column, *rows[column]]).encode())
+        digest.update(json.dumps([column, *map(_short, rows[column])]).encode())
     return digest.hexdigest()
+
+
+def _short(value: Any) -> Any:
+    # images and clips are bytes, which JSON does not have
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 
 def source(rows: Dataset) -> dict[str, Any]:

@@ -143,6 +143,19 @@ def number_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, li
     return numbers, {"num_labels": 1, "problem_type": "regression"}
 
 
+def named_labels(
+    splits: dict[str, Dataset], column: str, num_labels: int | None, names: list[str] | None
+) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """``class_labels``, where ``names`` may name the classes of a column that has numbers alone."""
+    numbers, head = class_labels(splits, column, num_labels or (names and len(names)))
+    found = list(head["id2label"].values())
+    if names is None or names == found:
+        return numbers, head
+    if found != [str(number) for number in range(len(names))]:
+        raise UserError(f"label_names are {', '.join(names)}, and column {column!r} has the classes {', '.join(found)}")
+    return numbers, {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+
+
 def subset(rows: Dataset, size: int | None, seed: int) -> Dataset:
     """Draw ``size`` rows with the seed, in their old order; all of them where ``size`` is None or too big."""
     if size is None or size >= len(rows):

@@ -22,7 +22,7 @@ from common.report import summary
 from common.run import RunFolder, main_process_first, start
 from common.spelling import ctc_loss, load_speller, load_texts, spell
 from common.training import Task, train
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
@@ -39,6 +39,7 @@ class AudioConfig(RunConfig):
         label_column: column of the class, its number or name; with ctc of the text, or of a class whose name is it.
         label_names: names of the classes, for a column that has numbers alone.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
+        stretch: training clips are played slower or faster, pitch and all, by up to this share of their length.
         spec_augment: mask frames and features in training, as the model's config says. The masks are drawn for each
             batch as it is: with them, another split of a step gives other losses.
         metrics: names of the metrics; default all of the task.
@@ -49,6 +50,7 @@ class AudioConfig(RunConfig):
     label_column: str = "label"
     label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
+    stretch: ClosedUnitInterval = 0.0
     spec_augment: bool = False
     metrics: list[str] | None = None
 
@@ -107,9 +109,10 @@ def main(args=None):
         head |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     # A layer that is left out has no gradient, which several processes do not stand.
     model = load_model(auto_class, config, accelerator.device, layerdrop=0.0, **head)
+    frames = clips.frame_counter(model)
     for split, rows in encoded.items():
         with main_process_first(accelerator):
-            rows = clips.measure(rows, split, extractor, model)
+            rows = clips.measure(rows, split, extractor.sampling_rate, frames)
             rows = (spell(rows, split, tokenizer) if ctc else rows).remove_columns("row")
         sources[split] = data.source(rows)
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
@@ -121,13 +124,16 @@ def main(args=None):
         labels = pad_sequence(labels, batch_first=True, padding_value=-100) if ctc else torch.stack(labels)
         return clips.batch(rows, extractor) | {"labels": labels}
 
+    def augment(row, draw):
+        return clips.stretched(row, draw, config.stretch, frames)
+
     validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
     validation = accelerator.prepare(validation)
 
     def evaluate(model):
-        logits, labels, frames = predict(accelerator, model, validation, outputs)
+        logits, labels, ends = predict(accelerator, model, validation, outputs)
         if ctc:
-            found = [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, frames, strict=True)]
+            found = [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
             return metric.compute(predictions=found, references=encoded["validation"]["text"][:])
         predictions = torch.stack(logits).argmax(-1)
         return metric.compute(predictions=predictions.numpy(), references=torch.stack(labels).numpy())
@@ -141,6 +147,7 @@ def main(args=None):
         # of error rates the lowest is the best
         best=("-" if ctc else "") + (config.metrics or list(known))[0],
         sizes=clips.sizes,
+        augment=augment if config.stretch else None,
     )
     model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
 

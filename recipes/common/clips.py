@@ -1,7 +1,9 @@
 """Clips of speech: the samples that a column holds, the feature extractor, and how many frames a model makes of them."""
 
 import io
+import random
 import wave
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,26 +118,40 @@ def load_extractor(config: RunConfig, rate: int) -> Wav2Vec2FeatureExtractor:
     return extractor
 
 
-def measure(rows: Dataset, split: str, extractor: Wav2Vec2FeatureExtractor, model: PreTrainedModel) -> Dataset:
-    """With ``frames``, what the model's convolutions make of ``samples``, in place of ``rate``.
+def frame_counter(model: PreTrainedModel) -> Callable[[int], int]:
+    """How many frames the model's convolutions make of so many samples."""
+    return lambda samples: int(model._get_feat_extract_output_lengths(torch.tensor(samples)))
+
+
+def measure(rows: Dataset, split: str, rate: int, frames: Callable[[int], int]) -> Dataset:
+    """With ``frames``, and the ``least`` of them that its label needs, in place of ``rate``.
 
     Raises:
         UserError: for the first clip that has another rate than the extractor's, or too few samples for a frame.
     """
 
     def measure_one(row: dict[str, Any]) -> dict[str, int]:
-        if row["rate"] != extractor.sampling_rate:
+        place, count = f"{split} row {row['row']}", len(row["samples"]) // 4
+        if row["rate"] != rate:
             raise UserError(
-                f"{split} row {row['row']}: the clip has {row['rate']} samples a second, and the feature extractor "
-                f"takes {extractor.sampling_rate}"
+                f"{place}: the clip has {row['rate']} samples a second, and the feature extractor takes {rate}"
             )
-        count = len(row["samples"]) // 4
-        frames = int(model._get_feat_extract_output_lengths(torch.tensor(count)))
-        if frames < 1:
-            raise UserError(f"{split} row {row['row']}: the clip has {count} samples, too few for one frame")
-        return {"frames": frames}
+        if frames(count) < 1:
+            raise UserError(f"{place}: the clip has {count} samples, too few for one frame")
+        return {"frames": frames(count), "least": 1}
 
     return rows.map(measure_one, remove_columns=["rate"], desc=f"measure {split}")
+
+
+def stretched(row: dict[str, Any], draw: random.Random, share: float, frames: Callable[[int], int]) -> dict[str, Any]:
+    """Played slower or faster, pitch and all, by up to this share of its length; as it is where it would get too short."""
+    samples = np.frombuffer(row["samples"], "<f4")
+    places = np.linspace(0, len(samples) - 1, round(len(samples) * draw.uniform(1 - share, 1 + share)))
+    count = frames(len(places))
+    if count < row["least"]:
+        return row
+    changed = np.interp(places, np.arange(len(samples)), samples).astype("<f4")
+    return row | {"samples": changed.tobytes(), "frames": count}
 
 
 def batch(rows: list[dict[str, Any]], extractor: Wav2Vec2FeatureExtractor) -> Any:

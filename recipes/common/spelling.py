@@ -54,24 +54,24 @@ def load_speller(config: RunConfig, texts: Iterable[str]) -> Wav2Vec2CTCTokenize
 
 
 def spell(rows: Dataset, split: str, tokenizer: Wav2Vec2CTCTokenizer) -> Dataset:
-    """With ``labels``, the characters of ``text``.
+    """With ``labels``, the characters of ``text``, and ``least``, the frames that they need.
 
     Raises:
         UserError: for the first text to train on that has a character which the tokenizer lacks, or more characters
             than its clip has frames for: one each, and one between two that are the same.
     """
 
-    def spell_one(row: dict[str, Any]) -> dict[str, list[int]]:
+    def spell_one(row: dict[str, Any]) -> dict[str, Any]:
         labels = tokenizer(row["text"]).input_ids
+        least = len(labels) + sum(first == second for first, second in zip(labels, labels[1:], strict=False))
         if split == "train":
             place, text = f"{split} row {row['row']}", one_line(row["text"], 80)
             if tokenizer.unk_token_id in labels:
                 lacking = "".join(sorted({char for char in row["text"] if not _known(char, tokenizer)}))
                 raise UserError(f"{place}: {text!r} has characters that the tokenizer lacks: {lacking}")
-            needed = len(labels) + sum(first == second for first, second in zip(labels, labels[1:], strict=False))
-            if needed > row["frames"]:
-                raise UserError(f"{place}: the clip has {row['frames']} frames, and {text!r} needs {needed}")
-        return {"labels": labels}
+            if least > row["frames"]:
+                raise UserError(f"{place}: the clip has {row['frames']} frames, and {text!r} needs {least}")
+        return {"labels": labels, "least": max(least, 1)}
 
     return rows.map(spell_one, desc=f"spell {split}")
 

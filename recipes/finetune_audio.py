@@ -116,8 +116,10 @@ def main(args=None):
             rows = (spell(rows, split, tokenizer) if ctc else rows).remove_columns("row")
         sources[split] = data.source(rows)
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
-        # the longest first, so that memory runs out at once or never
-        encoded[split] = rows if split == "train" else rows.sort("frames", reverse=True)
+        encoded[split] = rows
+    # the longest first, so that memory runs out at once or never
+    longest = sorted(enumerate(encoded["validation"]["frames"]), key=lambda found: -found[1])
+    encoded["validation"] = encoded["validation"].select([row for row, _ in longest])
 
     def collate(rows):
         labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]

@@ -152,7 +152,9 @@ def named_labels(
     if names is None or names == found:
         return numbers, head
     if found != [str(number) for number in range(len(names))]:
-        raise UserError(f"label_names are {', '.join(names)}, and column {column!r} has the classes {', '.join(found)}")
+        raise UserError(
+            f"label_names are {', '.join(names)}, and column {column!r} has the classes {', '.join(found)}"
+        )
     return numbers, {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
 
 

@@ -33,7 +33,7 @@ WAV2VEC2 = {
     "classifier_proj_size": 12,
     "initializer_range": 0.1,
 }
-WORDS = ["ah", "eel", "o o"]
+WORDS = ["ah", "ole", "o a"]
 
 
 def wav(samples, rate: int = 8000, width: int = 2, channels: int = 1) -> bytes:
@@ -53,7 +53,9 @@ def wav(samples, rate: int = 8000, width: int = 2, channels: int = 1) -> bytes:
 
 
 def tone(word: int, length: int) -> np.ndarray:
-    return 0.5 * np.sin(np.arange(length) * (0.2 + 0.3 * word))
+    """A tone for each character."""
+    pitch = [0.15 + 0.3 * " aehlo".index(char) for char in WORDS[word]]
+    return 0.5 * np.sin(np.cumsum(np.repeat(pitch, -(-length // len(pitch)))[:length]))
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +73,12 @@ def tones(tmp_path_factory):
             "label": [row % 3 for row in range(count)],
             "words": [WORDS[row % 3] for row in range(count)],
         }
-        kinds = {"wav": Value("binary"), "sound": Audio(), "name": Value("string"), "label": Value("int32")}
+        file = {"bytes": Value("binary"), "path": Value("string")}
+        kinds = {"wav": Value("binary"), "sound": file, "name": Value("string"), "label": Value("int32")}
         paths[f"{split}_file"] = str(folder / f"{split}.parquet")
         table = Dataset.from_dict(rows, features=Features(kinds | {"words": Value("string")}))
-        table.to_parquet(paths[f"{split}_file"])
+        # encoding into it would need torchcodec
+        table.cast_column("sound", Audio()).to_parquet(paths[f"{split}_file"])
     return paths
 
 
@@ -120,7 +124,6 @@ def test_accumulation_gives_the_same_losses(speech, listen, tmp_path, task):
     split = listen(speech | {"micro_batch_size": 1, "output_dir": str(tmp_path / "2")})
     assert split["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)
     assert split["metrics"] == whole["metrics"]
-    assert split["tokens"] == whole["tokens"]
     assert split["padding_share"] == 0 < whole["padding_share"]
 
 
@@ -144,9 +147,9 @@ def test_resumed_run_equals_the_uninterrupted_one(speech, listen, tmp_path):
 
 
 def test_characters_are_learned(speech, listen, tones, tmp_path):
-    speech |= {"task": "ctc", "label_column": "words", "label_names": None, "learning_rate": 1e-2, "epochs": 40}
-    speech |= {"validation_file": tones["train_file"], "eval_every": 60, "dropout": 0.0}
-    result = listen(speech | {"add_norm": "pre_ln", "checkpoint_every": 60, "final_model": "best"})
+    speech |= {"task": "ctc", "label_column": "words", "label_names": None, "learning_rate": 1e-2, "epochs": 80}
+    speech |= {"validation_file": tones["train_file"], "eval_every": 120, "dropout": 0.0}
+    result = listen(speech | {"add_norm": "pre_ln", "checkpoint_every": 120, "final_model": "best"})
     assert result["model"] == "AddNormWav2Vec2ForCTC"
     assert set(result["metrics"]) == {"step", "epoch", "cer", "wer"}
     assert result["metrics"]["cer"] < 0.1
@@ -157,7 +160,7 @@ def test_characters_are_learned(speech, listen, tones, tmp_path):
     }
     hear = pipeline("automatic-speech-recognition", str(folder))
     # a clip of the train split
-    assert hear({"raw": tone(1, 900 + 140 * 5).astype(np.float32), "sampling_rate": 8000})["text"] == "eel"
+    assert hear({"raw": tone(1, 900 + 140 * 5).astype(np.float32), "sampling_rate": 8000})["text"] == "ole"
     # goes on with the characters that the checkpoint knows
     again = speech | {"checkpoint": str(folder), "model_config": {}, "max_steps": 1, "output_dir": str(tmp_path / "2")}
     assert listen(again)["loss_history"][0] < result["loss_history"][0] / 2
@@ -235,11 +238,23 @@ def test_error_rates():
     ("keys", "sentence"),
     [
         ({"audio_column": "clip"}, "train split has no column 'clip'; it has wav, sound, name, label, words"),
-        ({"audio_column": "label"}, "train row 0: column 'label' holds 0, which is no clip .*: neither a file's bytes"),
+        (
+            {"audio_column": "label"},
+            "train row 0: column 'label' holds 0, which is no clip .*: neither a file's bytes",
+        ),
         ({"audio_column": "words"}, "train row 0: column 'words' holds ah, which is no clip .*: .*No such file"),
-        ({"label_names": ["a", "b"]}, "train row 2: column 'label' holds 2; the classes are whole numbers from 0 to 1"),
-        ({"label_names": WORDS[::-1], "label_column": "words"}, "label_names are o o, eel, ah, and column 'words' has"),
-        ({"task": "ctc", "label_names": ["a long word", "b", "c"]}, "train row 0: the clip has 10 frames, and 'a long"),
+        (
+            {"label_names": ["a", "b"]},
+            "train row 2: column 'label' holds 2; the classes are whole numbers from 0 to 1",
+        ),
+        (
+            {"label_names": WORDS[::-1], "label_column": "words"},
+            "label_names are o a, ole, ah, and column 'words' has",
+        ),
+        (
+            {"task": "ctc", "label_names": ["a long word", "b", "c"]},
+            "train row 0: the clip has 10 frames, and 'a long",
+        ),
         ({"task": "ctc", "metrics": ["accuracy"]}, "metric 'accuracy' is not one of this task's: cer, wer"),
         ({"stretch": 2}, 'config key "stretch"'),
         ({"model_config": WAV2VEC2 | {"num_attention_heads": 3}}, "cannot load a new wav2vec2: "),

@@ -1,4 +1,4 @@
-"""Clips of speech: the samples that a column holds, the feature extractor, and how many frames a model makes of them."""
+"""Clips of speech: the samples that a column holds, the feature extractor, the frames that a model makes of them."""
 
 import io
 import random
@@ -144,7 +144,7 @@ def measure(rows: Dataset, split: str, rate: int, frames: Callable[[int], int]) 
 
 
 def stretched(row: dict[str, Any], draw: random.Random, share: float, frames: Callable[[int], int]) -> dict[str, Any]:
-    """Played slower or faster, pitch and all, by up to this share of its length; as it is where it would get too short."""
+    """Played slower or faster, pitch and all, by up to this share of its length; unchanged where that is too short."""
     samples = np.frombuffer(row["samples"], "<f4")
     places = np.linspace(0, len(samples) - 1, round(len(samples) * draw.uniform(1 - share, 1 + share)))
     count = frames(len(places))

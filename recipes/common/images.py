@@ -127,7 +127,7 @@ def _opened(value: Any) -> Any:
 
 
 def moved(image: np.ndarray, draw: random.Random, shift: int, flip: bool) -> np.ndarray:
-    """Moved by up to ``shift`` pixels along both axes, the border repeated, and with ``flip`` mirrored every other time.
+    """Moved by up to ``shift`` pixels along both axes, the border repeated; ``flip`` mirrors every other image.
 
     Args:
         image: ``[channels, height, width]``.

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def spell(rows: Dataset, split: str, tokenizer: Wav2Vec2CTCTokenizer) -> Dataset
 
     def spell_one(row: dict[str, Any]) -> dict[str, Any]:
         labels = tokenizer(row["text"]).input_ids
-        least = len(labels) + sum(first == second for first, second in zip(labels, labels[1:], strict=False))
+        least = len(labels) + sum(first == second for first, second in pairwise(labels))
         if split == "train":
             place, text = f"{split} row {row['row']}", one_line(row["text"], 80)
             if tokenizer.unk_token_id in labels:

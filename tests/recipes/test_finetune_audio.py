@@ -1,4 +1,4 @@
-"""Spoken words: a small Wav2Vec2 on tones, how clips are read, the loss of characters, error rates, what is refused."""
+"""Spoken words: a small Wav2Vec2 on tones, how clips are read, the loss of characters, error rates, refusals."""
 
 import io
 import itertools

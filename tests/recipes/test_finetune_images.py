@@ -192,7 +192,7 @@ def test_broken_image(pictures, classify, tmp_path, broken):
     pictures |= {"validation_file": path, "train_file": path, "image_column": "raw"}
     # whichever rows are drawn, the number is that of the file
     with pytest.raises(
-        UserError, match="train row 1: column 'raw' holds .* which is no image that can be read: "
+        UserError, match=r"train row 1: column 'raw' holds .* which is no image that can be read: "
     ) as e:
         classify(pictures)
     assert len(str(e.value)) < 300
@@ -204,5 +204,5 @@ def test_checkpoint_without_an_image_processor(pictures, classify, tmp_path):
         ViTConfig(**{key: value for key, value in VIT.items() if key != "model_type"})
     ).save_pretrained(tmp_path / "bare")
     pictures |= {"checkpoint": str(tmp_path / "bare"), "model_config": {}}
-    with pytest.raises(UserError, match="cannot load the image processor of .*bare: "):
+    with pytest.raises(UserError, match=r"cannot load the image processor of .*bare: "):
         classify(pictures)

@@ -27,7 +27,7 @@ class RunConfig:
             null takes the checkpoint as it is.
         attn_implementation: eager, sdpa, ...; default eager on a CPU, else the model's own.
         dropout: replaces every dropout rate of the model.
-        dataset: name on the Hub, or ``builtin:docstring_match``.
+        dataset: name on the Hub, or ``builtin:docstring_match`` or ``builtin:digits``.
         dataset_config: name of the dataset's configuration.
         train_split: the dataset's split to train on.
         validation_split: the dataset's split to evaluate on.

@@ -9,12 +9,12 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, load_dataset
 
-from . import docstring_match
+from . import docstring_match, images
 from .config import RunConfig
 from .errors import UserError, one_line
 
 
-BUILTIN = {"docstring_match": docstring_match.load}
+BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
@@ -143,6 +143,21 @@ def number_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, li
     return numbers, {"num_labels": 1, "problem_type": "regression"}
 
 
+def named_labels(
+    splits: dict[str, Dataset], column: str, num_labels: int | None, names: list[str] | None
+) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """``class_labels``, where ``names`` may name the classes of a column that has numbers alone."""
+    numbers, head = class_labels(splits, column, num_labels or (names and len(names)))
+    found = list(head["id2label"].values())
+    if names is None or names == found:
+        return numbers, head
+    if found != [str(number) for number in range(len(names))]:
+        raise UserError(
+            f"label_names are {', '.join(names)}, and column {column!r} has the classes {', '.join(found)}"
+        )
+    return numbers, {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+
+
 def subset(rows: Dataset, size: int | None, seed: int) -> Dataset:
     """Draw ``size`` rows with the seed, in their old order; all of them where ``size`` is None or too big."""
     if size is None or size >= len(rows):
@@ -154,8 +169,13 @@ def fingerprint(rows: Dataset) -> str:
     """Sha256 over all rows, column by column in the order of the columns: the same rows give the same everywhere."""
     digest = hashlib.sha256()
     for column in rows.column_names:
-        digest.update(json.dumps([column, *rows[column]]).encode())
+        digest.update(json.dumps([column, *map(_short, rows[column])]).encode())
     return digest.hexdigest()
+
+
+def _short(value: Any) -> Any:
+    # images and clips are bytes, which JSON does not have
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 
 def source(rows: Dataset) -> dict[str, Any]:

@@ -75,8 +75,43 @@ class Spearman(_Metric):
         return {"spearman": math.nan if constant else float(stats.spearmanr(predictions, references).statistic)}
 
 
+class CharacterErrorRate(_Metric):
+    """Characters to put in, take out or replace, over those of the references; nan where these have none."""
+
+    description, dtype = "edits of characters per character", "string"
+
+    def _compute(self, predictions, references):
+        return {"cer": _error_rate(predictions, references)}
+
+
+class WordErrorRate(_Metric):
+    """The same for words."""
+
+    description, dtype = "edits of words per word", "string"
+
+    def _compute(self, predictions, references):
+        return {"wer": _error_rate([text.split() for text in predictions], [text.split() for text in references])}
+
+
+def _error_rate(predictions, references):
+    total = sum(map(len, references))
+    return sum(map(_edits, predictions, references)) / total if total else math.nan
+
+
+def _edits(first, second):
+    """The fewest insertions, deletions and replacements that make ``second`` of ``first`` (Levenshtein distance)."""
+    # of what has been read of `first`, to every beginning of `second`
+    row = list(range(len(second) + 1))
+    for count, one in enumerate(first, 1):
+        above, row = row, [count]
+        for column, other in enumerate(second):
+            row.append(min(above[column] + (one != other), above[column + 1] + 1, row[column] + 1))
+    return row[-1]
+
+
 CLASSIFICATION = {"accuracy": Accuracy, "f1": MacroF1, "matthews_correlation": MatthewsCorrelation}
 REGRESSION = {"pearson": Pearson, "spearman": Spearman}
+TRANSCRIPTION = {"cer": CharacterErrorRate, "wer": WordErrorRate}
 
 
 def load_metrics(names: list[str] | None, known: dict[str, type[evaluate.Metric]]) -> evaluate.CombinedEvaluations:

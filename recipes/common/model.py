@@ -38,6 +38,8 @@ DROPOUT_KEYS = (
     "seq_classif_dropout",
     "embedding_dropout",
     "mlp_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
 )
 # What a saved config says of its file, not of the model.
 ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")

@@ -1,0 +1,142 @@
+"""Images: what a column may hold, the pixels that a model takes, small changes of them, and scikit-learn's digits."""
+
+import io
+import random
+from typing import Any
+
+import numpy as np
+import transformers
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from sklearn.datasets import load_digits
+from transformers.utils import is_torchvision_available
+
+from .config import RunConfig
+from .errors import UserError, one_line
+from .model import UNLOADABLE, find_checkpoint
+
+
+# So many of the 1,797 digits are kept for validation.
+HELD_OUT = 360
+
+
+def digits() -> DatasetDict:
+    """The 8 x 8 handwritten digits that come with scikit-learn; the split is the same whatever the run's seed is.
+
+    Columns: ``image`` (rows of grey values, 0 to 255) and ``label``. Writers are not named in the data: most of those
+    in ``validation`` have also written digits in ``train``.
+    """
+    found = load_digits()
+    grey = (found.images * 255 / found.images.max()).round().astype(np.uint8)
+    order = random.Random(0).sample(range(len(grey)), len(grey))
+    features = Features({"image": List(List(Value("uint8"))), "label": ClassLabel(names=[str(n) for n in range(10)])})
+    parts = {"train": sorted(order[HELD_OUT:]), "validation": sorted(order[:HELD_OUT])}
+    return DatasetDict(
+        {
+            split: Dataset.from_dict({"image": grey[rows].tolist(), "label": found.target[rows]}, features=features)
+            for split, rows in parts.items()
+        }
+    )
+
+
+def load_processor(config: RunConfig, image_size: Any) -> Any:
+    """The checkpoint's image processor; for a new model that of ViT, for square images of the model's size.
+
+    Raises:
+        UserError: the checkpoint has none, Pillow is not installed.
+    """
+    try:
+        if config.checkpoint:
+            # of new weights for another size than the checkpoint's
+            changed = {"size": _height_and_width(image_size)} if "image_size" in config.model_config else {}
+            return transformers.AutoImageProcessor.from_pretrained(find_checkpoint(config.checkpoint), **changed)
+        kind = transformers.ViTImageProcessor if is_torchvision_available() else transformers.ViTImageProcessorPil
+        return kind(size=_height_and_width(image_size))
+    except ImportError as error:
+        raise UserError(f"images need Pillow: pip install pillow ({one_line(error, 80)})") from error
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load the image processor of {config.checkpoint}: {one_line(error)}") from error
+
+
+def _height_and_width(size: Any) -> dict[str, int]:
+    height, width = np.broadcast_to(size, 2).tolist()
+    return {"height": height, "width": width}
+
+
+class Pixels:
+    """Images of one size, cut and scaled by an image processor; kept as bytes until a batch is made of them.
+
+    Args:
+        processor: an image processor, whose rescaling and normalisation come last, in ``batch``.
+        image_size: the model's, a number or height and width.
+    """
+
+    def __init__(self, processor: Any, image_size: Any):
+        self.processor = processor
+        blank = np.zeros((*np.broadcast_to(image_size, 2), 3), dtype=np.uint8)
+        self.shape = self._sized(blank).shape
+
+    def _sized(self, image: Any) -> np.ndarray:
+        """Cut and scaled, ``[3, height, width]`` in uint8."""
+        sized = self.processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        return np.asarray(sized, dtype=np.uint8)
+
+    def encode(self, rows: Dataset, split: str, column: str) -> Dataset:
+        """The column as ``pixels``, in place of all columns but ``labels``; ``row`` says which row it was.
+
+        The column may hold what ``datasets.Image`` does, bytes of a file, the name of one, or rows of pixels.
+
+        Raises:
+            UserError: for the first that is no image, naming split, row and value.
+        """
+        if isinstance(rows.features[column], Image):
+            rows = rows.cast_column(column, Image(decode=False))
+
+        def encode(row: dict[str, Any]) -> dict[str, bytes]:
+            value = row[column]
+            try:
+                return {"pixels": self._sized(_opened(value)).reshape(self.shape).tobytes()}
+            # Pillow's readers raise whatever their format's parser raises; all of it means a broken image.
+            except Exception as error:
+                raise UserError(
+                    f"{split} row {row['row']}: column {column!r} holds {one_line(value, 40)}, which is no image that "
+                    f"can be read: {one_line(error, 120)}"
+                ) from error
+
+        return rows.map(encode, remove_columns=[column, "row"], desc=f"read {split}")
+
+    def array(self, row: dict[str, Any]) -> np.ndarray:
+        """Of an encoded row."""
+        return np.frombuffer(row["pixels"], dtype=np.uint8).reshape(self.shape)
+
+    def batch(self, rows: list[dict[str, Any]]) -> Any:
+        """``pixel_values`` of encoded rows."""
+        arrays = [self.array(row) for row in rows]
+        return self.processor(
+            arrays, do_resize=False, do_center_crop=False, input_data_format="channels_first", return_tensors="pt"
+        )
+
+
+def _opened(value: Any) -> Any:
+    from PIL import Image as Picture
+
+    if isinstance(value, dict):
+        value = value["bytes"] or value["path"]
+    if isinstance(value, list):
+        return Picture.fromarray(np.array(value, dtype=np.uint8)).convert("RGB")
+    return Picture.open(io.BytesIO(value) if isinstance(value, bytes) else value).convert("RGB")
+
+
+def moved(image: np.ndarray, draw: random.Random, shift: int, flip: bool) -> np.ndarray:
+    """Moved by up to ``shift`` pixels along both axes, the border repeated; ``flip`` mirrors every other image.
+
+    Args:
+        image: ``[channels, height, width]``.
+        draw: where the random numbers come from.
+        shift: 0 moves nothing.
+        flip: left becomes right.
+    """
+    height, width = image.shape[1:]
+    top, left = draw.randint(0, 2 * shift), draw.randint(0, 2 * shift)
+    wide = np.pad(image, ((0, 0), (shift, shift), (shift, shift)), mode="edge")
+    image = wide[:, top : top + height, left : left + width]
+    return image[:, :, ::-1] if flip and draw.random() < 0.5 else image

@@ -1,0 +1,163 @@
+"""Spoken words with a stock or AddNorm Wav2Vec2, from a checkpoint or from scratch: their class, or their characters.
+
+    accelerate launch recipes/finetune_audio.py --config recipes/configs/fsdd.yaml [--key value ...]
+
+One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from accelerate.utils import set_seed
+from common import clips, data
+from common.config import RunConfig, parse
+from common.ending import predict, save_and_load_again
+from common.errors import run
+from common.metrics import CLASSIFICATION, TRANSCRIPTION, load_metrics
+from common.model import choose_trained, load_model
+from common.report import summary
+from common.run import RunFolder, main_process_first, start
+from common.spelling import ctc_loss, load_speller, load_texts, spell
+from common.training import Task, train
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2Processor
+
+
+@dataclass(kw_only=True)
+class AudioConfig(RunConfig):
+    """Keys of this recipe, beside those that all recipes have.
+
+    Args:
+        task: the clip's class, or (ctc) its characters.
+        audio_column: column of the clip: of ``datasets.Audio``, a file's bytes or its name.
+        label_column: column of the class, its number or name; with ctc of the text, or of a class whose name is it.
+        label_names: names of the classes, for a column that has numbers alone.
+        num_labels: number of classes; default those that the dataset declares, else those in the train split.
+        stretch: training clips are played slower or faster, pitch and all, by up to this share of their length.
+        spec_augment: mask frames and features in training, as the model's config says. The masks are drawn for each
+            batch as it is: with them, another split of a step gives other losses.
+        metrics: names of the metrics; default all of the task.
+    """
+
+    task: Literal["classification", "ctc"] = "classification"
+    audio_column: str = "audio"
+    label_column: str = "label"
+    label_names: list[str] | None = None
+    num_labels: PositiveInt | None = None
+    stretch: ClosedUnitInterval = 0.0
+    spec_augment: bool = False
+    metrics: list[str] | None = None
+
+
+def class_loss(model, batch):
+    """Summed over the clips that have a label."""
+    logits, labels, _ = outputs(model, batch)
+    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+
+
+def character_loss(model, batch, blank):
+    """Summed over the clips that have a text."""
+    return ctc_loss(*outputs(model, batch), blank)
+
+
+def outputs(model, batch):
+    """Logits, labels and frames of a batch."""
+    inputs = {name: batch[name] for name in ("input_values", "attention_mask") if name in batch}
+    return model(**inputs).logits, batch["labels"], batch["frames"]
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    began = time.perf_counter()
+    config, resume = parse(AudioConfig, args)
+    ctc = config.task == "ctc"
+    known, auto_class = (TRANSCRIPTION, AutoModelForCTC) if ctc else (CLASSIFICATION, AutoModelForAudioClassification)
+    metric = load_metrics(config.metrics, known)
+    accelerator = start(config)
+    folder = RunFolder(config, resume, accelerator.num_processes)
+
+    # Data: read, check every label, draw the subset, read the clips.
+    with main_process_first(accelerator):
+        splits = data.load_splits(config, [], config.label_column)
+    if ctc:
+        targets, head = load_texts(splits, config.label_column, config.label_names), {}
+    else:
+        targets, head = data.named_labels(splits, config.label_column, config.num_labels, config.label_names)
+    encoded, sources = {}, {}
+    for split, rows in splits.items():
+        data.check_columns(split, rows, [], [config.audio_column])
+        rows = rows.select_columns([config.audio_column]).add_column("text" if ctc else "labels", targets[split])
+        rows = rows.add_column("row", range(len(rows)))
+        rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
+        with main_process_first(accelerator):
+            encoded[split] = clips.read(rows, split, config.audio_column)
+    processor = extractor = clips.load_extractor(config, encoded["train"][0]["rate"])
+    if ctc:
+        tokenizer = load_speller(config, encoded["train"]["text"])
+        processor = Wav2Vec2Processor(extractor, tokenizer)
+        head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+
+    # Model: the same new weights on every process.
+    set_seed(config.seed)
+    if not config.spec_augment:
+        head |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    # A layer that is left out has no gradient, which several processes do not stand.
+    model = load_model(auto_class, config, accelerator.device, layerdrop=0.0, **head)
+    frames = clips.frame_counter(model)
+    for split, rows in encoded.items():
+        with main_process_first(accelerator):
+            rows = clips.measure(rows, split, extractor.sampling_rate, frames)
+            rows = (spell(rows, split, tokenizer) if ctc else rows).remove_columns("row")
+        sources[split] = data.source(rows)
+        accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
+        encoded[split] = rows
+    # the longest first, so that memory runs out at once or never
+    longest = sorted(enumerate(encoded["validation"]["frames"]), key=lambda found: -found[1])
+    encoded["validation"] = encoded["validation"].select([row for row, _ in longest])
+
+    def collate(rows):
+        labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
+        labels = pad_sequence(labels, batch_first=True, padding_value=-100) if ctc else torch.stack(labels)
+        return clips.batch(rows, extractor) | {"labels": labels}
+
+    def augment(row, draw):
+        return clips.stretched(row, draw, config.stretch, frames)
+
+    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
+    validation = accelerator.prepare(validation)
+
+    def evaluate(model):
+        logits, labels, ends = predict(accelerator, model, validation, outputs)
+        if ctc:
+            found = [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
+            return metric.compute(predictions=found, references=encoded["validation"]["text"][:])
+        predictions = torch.stack(logits).argmax(-1)
+        return metric.compute(predictions=predictions.numpy(), references=torch.stack(labels).numpy())
+
+    task = Task(
+        rows=encoded["train"],
+        lengths=encoded["train"]["frames"][:],
+        collate=collate,
+        loss=partial(character_loss, blank=tokenizer.pad_token_id) if ctc else class_loss,
+        evaluate=evaluate,
+        # of error rates the lowest is the best
+        best=("-" if ctc else "") + (config.metrics or list(known))[0],
+        sizes=clips.sizes,
+        augment=augment if config.stretch else None,
+    )
+    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
+
+    # Save, load as a user would, and compare.
+    trained, checked = save_and_load_again(accelerator, folder, model, processor, auto_class, validation, outputs)
+    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
+    folder.finish(accelerator, {"recipe": "finetune_audio", **result})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -9,7 +9,6 @@ have no token, being cut off by ``max_length`` or of characters that the tokeniz
 import time
 from dataclasses import dataclass
 
-import torch
 from accelerate.utils import set_seed
 from common import batches, data
 from common.config import RunConfig, parse

@@ -51,9 +51,7 @@ def _check_row(place: str, columns: dict[str, Any]) -> None:
         if not isinstance(text, str):
             raise UserError(f"{place}: column {words!r} holds {text!r} at word {number}, not text")
     if len(texts) != len(tags):
-        raise UserError(
-            f"{place}: column {words!r} holds {len(texts)} words and column {labels!r} {len(tags)} labels"
-        )
+        raise UserError(f"{place}: column {words!r} holds {len(texts)} words and column {labels!r} {len(tags)} labels")
 
 
 def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:

@@ -66,13 +66,14 @@ def outputs(model, batch):
     return found.start_logits, found.end_logits
 
 
-def encode(rows, numbers, columns, **options):
+def encode(rows, numbers, columns, keep_spans, **options):
     """Windows of some rows, with the number of each one's row."""
     questions, contexts, found = (rows[column] for column in columns)
     windows = answers.windows(questions, contexts, **options)
-    of = windows.pop("of")
-    windows["labels"] = [answers.tokens_of(spans, found[row]) for spans, row in zip(windows["spans"], of, strict=True)]
-    return windows | {"row": [numbers[row] for row in of]}
+    of, spans = windows.pop("of"), windows.pop("spans")
+    windows["labels"] = [answers.tokens_of(window, found[row]) for window, row in zip(spans, of, strict=True)]
+    # much to keep where nobody needs them
+    return windows | {"row": [numbers[row] for row in of]} | ({"spans": spans} if keep_spans else {})
 
 
 def main(args=None):
@@ -93,7 +94,7 @@ def main(args=None):
     encoded, sources = {}, {}
     for split, rows in splits.items():
         answers.check_answers(split, rows, config.context_column, config.answers_column)
-        answers.check_questions(split, rows[config.question_column], tokenizer, **sizes)
+        answers.check_questions(split, rows[config.question_column][:], tokenizer, **sizes)
         rows = rows.select_columns(columns)
         rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
         splits[split], sources[split] = rows, data.source(rows)
@@ -103,7 +104,7 @@ def main(args=None):
                 with_indices=True,
                 batched=True,
                 remove_columns=columns,
-                fn_kwargs={"columns": columns, "tokenizer": tokenizer, **sizes},
+                fn_kwargs={"columns": columns, "keep_spans": split != "train", "tokenizer": tokenizer, **sizes},
                 desc=f"tokenize {split}",
             )
         answered = {row for row, found in enumerate(rows[config.answers_column]) if found["text"]}
@@ -117,8 +118,7 @@ def main(args=None):
         accelerator.print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in sources[split].items()))
     # What leads from a token back to the text stays beside the batches.
     windows = batches.longest_first(encoded["validation"])
-    encoded = {"train": encoded["train"], "validation": windows}
-    encoded = {split: rows.remove_columns(["row", "spans"]) for split, rows in encoded.items()}
+    encoded = {"train": encoded["train"].remove_columns("row"), "validation": windows.remove_columns(["row", "spans"])}
     collate = DataCollatorWithPadding(tokenizer)
     validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
     validation = accelerator.prepare(validation)

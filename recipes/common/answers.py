@@ -49,11 +49,11 @@ def check_questions(
 ) -> None:
     """Refuse a question so long that windows over its text would not move on."""
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    for row, question in enumerate(questions):
-        size = len(tokenizer.tokenize(question))
+    for row, tokens in enumerate(tokenizer(questions, add_special_tokens=False)["input_ids"]):
+        size = len(tokens)
         if max_length - special - size <= stride:
             raise UserError(
-                f"{split} row {row}: the question {one_line(question, 80)!r} has {size} tokens, which leaves "
+                f"{split} row {row}: the question {one_line(questions[row], 80)!r} has {size} tokens, which leaves "
                 f"{max(max_length - special - size, 0)} of max_length {max_length} for the text; it must be more than "
                 f"doc_stride {stride}"
             )

@@ -109,12 +109,12 @@ def written(tmp_path):
 
 @pytest.fixture
 def recipe(written):
-    """Run the recipe here; returns its result JSON."""
+    """Run a recipe here, text classification if not said otherwise; returns its result JSON."""
 
-    def call(config: dict, *args: str) -> dict:
+    def call(config: dict, *args: str, main=finetune_text.main) -> dict:
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
-        finetune_text.main(written(config, *args))
+        main(written(config, *args))
         return json.loads((Path(config["output_dir"]) / "result.json").read_text())
 
     return call

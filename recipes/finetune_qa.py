@@ -11,6 +11,7 @@ nothing; no threshold for that is tuned.
 import time
 from dataclasses import dataclass
 
+import torch
 from accelerate.utils import set_seed
 from common import answers, batches, data
 from common.config import RunConfig, parse
@@ -61,9 +62,12 @@ def loss(model, batch):
 
 
 def outputs(model, batch):
-    """Logits of the first and of the last token of an answer."""
+    """Logits of the first and of the last token of an answer; none of the padding, or the loss would depend on it."""
     found = model(**{name: part for name, part in batch.items() if name != "labels"})
-    return found.start_logits, found.end_logits
+    padding = batch["attention_mask"] == 0
+    return tuple(
+        logits.masked_fill(padding, torch.finfo(logits.dtype).min) for logits in (found.start_logits, found.end_logits)
+    )
 
 
 def encode(rows, numbers, columns, keep_spans, **options):

@@ -39,8 +39,8 @@ def check_answers(split: str, rows: datasets.Dataset, context: str, answers: str
             there = text[start : start + len(answer)] if start >= 0 else ""
             if there != answer:
                 raise UserError(
-                    f"{place} the answer {one_line(answer)!r} at {start}, "
-                    f"where column {context!r} has {one_line(there)!r}"
+                    f"{place} the answer {one_line(repr(answer), 80)} at {start}, "
+                    f"where column {context!r} has {one_line(repr(there), 80)}"
                 )
 
 

@@ -230,5 +230,5 @@ def test_label_that_only_validation_has(tagging, tag, tmp_path):
 
 def test_a_tokenizer_that_does_not_tell_offsets(tagging, tag, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
-    with pytest.raises(UserError, match="BertTokenizer, which does not tell .*: this task needs a fast tokenizer"):
+    with pytest.raises(UserError, match=r"BertTokenizer, which does not tell .*: this task needs a fast tokenizer"):
         tag(tagging)

@@ -18,7 +18,7 @@ BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
-def load_splits(config: RunConfig, texts: list[str], label: str) -> dict[str, Dataset]:
+def load_splits(config: RunConfig, texts: list[str], *others: str) -> dict[str, Dataset]:
     """Load ``train`` and ``validation`` and check that both have the named columns, with text in those of ``texts``.
 
     Raises:
@@ -42,7 +42,7 @@ def load_splits(config: RunConfig, texts: list[str], label: str) -> dict[str, Da
     for name, rows in splits.items():
         if len(rows) == 0:
             raise UserError(f"the {name} split has no rows")
-        check_columns(name, rows, texts, [*texts, label])
+        check_columns(name, rows, texts, [*texts, *others])
     return dict(splits)
 
 
@@ -85,52 +85,80 @@ def _read_hub(config: RunConfig, split: str) -> Dataset:
         raise UserError(f"cannot load split {split!r} of dataset {config.dataset!r}: {one_line(error)}") from error
 
 
+class Classes:
+    """The classes of a label column: those that the dataset declares, else ``num_labels`` of them, else those found.
+
+    Args:
+        column: name of the column.
+        feature: what the train split declares of its labels.
+        values: the labels of the train split.
+        num_labels: how many classes there must be.
+    Raises:
+        UserError: the column has another number of classes than ``num_labels``.
+    """
+
+    def __init__(self, column: str, feature: Any, values: list, num_labels: int | None):
+        self.column = column
+        texts = {value for value in values if isinstance(value, str)}
+        if isinstance(feature, ClassLabel):
+            self.names = feature.names
+        elif texts:
+            self.names = sorted(texts)
+        else:
+            count = num_labels or max((value for value in values if isinstance(value, int)), default=0) + 1
+            self.names = [str(number) for number in range(count)]
+        if num_labels is not None and num_labels != len(self.names):
+            listed = one_line(", ".join(self.names))
+            raise UserError(
+                f"num_labels is {num_labels}, and column {column!r} has {len(self.names)} classes: {listed}"
+            )
+        self.known = {name: number for number, name in enumerate(self.names)}
+        if isinstance(feature, ClassLabel) or texts:
+            allowed = f"the names {one_line(', '.join(self.names))}, or their numbers 0 to {len(self.names) - 1}"
+            self._allowed = {"train": allowed, "validation": allowed}
+        elif num_labels:
+            allowed = f"whole numbers from 0 to {num_labels - 1}, or names"
+            self._allowed = {"train": allowed, "validation": allowed}
+        else:
+            # the train split says how many there are, and another split may have no more
+            self._allowed = {
+                "train": "whole numbers from 0 on, or names",
+                "validation": f"those of the train split, 0 to {len(self.names) - 1}; num_labels can give more",
+            }
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The config entries of a model that predicts them."""
+        return {"id2label": dict(enumerate(self.names)), "label2id": self.known}
+
+    def number(self, value: Any, split: str, row: int, place: str = "") -> int:
+        """The number of a label; refuses what is no class, naming split, row (counted from 0), value and place."""
+        number = self.known.get(value) if isinstance(value, str) else value
+        if not isinstance(number, int) or not 0 <= number < len(self.names):
+            raise UserError(
+                f"{split} row {row}: column {self.column!r} holds {value!r}{place}; "
+                f"the classes are {self._allowed[split]}"
+            )
+        return int(number)
+
+
 def class_labels(
     splits: dict[str, Dataset], column: str, num_labels: int | None
 ) -> tuple[dict[str, list[int]], dict[str, Any]]:
-    """Turn a label column into class numbers.
-
-    The classes are those that the dataset declares, else ``num_labels`` of them, else those found in the train split.
+    """Turn a label column into class numbers; see ``Classes``.
 
     Returns:
         the class numbers of each split, and the config entries of a model that predicts them.
     Raises:
         UserError: for the first label that is no class, naming split, row (counted from 0), value and what is allowed.
     """
-    feature, values = splits["train"].features[column], splits["train"][column]
-    texts = {value for value in values if isinstance(value, str)}
-    if isinstance(feature, ClassLabel):
-        names = feature.names
-    elif texts:
-        names = sorted(texts)
-    else:
-        count = num_labels or max((value for value in values if isinstance(value, int)), default=0) + 1
-        names = [str(number) for number in range(count)]
-    if num_labels is not None and num_labels != len(names):
-        listed = one_line(", ".join(names))
-        raise UserError(f"num_labels is {num_labels}, and column {column!r} has {len(names)} classes: {listed}")
-    if isinstance(feature, ClassLabel) or texts:
-        allowed = dict.fromkeys(
-            splits, f"the names {one_line(', '.join(names))}, or their numbers 0 to {len(names) - 1}"
-        )
-    elif num_labels:
-        allowed = dict.fromkeys(splits, f"whole numbers from 0 to {num_labels - 1}, or names")
-    else:
-        # the train split says how many there are, and another split may have no more
-        allowed = dict.fromkeys(splits, f"those of the train split, 0 to {len(names) - 1}; num_labels can give more")
-        allowed["train"] = "whole numbers from 0 on, or names"
-    known = {name: number for number, name in enumerate(names)}
-    numbers: dict[str, list[int]] = {}
-    for split, rows in splits.items():
-        numbers[split] = []
-        for row, value in enumerate(rows[column]):
-            number = known.get(value) if isinstance(value, str) else value
-            if not isinstance(number, int) or not 0 <= number < len(names):
-                raise UserError(
-                    f"{split} row {row}: column {column!r} holds {value!r}; the classes are {allowed[split]}"
-                )
-            numbers[split].append(int(number))
-    return numbers, {"id2label": dict(enumerate(names)), "label2id": known}
+    train = splits["train"]
+    classes = Classes(column, train.features[column], train[column], num_labels)
+    numbers = {
+        split: [classes.number(value, split, row) for row, value in enumerate(rows[column])]
+        for split, rows in splits.items()
+    }
+    return numbers, classes.head
 
 
 def number_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, list[float]], dict[str, Any]]:

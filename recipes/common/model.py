@@ -64,8 +64,11 @@ def find_checkpoint(name: str) -> str:
     return str(folder)
 
 
-def load_tokenizer(checkpoint: str | None, max_length: int) -> PreTrainedTokenizerBase:
-    """Load the checkpoint's tokenizer; refuses a ``max_length`` that is more than the checkpoint takes."""
+def load_tokenizer(checkpoint: str | None, max_length: int, offsets: bool = False) -> PreTrainedTokenizerBase:
+    """Load the checkpoint's tokenizer; refuses a ``max_length`` that is more than the checkpoint takes.
+
+    With ``offsets`` it must be one that tells which characters a token stands for.
+    """
     if checkpoint is None:
         raise UserError("no tokenizer: give checkpoint; with new_weights it gives its config and tokenizer alone")
     try:
@@ -74,6 +77,11 @@ def load_tokenizer(checkpoint: str | None, max_length: int) -> PreTrainedTokeniz
         raise UserError(f"cannot load the tokenizer of {checkpoint}: {one_line(error)}") from error
     if max_length > tokenizer.model_max_length:
         raise UserError(f"max_length is {max_length}; {checkpoint} takes at most {tokenizer.model_max_length} tokens")
+    if offsets and not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer of {checkpoint} is a {type(tokenizer).__name__}, which does not tell the characters of a "
+            "token: this task needs a fast tokenizer"
+        )
     return tokenizer
 
 

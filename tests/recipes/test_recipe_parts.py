@@ -35,6 +35,14 @@ def test_every_yaml_parses():
         "snli",
         "sst2",
         "stsb",
+        "docstring_match",
+        "snli",
+        "squad",
+        "squad_overfit",
+        "sst2",
+        "stsb",
+        "ud_ewt_pos",
+        "wnut17",
     ]
     classes = {**keys_table.scripts(), "depth": DepthConfig}
     # keys that a YAML leaves to the command line

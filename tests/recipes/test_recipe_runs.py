@@ -27,8 +27,9 @@ def whole(config, recipe):
     return recipe(config | {"dropout": 0.0, "output_dir": config["output_dir"] + "_whole"})
 
 
-def test_script_is_short():
-    assert len(Path(SCRIPT).read_text().splitlines()) < 180
+def test_scripts_are_short():
+    for path in (ROOT / "recipes").glob("finetune_*.py"):
+        assert len(path.read_text().splitlines()) < 180, path
 
 
 def test_accumulation_gives_the_same_losses(config, recipe, whole):

@@ -1,0 +1,140 @@
+"""Labels of words: their check, the tokens that carry them, and `evaluate` metrics over words and entities."""
+
+from itertools import chain
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from seqeval.metrics import f1_score, precision_score, recall_score
+
+from .data import Classes
+from .errors import UserError, one_line
+
+
+# What is predicted for a word without a token.
+NOTHING = ""
+
+
+def word_labels(
+    splits: dict[str, datasets.Dataset], words: str, labels: str, num_labels: int | None
+) -> tuple[dict[str, list[list[int]]], dict[str, Any]]:
+    """Turn a column with a list of labels per row into class numbers; see ``data.Classes``.
+
+    Returns:
+        the class numbers of each split, and the config entries of a model that predicts them.
+    Raises:
+        UserError: for the first row that does not hold a list of words and as many labels, or a label that is no
+            class, naming split, row and word (counted from 0) and value.
+    """
+    for split, rows in splits.items():
+        for row, (texts, tags) in enumerate(zip(rows[words], rows[labels], strict=True)):
+            _check_row(f"{split} row {row}", {words: texts, labels: tags})
+    train = splits["train"]
+    classes = Classes(labels, train.features[labels].feature, list(chain.from_iterable(train[labels])), num_labels)
+    numbers = {
+        split: [
+            [classes.number(tag, split, row, f" at word {number}") for number, tag in enumerate(tags)]
+            for row, tags in enumerate(rows[labels])
+        ]
+        for split, rows in splits.items()
+    }
+    return numbers, classes.head
+
+
+def _check_row(place: str, columns: dict[str, Any]) -> None:
+    for column, value in columns.items():
+        if not isinstance(value, list):
+            raise UserError(f"{place}: column {column!r} holds {one_line(repr(value))}, not a list with one per word")
+    (words, texts), (labels, tags) = columns.items()
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{place}: column {words!r} holds {text!r} at word {number}, not text")
+    if len(texts) != len(tags):
+        raise UserError(f"{place}: column {words!r} holds {len(texts)} words and column {labels!r} {len(tags)} labels")
+
+
+def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:
+    """Position of the first token of every word; -1 for a word without one.
+
+    Args:
+        words: joined by single blanks they are the text.
+        offsets: of every token, where its characters begin and end in the text; (0, 0) for special tokens.
+    """
+    places, token, begin = [], 0, 0
+    for word in words:
+        end = begin + len(word)
+        while token < len(offsets) and offsets[token][1] <= begin:
+            token += 1
+        if token < len(offsets) and offsets[token][0] < end:
+            places.append(token)
+            # no token is the first one of two words
+            token += 1
+        else:
+            places.append(-1)
+        begin = end + 1
+    return places
+
+
+def are_entities(names: list[str]) -> bool:
+    """Whether labels mark entities, with B-, I- and O."""
+    return any(name.startswith("B-") for name in names) and all(name[:2] in ("O", "B-", "I-") for name in names)
+
+
+class _WordMetric(evaluate.Metric):
+    """A figure from the labels of all words, row by row, as names; a word without a prediction has ``NOTHING``."""
+
+    description: str
+
+    def _info(self) -> evaluate.MetricInfo:
+        names = datasets.Sequence(datasets.Value("string"))
+        columns = datasets.Features({"predictions": names, "references": names})
+        return evaluate.MetricInfo(description=self.description, citation="", features=columns)
+
+
+class WordAccuracy(_WordMetric):
+    """Share of words with the right label; a word without a prediction is a wrong one."""
+
+    description = "share of words with the right label"
+
+    def _compute(self, predictions, references):
+        pairs = chain.from_iterable(zip(*rows, strict=True) for rows in zip(predictions, references, strict=True))
+        return {"accuracy": float(np.mean([found == true for found, true in pairs]))}
+
+
+class _EntityMetric(_WordMetric):
+    """A figure over whole entities, of all types together: one is right if its type and all its words are.
+
+    Args:
+        figure: its name in the result.
+        score: seqeval's function.
+    """
+
+    figure: str
+    score: Any
+
+    def _compute(self, predictions, references):
+        found = [[label or "O" for label in row] for row in predictions]
+        return {self.figure: float(type(self).score(references, found, zero_division=0))}
+
+
+class EntityF1(_EntityMetric):
+    """Harmonic mean of precision and recall."""
+
+    description, figure, score = "F1 of entities", "f1", staticmethod(f1_score)
+
+
+class EntityPrecision(_EntityMetric):
+    """Share of the predicted entities that are right."""
+
+    description, figure, score = "precision of entities", "precision", staticmethod(precision_score)
+
+
+class EntityRecall(_EntityMetric):
+    """Share of the true entities that were found."""
+
+    description, figure, score = "recall of entities", "recall", staticmethod(recall_score)
+
+
+LABELS = {"accuracy": WordAccuracy}
+ENTITIES = {"f1": EntityF1, "precision": EntityPrecision, "recall": EntityRecall, **LABELS}

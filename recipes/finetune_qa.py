@@ -1,0 +1,168 @@
+"""Fine-tune a stock or AddNorm checkpoint on extractive question answering, SQuAD's format.
+
+    accelerate launch recipes/finetune_qa.py --config recipes/configs/squad.yaml [--key value ...]
+
+A text that is too long becomes several windows that overlap. Each window is a row of the training: its labels are the
+first and last token of the answer, or token 0 twice where the window does not have all of it. An answer is looked for
+in all windows of its text. If the train split has questions without an answer (SQuAD v2.0), the model may answer with
+nothing; no threshold for that is tuned.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import set_seed
+from common import answers, batches, data
+from common.config import RunConfig, parse
+from common.ending import PADDING, predict, save_and_load_again
+from common.errors import run
+from common.metrics import load_metrics
+from common.model import choose_trained, load_model, load_tokenizer
+from common.report import summary
+from common.run import RunFolder, main_process_first, start
+from common.training import Task, train
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
+
+
+@dataclass(kw_only=True)
+class AnswersConfig(RunConfig):
+    """Keys of this recipe, beside those that all recipes have.
+
+    Args:
+        question_column: column of the question.
+        context_column: column of the text that holds the answer.
+        answers_column: column of the answers, ``{"text": [...], "answer_start": [...]}``; empty lists for no answer.
+        max_length: tokens of a window, with the question.
+        doc_stride: tokens by which neighbouring windows of a text overlap.
+        max_answer_length: most tokens of an answer that is predicted.
+        n_best: so many first and last tokens of a window are combined to find its best answer.
+        metrics: names of the metrics; default f1 and exact_match.
+    """
+
+    question_column: str = "question"
+    context_column: str = "context"
+    answers_column: str = "answers"
+    max_length: PositiveInt = 384
+    doc_stride: NonNegativeInt = 128
+    max_answer_length: PositiveInt = 30
+    n_best: PositiveInt = 20
+    metrics: list[str] | None = None
+
+
+def loss(model, batch):
+    """Summed over the first and last tokens of all windows."""
+    return sum(
+        functional.cross_entropy(logits, labels, ignore_index=PADDING, reduction="sum")
+        for logits, labels in zip(outputs(model, batch), batch["labels"].unbind(1), strict=True)
+    )
+
+
+def outputs(model, batch):
+    """Logits of the first and of the last token of an answer; none of the padding, or the loss would depend on it."""
+    found = model(**{name: part for name, part in batch.items() if name != "labels"})
+    padding = batch["attention_mask"] == 0
+    return tuple(
+        logits.masked_fill(padding, torch.finfo(logits.dtype).min) for logits in (found.start_logits, found.end_logits)
+    )
+
+
+def encode(rows, numbers, columns, keep_spans, **options):
+    """Windows of some rows, with the number of each one's row."""
+    questions, contexts, found = (rows[column] for column in columns)
+    windows = answers.windows(questions, contexts, **options)
+    of, spans = windows.pop("of"), windows.pop("spans")
+    windows["labels"] = [answers.tokens_of(window, found[row]) for window, row in zip(spans, of, strict=True)]
+    # much to keep where nobody needs them
+    return windows | {"row": [numbers[row] for row in of]} | ({"spans": spans} if keep_spans else {})
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    began = time.perf_counter()
+    config, resume = parse(AnswersConfig, args)
+    metric = load_metrics(config.metrics, answers.ANSWERS)
+    accelerator = start(config)
+    folder = RunFolder(config, resume, accelerator.num_processes)
+
+    # Data: read, check every row, draw the subset, tokenize.
+    texts = [config.question_column, config.context_column]
+    columns = [*texts, config.answers_column]
+    with main_process_first(accelerator):
+        splits = data.load_splits(config, texts, config.answers_column)
+    tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
+    sizes = {"max_length": config.max_length, "stride": config.doc_stride}
+    encoded, sources = {}, {}
+    for split, rows in splits.items():
+        answers.check_answers(split, rows, config.context_column, config.answers_column)
+        answers.check_questions(split, rows[config.question_column][:], tokenizer, **sizes)
+        rows = rows.select_columns(columns)
+        rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
+        splits[split], sources[split] = rows, data.source(rows)
+        with main_process_first(accelerator):
+            encoded[split] = rows.map(
+                encode,
+                with_indices=True,
+                batched=True,
+                remove_columns=columns,
+                fn_kwargs={"columns": columns, "keep_spans": split != "train", "tokenizer": tokenizer, **sizes},
+                desc=f"tokenize {split}",
+            )
+        answered = {row for row, found in enumerate(rows[config.answers_column]) if found["text"]}
+        held = {row for row, (_, last) in zip(encoded[split]["row"], encoded[split]["labels"], strict=True) if last}
+        sources[split] |= {
+            "windows": len(encoded[split]),
+            "without_answer": len(rows) - len(answered),
+            # longer than windows overlap, and so cut by each of them
+            "answer_in_no_window": len(answered - held),
+        }
+        accelerator.print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in sources[split].items()))
+    # What leads from a token back to the text stays beside the batches.
+    windows = batches.longest_first(encoded["validation"])
+    encoded = {"train": encoded["train"].remove_columns("row"), "validation": windows.remove_columns(["row", "spans"])}
+    collate = DataCollatorWithPadding(tokenizer)
+    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
+    validation = accelerator.prepare(validation)
+
+    # Model: the same new weights on every process.
+    set_seed(config.seed)
+    model = load_model(AutoModelForQuestionAnswering, config, accelerator.device, num_labels=2)
+
+    def evaluate(model):
+        starts, ends = ([row.numpy() for row in rows] for rows in predict(accelerator, model, validation, outputs))
+        found = answers.find_answers(
+            splits["validation"][config.context_column][:],
+            windows["row"],
+            windows["spans"],
+            starts,
+            ends,
+            n_best=config.n_best,
+            max_length=config.max_answer_length,
+            may_be_none=sources["train"]["without_answer"] > 0,
+        )
+        true = [found["text"] for found in splits["validation"][config.answers_column]]
+        return metric.compute(predictions=found, references=true)
+
+    task = Task(
+        rows=encoded["train"],
+        lengths=batches.lengths(encoded["train"]),
+        collate=collate,
+        loss=loss,
+        evaluate=evaluate,
+        best=(config.metrics or list(answers.ANSWERS))[0],
+    )
+    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
+
+    # Save, load as a user would, and compare.
+    trained, checked = save_and_load_again(
+        accelerator, folder, model, tokenizer, AutoModelForQuestionAnswering, validation, outputs
+    )
+    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
+    folder.finish(accelerator, {"recipe": "finetune_qa", **result})
+
+
+if __name__ == "__main__":
+    run(main)

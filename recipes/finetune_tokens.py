@@ -1,0 +1,144 @@
+"""Fine-tune a stock or AddNorm checkpoint on token classification: parts of speech, named entities.
+
+    accelerate launch recipes/finetune_tokens.py --config recipes/configs/ud_ewt_pos.yaml [--key value ...]
+
+A row of the data has a list of words and a list of labels. The first token of a word carries its label. Words that
+have no token, being cut off by ``max_length`` or of characters that the tokenizer drops, count as wrong.
+"""
+
+import time
+from dataclasses import dataclass
+
+from accelerate.utils import set_seed
+from common import batches, data
+from common.config import RunConfig, parse
+from common.ending import PADDING, predict, save_and_load_again
+from common.errors import run
+from common.metrics import load_metrics
+from common.model import choose_trained, load_model, load_tokenizer
+from common.report import summary
+from common.run import RunFolder, main_process_first, start
+from common.training import Task, train
+from common.words import ENTITIES, LABELS, NOTHING, are_entities, first_tokens, word_labels
+from jsonargparse.typing import PositiveInt
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+
+@dataclass(kw_only=True)
+class TokensConfig(RunConfig):
+    """Keys of this recipe, beside those that all recipes have.
+
+    Args:
+        words_column: column with a list of words.
+        labels_column: column with a list of labels, one per word (class numbers or names).
+        num_labels: number of classes; default those that the dataset declares, else those in the train split.
+        max_length: longer rows are cut to this many tokens; words that are cut off count as wrong.
+        metrics: names of the metrics; default all of the labels: accuracy over words, and f1, precision and recall of
+            entities where the labels are O, B- and I-.
+    """
+
+    words_column: str = "tokens"
+    labels_column: str = "ner_tags"
+    num_labels: PositiveInt | None = None
+    max_length: PositiveInt = 128
+    metrics: list[str] | None = None
+
+
+def loss(model, batch):
+    """Summed over the words."""
+    logits, labels = outputs(model, batch)
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PADDING, reduction="sum")
+
+
+def outputs(model, batch):
+    """Logits and labels of a batch."""
+    return model(**{name: part for name, part in batch.items() if name != "labels"}).logits, batch["labels"]
+
+
+def encode(rows, tokenizer, words, max_length):
+    """Tokens of some rows, and as labels those of the words at their first tokens."""
+    texts = [" ".join(row) for row in rows[words]]
+    found = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    found["first_tokens"] = [first_tokens(*row) for row in zip(rows[words], found.pop("offset_mapping"), strict=True)]
+    found["labels"] = [[PADDING] * len(tokens) for tokens in found["input_ids"]]
+    for labels, places, numbers in zip(found["labels"], found["first_tokens"], rows["word_labels"], strict=True):
+        for place, number in zip(places, numbers, strict=True):
+            if place >= 0:
+                labels[place] = number
+    return found
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    began = time.perf_counter()
+    config, resume = parse(TokensConfig, args)
+    accelerator = start(config)
+    folder = RunFolder(config, resume, accelerator.num_processes)
+
+    # Data: read, check every row, draw the subset, tokenize.
+    with main_process_first(accelerator):
+        splits = data.load_splits(config, [], config.words_column, config.labels_column)
+    labels, head = word_labels(splits, config.words_column, config.labels_column, config.num_labels)
+    names = list(head["label2id"])
+    known = ENTITIES if are_entities(names) else LABELS
+    metric = load_metrics(config.metrics, known)
+    tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
+    encoded, sources = {}, {}
+    for split, rows in splits.items():
+        rows = rows.select_columns([config.words_column]).add_column("word_labels", labels[split])
+        rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
+        sources[split] = data.source(rows)
+        with main_process_first(accelerator):
+            encoded[split] = rows.map(
+                encode,
+                batched=True,
+                remove_columns=[config.words_column],
+                fn_kwargs={"tokenizer": tokenizer, "words": config.words_column, "max_length": config.max_length},
+                desc=f"tokenize {split}",
+            )
+        places = [place for row in encoded[split]["first_tokens"] for place in row]
+        sources[split] |= {"words": len(places), "words_without_token": places.count(-1)}
+        accelerator.print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in sources[split].items()))
+    # What a word is compared by stays beside the batches.
+    words = batches.longest_first(encoded["validation"])
+    encoded = {"train": encoded["train"], "validation": words}
+    encoded = {split: rows.remove_columns(["first_tokens", "word_labels"]) for split, rows in encoded.items()}
+    collate = DataCollatorForTokenClassification(tokenizer)
+    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
+    validation = accelerator.prepare(validation)
+
+    # Model: the same new weights on every process.
+    set_seed(config.seed)
+    model = load_model(AutoModelForTokenClassification, config, accelerator.device, **head)
+
+    def evaluate(model):
+        found = [logits.argmax(-1).tolist() for logits in predict(accelerator, model, validation, outputs)[0]]
+        predictions = [
+            [names[tokens[place]] if place >= 0 else NOTHING for place in places]
+            for tokens, places in zip(found, words["first_tokens"], strict=True)
+        ]
+        references = [[names[number] for number in row] for row in words["word_labels"]]
+        return metric.compute(predictions=predictions, references=references)
+
+    task = Task(
+        rows=encoded["train"],
+        lengths=batches.lengths(encoded["train"]),
+        collate=collate,
+        loss=loss,
+        evaluate=evaluate,
+        best=(config.metrics or list(known))[0],
+    )
+    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
+
+    # Save, load as a user would, and compare.
+    trained, checked = save_and_load_again(
+        accelerator, folder, model, tokenizer, AutoModelForTokenClassification, validation, outputs
+    )
+    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
+    folder.finish(accelerator, {"recipe": "finetune_tokens", **result})
+
+
+if __name__ == "__main__":
+    run(main)

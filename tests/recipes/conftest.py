@@ -109,12 +109,12 @@ def written(tmp_path):
 
 @pytest.fixture
 def recipe(written):
-    """Run the recipe here; returns its result JSON."""
+    """Run a recipe here; returns its result JSON."""
 
-    def call(config: dict, *args: str) -> dict:
+    def call(config: dict, *args: str, script=finetune_text) -> dict:
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
-        finetune_text.main(written(config, *args))
+        script.main(written(config, *args))
         return json.loads((Path(config["output_dir"]) / "result.json").read_text())
 
     return call

@@ -13,6 +13,8 @@ from common.training import Task
 from datasets import ClassLabel, Dataset, Features, Value
 from depth import DepthConfig
 from finetune_text import TextConfig
+from pretrain_mlm import MaskedLMConfig
+from sweep import SweepConfig
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import hf_addnorm
@@ -23,10 +25,22 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 def test_every_yaml_parses():
     paths = sorted(RECIPES.rglob("*.yaml"))
-    names = ["cola.yaml", "depth.yaml", "docstring_match.yaml", "sst2.yaml", "stsb.yaml"]
+    names = [
+        "cola.yaml",
+        "depth.yaml",
+        "docstring_match.yaml",
+        "pretrain_mlm.yaml",
+        "sst2.yaml",
+        "stsb.yaml",
+        "sweep.yaml",
+    ]
     assert [path.name for path in paths] == names
     # those of a script of its own, with the keys that the YAML leaves to the command line
-    others = {"depth.yaml": (DepthConfig, ["--text_file", "words.txt"])}
+    others = {
+        "depth.yaml": (DepthConfig, ["--text_file", "words.txt"]),
+        "pretrain_mlm.yaml": (MaskedLMConfig, []),
+        "sweep.yaml": (SweepConfig, []),
+    }
     for path in paths:
         config_class, more = others.get(path.name, (TextConfig, []))
         parsed, resume = config.parse(config_class, ["--config", str(path), *more])

@@ -58,8 +58,8 @@ class Masking:
 def pack(split: str, texts: Dataset, column: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:
     """Join the texts by the separator and cut what comes out into rows of ``length`` tokens; the last may be shorter.
 
-        [CLS] a text [SEP] the next one [SEP] a te [SEP]
-        [CLS] xt that is longer than what is left of a row [SEP]
+        [CLS] a text [SEP] the next one [SEP] a long [SEP]
+        [CLS] one that goes on in another row [SEP]
 
     Texts without a token, such as blank lines, are left out.
 

@@ -169,6 +169,7 @@ def test_resume_draws_the_same_masks(mlm, tmp_path):
     [
         ({"max_length": 3}, "max_length is 3; a packed row has at least 4 tokens"),
         ({"max_length": 65}, "max_length is 65; .* takes at most 64 tokens"),
+        ({"lora": 4}, "lora: this head shares its weights with the embeddings, and training it would part them"),
         ({"masked": 1.5}, 'config key "masked": Not of type ClosedUnitInterval'),
         ({"text_column": "words"}, "train split has no column 'words'; it has text, other, label, score"),
         ({"text_column": "score"}, "train row 0: column 'score' holds -?[0-9.]+, not text"),

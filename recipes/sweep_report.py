@@ -13,7 +13,7 @@ from results_table import spread
 
 
 # Points of a curve in the result.
-POINTS = 48
+POINTS = 30
 # What a row of the result has of the run's own.
 KEPT = (
     *("add_norm", "model", "parameters", "processes", "steps", "metrics", "metrics_over_time", "tokens"),

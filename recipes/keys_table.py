@@ -20,22 +20,24 @@ README = FOLDER / "README.md"
 BLOCK = re.compile(r"(<!-- keys:.*?-->\n).*?(<!-- end keys -->)", re.DOTALL)
 
 
+def config_class(script: str) -> type[RunConfig] | None:
+    """The class of a training script's keys; None where the script is none."""
+    module = importlib.import_module(script)
+    own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == script]
+    return next((kind for kind in own if issubclass(kind, RunConfig)), None)
+
+
 def scripts() -> dict[str, type[RunConfig]]:
     """The training scripts by name, with the class of their keys."""
-    found = {}
-    for path in sorted(FOLDER.glob("*.py")):
-        module = importlib.import_module(path.stem)
-        own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == path.stem]
-        if configs := [kind for kind in own if issubclass(kind, RunConfig)]:
-            found[path.stem] = configs[0]
-    return found
+    found = {path.stem: config_class(path.stem) for path in sorted(FOLDER.glob("*.py"))}
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
-def table(config_class: type, known: set[str]) -> str:
+def table(keys: type, known: set[str]) -> str:
     """A row per key, as markdown, without the ``known`` ones."""
-    described = {row.arg_name: " ".join(row.description.split()) for row in parse(config_class.__doc__).params}
+    described = {row.arg_name: " ".join(row.description.split()) for row in parse(keys.__doc__).params}
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    for key in dataclasses.fields(config_class):
+    for key in dataclasses.fields(keys):
         if key.name in known:
             continue
         if key.default_factory is not dataclasses.MISSING:
@@ -57,13 +59,13 @@ def tables() -> str:
     shared = {key.name for key in dataclasses.fields(RunConfig)}
     parts = ["Of all training scripts:\n\n" + table(RunConfig, set())]
     # a script that sets another default of a shared key shows it among its own
-    for name, config_class in scripts().items():
+    for name, keys in scripts().items():
         same = {
             key.name
-            for key in dataclasses.fields(config_class)
+            for key in dataclasses.fields(keys)
             if key.name in shared and key.default == RunConfig.__dataclass_fields__[key.name].default
         }
-        parts.append(f"Of `{name}.py`:\n\n" + table(config_class, same))
+        parts.append(f"Of `{name}.py`:\n\n" + table(keys, same))
     return "\n".join(parts)
 
 

@@ -175,7 +175,8 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
     """Freeze what ``train_only`` leaves out, or put LoRA adapters in; the head is always trained.
 
     Raises:
-        UserError: PEFT is not installed; adapters in a model that transforms its weights, which cannot be merged.
+        UserError: PEFT is not installed; adapters in a model that transforms its weights, which cannot be merged, or
+            whose head shares its weights with the embeddings.
     """
     if config.train_only == "add_norm":
         model.base_model.requires_grad_(False)
@@ -183,6 +184,9 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             parameter.requires_grad_(True)
     if config.lora is None:
         return model
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is model.get_input_embeddings().weight:
+        raise UserError("lora: this head shares its weights with the embeddings, and training it would part them")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:

@@ -6,11 +6,13 @@ import re
 import depth_report
 import keys_table
 import pytest
+import sweep_report
 from results_table import README, ROOT, load_results, table
 
 
 STUDIES = [depth_report.RESULT, depth_report.HIGH_RATE]
-FILES = sorted(set((ROOT / "recipes" / "results").glob("*.json")) - set(STUDIES))
+SWEEP = ROOT / "recipes" / "results" / "sweep.json"
+FILES = sorted(set((ROOT / "recipes" / "results").glob("*.json")) - {*STUDIES, SWEEP})
 
 
 def test_the_readmes_table_is_that_of_the_files():
@@ -24,7 +26,7 @@ def test_the_readmes_part_on_depth_is_that_of_the_study():
     assert depth_report.FIGURE.stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("file", [*FILES, *STUDIES], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [*FILES, *STUDIES, SWEEP], ids=lambda file: file.stem)
 def test_a_result_names_no_place(file):
     assert not re.search(r'"(/|\.\./|~)', file.read_text())
 
@@ -37,6 +39,12 @@ def test_a_result_is_whole(file):
     validation = result["data"]["validation"]
     assert result["reload"]["predictions_equal"] == validation.get("windows", validation["rows"])
     assert {"cpu", "threads", "device"} <= set(result["machine"])
+
+
+def test_the_readmes_table_of_the_sweep_is_that_of_its_result():
+    result = json.loads(SWEEP.read_text())
+    assert sweep_report.table(result) in keys_table.README.read_text()
+    assert max(path.stat().st_size for path in (SWEEP, SWEEP.with_suffix(".png"))) < 100_000
 
 
 def test_the_tables_of_keys_are_those_of_the_scripts():

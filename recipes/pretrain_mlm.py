@@ -1,0 +1,126 @@
+"""Masked-language-model training on texts, of a new encoder or a checkpoint, stock or AddNorm.
+
+    accelerate launch recipes/pretrain_mlm.py --config recipes/configs/pretrain_mlm.yaml [--key value ...]
+
+One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import set_seed
+from common import batches, data
+from common.config import RunConfig, parse
+from common.ending import PADDING, predict, save_and_load_again
+from common.errors import UserError, run
+from common.masked_tokens import Masking, pack
+from common.model import choose_trained, load_model, load_tokenizer
+from common.report import summary
+from common.run import RunFolder, main_process_first, start
+from common.training import Task, train
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import AutoModelForMaskedLM, DataCollatorForTokenClassification
+
+
+@dataclass(kw_only=True)
+class MaskedLMConfig(RunConfig):
+    """Keys of this recipe, beside those that all recipes have.
+
+    Args:
+        text_column: column of the text.
+        max_length: the texts, joined by the separator, are cut into rows of this many tokens, and all keys that count
+            rows mean these; tokens of a row attend to each other, also where they are of different texts.
+        masked: share of the tokens that is to be predicted; 80 % of them are hidden, 10 % replaced, 10 % left.
+    """
+
+    text_column: str = "text"
+    max_length: PositiveInt = 128
+    masked: ClosedUnitInterval = 0.15
+
+
+def targets(model, batch):
+    """Logits and labels at the masked tokens, `[tokens, vocabulary]` and `[tokens]`, and which tokens those are."""
+    masked = batch["labels"] != -100
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[masked].float(), batch["labels"][masked], masked
+
+
+def loss(model, batch):
+    """Summed over the masked tokens."""
+    logits, labels, _ = targets(model, batch)
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def outputs(model, batch):
+    """Summed loss of each row, and of each token what was predicted there; logits of a whole split are too big."""
+    logits, labels, masked = targets(model, batch)
+    losses = torch.zeros(masked.shape, device=logits.device)
+    losses[masked] = functional.cross_entropy(logits, labels, reduction="none")
+    predicted = torch.full_like(batch["labels"], PADDING)
+    predicted[masked] = logits.argmax(-1)
+    return losses.sum(-1), predicted, batch["labels"]
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    began = time.perf_counter()
+    config, resume = parse(MaskedLMConfig, args)
+    accelerator = start(config)
+    folder = RunFolder(config, resume, accelerator.num_processes)
+
+    # Data: read, check every text, tokenize, pack, draw the subset; validation rows are masked once.
+    with main_process_first(accelerator):
+        splits = data.load_splits(config, [config.text_column], config.text_column)
+    tokenizer = load_tokenizer(config.checkpoint, config.max_length)
+    masking = Masking(tokenizer, config.masked)
+    packed, sources = {}, {}
+    for split, texts in splits.items():
+        with main_process_first(accelerator):
+            rows = pack(split, texts, config.text_column, tokenizer, config.max_length)
+        packed[split] = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
+        sources[split] = data.source(packed[split])
+        accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
+    collate = DataCollatorForTokenClassification(tokenizer)
+    validation = masking.fixed(packed["validation"], f"{config.seed}/validation")
+    validation = DataLoader(batches.longest_first(validation), config.eval_batch_size, collate_fn=collate)
+    validation = accelerator.prepare(validation)
+
+    # Model: the same new weights on every process.
+    set_seed(config.seed)
+    model = load_model(AutoModelForMaskedLM, config, accelerator.device)
+    for key, needed in (("vocab_size", len(tokenizer)), ("max_position_embeddings", config.max_length)):
+        if getattr(model.config, key, needed) < needed:
+            raise UserError(f"the model's {key} is {getattr(model.config, key)}, and its input needs {needed}")
+
+    def evaluate(model):
+        losses, predicted, labels = predict(accelerator, model, validation, outputs)
+        predicted, labels = torch.cat(predicted), torch.cat(labels)
+        masked = labels != -100
+        mean = torch.stack(losses).double().sum() / masked.sum()
+        right = (predicted == labels)[masked].double().mean()
+        return {"loss": mean.item(), "perplexity": mean.exp().item(), "accuracy": right.item()}
+
+    task = Task(
+        rows=packed["train"],
+        lengths=batches.lengths(packed["train"]),
+        collate=collate,
+        loss=loss,
+        evaluate=evaluate,
+        best="-perplexity",
+        augment=masking,
+    )
+    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
+
+    # Save, load as a user would, and compare.
+    trained, checked = save_and_load_again(
+        accelerator, folder, model, tokenizer, AutoModelForMaskedLM, validation, outputs
+    )
+    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
+    folder.finish(accelerator, {"recipe": "pretrain_mlm", **result})
+
+
+if __name__ == "__main__":
+    run(main)

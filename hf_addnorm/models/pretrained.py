@@ -338,7 +338,7 @@ def _mask_position(forward: Any) -> int | None:
     return names.index("attention_mask") - 1 if "attention_mask" in names else None
 
 
-def _entered(forward: Any) -> Any:
+def entered(forward: Any) -> Any:
     """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
     position = _mask_position(forward)
 
@@ -372,7 +372,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if cls.forward is not nn.Module.forward:
-            cls.forward = _entered(cls.forward)
+            cls.forward = entered(cls.forward)
         # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
         for stock in cls.__mro__[1:]:
             layout = get_checkpoint_conversion_mapping(stock.__name__)

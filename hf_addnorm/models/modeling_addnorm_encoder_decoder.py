@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import EncoderDecoderModel, PreTrainedModel
 from transformers.loss.loss_utils import fixed_cross_entropy
+from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from .composite import DECODERS, ENCODERS, CompositeModel
@@ -141,16 +142,16 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: 
             )
         if encoder is None:
             config_class = family_of(encoder_pretrained_model_name_or_path, ENCODER_CONFIGS, "an encoder is one of")
+            # a decoder's checkpoint is none here
+            flags = ("is_decoder", "add_cross_attention")
+            encoding: Any = {flag: False for flag in flags if hasattr(config_class, flag)}
             config, for_encoder = config_class.from_pretrained(
                 encoder_pretrained_model_name_or_path,
                 add_norm=encoder_add_norm,
+                **encoding,
                 return_unused_kwargs=True,
                 **for_encoder,
             )
-            for flag in ("is_decoder", "add_cross_attention"):
-                # a decoder's checkpoint: it is not to be one here
-                if getattr(config, flag, False):
-                    setattr(config, flag, False)
             if encoder_add_norm is not None:
                 config.add_norm = with_decoder_layers(config.add_norm, decoder.config.add_norm_depth())
             encoder = ENCODERS[config.model_type].from_pretrained(
@@ -210,7 +211,9 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: 
         )
         if labels is not None:
             # the stock class's own is a mean in any case, and it warns about a change in version 4.12
-            outputs.loss = fixed_cross_entropy(outputs.logits.flatten(0, -2), labels.flatten(), num_items_in_batch)
+            loss = fixed_cross_entropy(outputs.logits.flatten(0, -2), labels.flatten(), num_items_in_batch)
+            # the loss comes first in a tuple
+            outputs = Seq2SeqLMOutput(loss=loss, **outputs)
         return outputs
 
 

@@ -3,7 +3,7 @@
 Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors.
 """
 
-from .auto import load_pretrained, register_family, register_models
+from .auto import load_pretrained, new_model, register_family, register_models
 from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .growth import grow
 from .models.addnorm_config import AddNormConfig
@@ -28,6 +28,7 @@ from .models.modeling_addnorm_vit import *
 from .models.modeling_addnorm_wav2vec2 import *
 from .models.presets import PRESETS, Preset
 from .models.spec import AddNormSpec
+from .parameters import add_norm_parameters
 from .scheme import Scheme
 
 
@@ -50,11 +51,13 @@ __all__ = [
     "Part",
     "Preset",
     "Scheme",
+    "add_norm_parameters",
     "catalogue",
     "collect_losses",
     "grow",
     "inits",
     "load_pretrained",
+    "new_model",
     "norms",
     "positions",
     "presets",

@@ -66,6 +66,39 @@ def register_family(config_class: type[Any]) -> None:
     _FAMILIES[config_class.stock_model_type] = config_class
 
 
+def _auto_class(auto_class: Any) -> Any:
+    if not isinstance(auto_class, str):
+        return auto_class
+    if not hasattr(transformers, auto_class):
+        raise ValueError(f"auto_class is {auto_class!r}; allowed is the name of one of Transformers' Auto classes.")
+    return getattr(transformers, auto_class)
+
+
+def new_model(
+    auto_class: Any, model_type: str, add_norm: str | dict | AddNormSpec | None = None, **entries: Any
+) -> PreTrainedModel:
+    """A model with new weights, through an Auto class.
+
+    Args:
+        auto_class: an AutoModel class, or its name (`"AutoModelForSequenceClassification"`).
+        model_type (`str`): a stock model type (`"bert"`), or that of an AddNorm family.
+        add_norm (`str`, `dict` or `AddNormSpec`, *optional*): the scheme. Without one a stock type is the stock model.
+        entries: of the config.
+    Raises:
+        ValueError: unknown Auto class or model type, a type that has no AddNorm model, or a spec that is not valid.
+    """
+    auto_class = _auto_class(auto_class)
+    if add_norm is not None:
+        config_class = _FAMILIES.get(model_type)
+        if config_class is None and model_type not in [config.model_type for config in _FAMILIES.values()]:
+            raise ValueError(
+                f"model_type is {model_type!r}, which has no AddNorm family; families are {one_of(_FAMILIES)}."
+            )
+        model_type = model_type if config_class is None else config_class.model_type
+        entries["add_norm"] = add_norm
+    return auto_class.from_config(AutoConfig.for_model(model_type, **entries))
+
+
 def load_pretrained(
     auto_class: Any, checkpoint: str | os.PathLike, add_norm: str | dict | AddNormSpec | None = None, **kwargs: Any
 ) -> PreTrainedModel:
@@ -83,12 +116,7 @@ def load_pretrained(
         ValueError: unknown Auto class, a family that has no AddNorm model, or a spec that is not valid.
         OSError: a file that is missing, truncated or damaged.
     """
-    if isinstance(auto_class, str):
-        if not hasattr(transformers, auto_class):
-            raise ValueError(
-                f"auto_class is {auto_class!r}; allowed is the name of one of Transformers' Auto classes."
-            )
-        auto_class = getattr(transformers, auto_class)
+    auto_class = _auto_class(auto_class)
     if add_norm is None:
         # a stock class, perhaps, which leaves the sentence to the reader of the file
         with damage_named(checkpoint):

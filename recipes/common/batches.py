@@ -2,10 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from datasets import Dataset
 
 
@@ -55,24 +53,6 @@ class BatchOrder:
         """One process's micro-batches of a step: ``accumulation`` of them, empty where the rows run out."""
         rows, size = self.rows(step), self.batch_size // accumulation
         return [rows[start : start + size][process::processes] for start in range(0, self.batch_size, size)]
-
-
-def make_batch(dataset: Dataset, rows: list[int], collate: Callable[[list], Any]) -> Any:
-    """Collate the rows; an empty share becomes one row without a label, so that every process has a forward pass."""
-    batch = collate([dataset[row] for row in rows or [0]])
-    if not rows:
-        batch["labels"].fill_(math.nan if batch["labels"].is_floating_point() else -100)
-    return batch
-
-
-def count(batches: list[Any]) -> torch.Tensor:
-    """Labels, tokens and slots (tokens with padding) in these batches."""
-    total = 0
-    for batch in batches:
-        labels, mask = batch["labels"], batch["attention_mask"]
-        labelled = ~labels.isnan() if labels.is_floating_point() else labels != -100
-        total += torch.stack([labelled.sum(), mask.sum(), torch.ones_like(mask).sum()])
-    return total
 
 
 def lengths(rows: Dataset) -> list[int]:

@@ -3,7 +3,8 @@
 import argparse
 import difflib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
 from jsonargparse import ArgumentParser
@@ -18,6 +19,8 @@ class RunConfig:
 
     Args:
         checkpoint: name on the Hub, local folder, or ``package:NAME`` for weights that come in a Python package.
+        new_weights: take the checkpoint's config and tokenizer alone.
+        model_config: entries of the model's config; with ``model_type`` among them a new model needs no checkpoint.
         output_dir: folder of this run; must be new, empty, or hold this run unfinished (``--resume``).
         result_file: where the result JSON goes; default ``<output_dir>/result.json``.
         add_norm: add & norm spec: a preset's name, or a dict such as ``{"preset": "post_ln", "norm": "rms_norm"}``;
@@ -33,7 +36,8 @@ class RunConfig:
         max_train_rows: train on this many rows, drawn with the seed.
         seed: fixes the data order, the new weights and dropout.
         num_processes: if given, the run stops where the launcher started another number.
-        mixed_precision: bf16 trains under autocast, the weights stay in float32.
+        mixed_precision: bf16 trains under autocast, the weights stay in float32; default bf16 where the GPU, or the
+            CPU's instructions, have it, else no.
         epochs: passes over the training rows.
         max_steps: stop after this many optimizer steps, however many epochs that is.
         batch_size: rows per optimizer step, over all processes and accumulation steps.
@@ -46,10 +50,16 @@ class RunConfig:
         max_grad_norm: gradients are clipped to this norm; 0 clips nothing.
         eval_every: steps between evaluations; default once per epoch. The last step is always evaluated.
         checkpoint_every: steps between checkpoints; null writes none.
-        keep_checkpoints: how many of the last checkpoints stay.
+        keep_checkpoints: how many of the last checkpoints stay, beside that of the best evaluation.
+        final_model: which model is saved at the end, that of the last step or that of the best evaluation.
+        train_only: ``add_norm`` trains the parameters of norms, residuals and streams, and the head; null all.
+        lora: rank of LoRA adapters on all Linear layers, trained with the head; the saved model has them merged.
+        track: also log to these: tensorboard, trackio, wandb.
     """
 
-    checkpoint: str
+    checkpoint: str | None = None
+    new_weights: bool = False
+    model_config: dict[str, Any] = field(default_factory=dict)
     output_dir: str
     result_file: str | None = None
     add_norm: dict[str, Any] | str | None = None
@@ -64,7 +74,7 @@ class RunConfig:
     max_train_rows: PositiveInt | None = None
     seed: NonNegativeInt = 0
     num_processes: PositiveInt | None = None
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16"] | None = None
     epochs: PositiveInt = 1
     max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 32
@@ -78,6 +88,23 @@ class RunConfig:
     eval_every: PositiveInt | None = None
     checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
+    final_model: Literal["last", "best"] = "last"
+    train_only: Literal["add_norm"] | None = None
+    lora: PositiveInt | None = None
+    track: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is None and "model_type" not in self.model_config:
+            raise UserError("no model: give checkpoint, or model_config with model_type for a new one")
+        if self.final_model == "best" and self.checkpoint_every is None:
+            raise UserError(
+                "final_model is best, and checkpoint_every is not set: without checkpoints only the last is left"
+            )
+        if self.lora and self.train_only:
+            raise UserError(f"lora is {self.lora} and train_only is {self.train_only}: choose one of them")
+        for name in self.track:
+            if find_spec(name) is None:
+                raise UserError(f"track names {name!r}, which is not installed: pip install {name}")
 
 
 Config = TypeVar("Config")

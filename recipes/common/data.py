@@ -156,3 +156,8 @@ def fingerprint(rows: Dataset) -> str:
     for column in rows.column_names:
         digest.update(json.dumps([column, *rows[column]]).encode())
     return digest.hexdigest()
+
+
+def source(rows: Dataset) -> dict[str, Any]:
+    """What a result says of a split: how many rows, and which."""
+    return {"rows": len(rows), "sha256": fingerprint(rows)}

@@ -2,19 +2,21 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from jsonargparse.typing import PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
+from hf_addnorm import AddNormStackConfig
 from hf_addnorm.models.norms import Norm
+from hf_addnorm.models.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line
@@ -37,6 +39,8 @@ DROPOUT_KEYS = (
     "embedding_dropout",
     "mlp_dropout",
 )
+# What a saved config says of its file, not of the model.
+ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
 
 
@@ -58,8 +62,10 @@ def find_checkpoint(name: str) -> str:
     return str(folder)
 
 
-def load_tokenizer(checkpoint: str, max_length: int) -> PreTrainedTokenizerBase:
+def load_tokenizer(checkpoint: str | None, max_length: int) -> PreTrainedTokenizerBase:
     """Load the checkpoint's tokenizer; refuses a ``max_length`` that is more than the checkpoint takes."""
+    if checkpoint is None:
+        raise UserError("no tokenizer: give checkpoint; with new_weights it gives its config and tokenizer alone")
     try:
         tokenizer = AutoTokenizer.from_pretrained(find_checkpoint(checkpoint))
     except UNLOADABLE as error:
@@ -69,30 +75,56 @@ def load_tokenizer(checkpoint: str, max_length: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(auto_class: Any, config: RunConfig, device: torch.device, **kwargs: Any) -> PreTrainedModel:
+class Stack(TypedDict):
+    """Several encoders that start as the checkpoint, one after the other or side by side."""
+
+    encoders: PositiveInt
+    arrangement: Literal["sequence", "parallel"]
+
+
+def load_model(
+    auto_class: Any, config: RunConfig, device: torch.device, stack: Stack | None = None, **kwargs: Any
+) -> PreTrainedModel:
     """Load the checkpoint in float32 with the config's add & norm, attention and dropout.
 
     Args:
         auto_class: an AutoModel class.
         config: the run's config.
         device: where it will be trained; on a CPU plain-matmul attention is the default, being the fastest there.
-        kwargs: go to ``from_pretrained``, as ``num_labels``.
+        stack: how many such encoders make the model, and how.
+        kwargs: entries of the config that the task fixes, as ``num_labels``.
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
-    checkpoint = find_checkpoint(config.checkpoint)
+    checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
+    entries = dict(config.model_config)
     if attention := config.attn_implementation or ("eager" if device.type == "cpu" else None):
-        kwargs["attn_implementation"] = attention
+        entries["attn_implementation"] = attention
     try:
+        own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
         if config.dropout is not None:
-            own = AutoConfig.from_pretrained(checkpoint).to_dict()
-            kwargs |= {key: config.dropout for key in DROPOUT_KEYS if key in own}
-        model = hf_addnorm.load_pretrained(
-            auto_class, checkpoint, add_norm=config.add_norm, dtype=torch.float32, **kwargs
-        )
+            entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(own, key)}
+        if stack is not None:
+            model = auto_class._model_mapping[AddNormStackConfig].from_pretrained_encoders(
+                [checkpoint] * stack["encoders"],
+                add_norm=config.add_norm,
+                arrangement=stack["arrangement"],
+                loading={"dtype": torch.float32, **entries},
+                **kwargs,
+            )
+        elif checkpoint and not config.new_weights:
+            loading = {"dtype": torch.float32, **entries, **kwargs}
+            model = hf_addnorm.load_pretrained(auto_class, checkpoint, add_norm=config.add_norm, **loading)
+        else:
+            saved = (
+                {key: value for key, value in own.to_dict().items() if key not in ABOUT_A_FILE} if checkpoint else {}
+            )
+            made = {"model_type": own.model_type, **saved, **entries, **kwargs}
+            model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
     except UNLOADABLE as error:
         hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
-        raise UserError(f"cannot load {config.checkpoint}: {hint}{one_line(error)}") from error
+        name = config.checkpoint or f"a new {config.model_config['model_type']}"
+        raise UserError(f"cannot load {name}: {hint}{one_line(error)}") from error
     return _in_own_memory(model)
 
 
@@ -129,14 +161,39 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-@torch.no_grad()
-def same_logits(first: PreTrainedModel, second: PreTrainedModel, rows: list, collate: Callable) -> bool:
-    """Whether two models on one device give bit-equal logits for these rows, in evaluation mode."""
-    first.eval()
-    second.eval()
-    for start in range(0, len(rows), 64):
-        batch = collate(rows[start : start + 64]).to(first.device)
-        del batch["labels"]
-        if not torch.equal(first(**batch).logits, second(**batch).logits):
-            return False
-    return True
+def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
+    """Freeze what ``train_only`` leaves out, or put LoRA adapters in; the head is always trained.
+
+    Raises:
+        UserError: PEFT is not installed; adapters in a model that transforms its weights, which cannot be merged.
+    """
+    if config.train_only == "add_norm":
+        model.base_model.requires_grad_(False)
+        for parameter in hf_addnorm.add_norm_parameters(model).values():
+            parameter.requires_grad_(True)
+    if config.lora is None:
+        return model
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise UserError("lora needs PEFT: pip install peft") from error
+    if any(isinstance(module, Transformed) for module in model.modules()):
+        raise UserError(
+            "lora: this add & norm transforms weights, and an adapter merged into them is another function"
+        )
+    head = [name for name, child in model.named_children() if child is not model.base_model and _has_parameters(child)]
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear", modules_to_save=head or None
+        ),
+    )
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether it has adapters, which ``merge_and_unload`` merges."""
+    return hasattr(model, "merge_and_unload")

@@ -40,6 +40,11 @@ class Progress:
         self.slots += slots
         self.seconds += seconds
 
+    def best(self, name: str) -> int | None:
+        """The step of the evaluation with the highest figure ``name`` (lowest for ``-name``); the first of equals."""
+        sign = -1 if name.startswith("-") else 1
+        return max(self.metrics, key=lambda entry: sign * entry[name.lstrip("-")], default={"step": None})["step"]
+
     @property
     def tokens_per_second(self) -> float:
         """Mean over the run so far."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedModel
 
 import hf_addnorm
@@ -73,15 +74,28 @@ def machine(accelerator: Accelerator) -> dict[str, Any]:
     """CPU with its instructions for bf16, threads of one process, and the device that was trained on."""
     names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     # "flags" on x86, "Features" on ARM
-    can = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
     on_gpu = accelerator.device.type == "cuda"
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cpu_bf16": sorted(can & {"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"}),
+        "cpu_bf16": cpu_bf16(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(accelerator.device) if on_gpu else accelerator.device.type,
     }
+
+
+def cpu_bf16() -> list[str]:
+    """The instructions for bf16 that this CPU has."""
+    can = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
+    return sorted(can & {"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"})
+
+
+def bf16_is_fast() -> bool:
+    """Whether the device that will be trained on multiplies in bf16 by itself."""
+    if torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # avx_ne_convert converts only
+    return bool(set(cpu_bf16()) - {"avx_ne_convert"})
 
 
 def _cpuinfo() -> list[str]:

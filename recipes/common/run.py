@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,13 @@ from typing import Any
 import datasets
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedTokenizerBase
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 
 from .config import RunConfig, difference
 from .errors import UserError, one_line
 from .progress import Progress
-from .report import write_json
+from .report import bf16_is_fast, write_json
 
 
 def start(config: RunConfig) -> Accelerator:
@@ -28,8 +29,15 @@ def start(config: RunConfig) -> Accelerator:
     Raises:
         UserError: another number of processes than asked for, a batch size that does not divide, no bf16 here.
     """
+    if config.mixed_precision is None:
+        config.mixed_precision = "bf16" if bf16_is_fast() else "no"
     try:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision, step_scheduler_with_optimizer=False)
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            step_scheduler_with_optimizer=False,
+            log_with=config.track or None,
+            project_dir=config.output_dir,
+        )
     except ValueError as error:
         raise UserError(f"mixed_precision {config.mixed_precision!r} does not work here: {one_line(error)}") from error
     processes, launched = accelerator.num_processes, int(os.environ.get("WORLD_SIZE", 1))
@@ -119,20 +127,19 @@ class RunFolder:
     def begin(self, accelerator: Accelerator, data: dict[str, Any]) -> None:
         """Write ``run.json``; on resume check that the data are those the run began with."""
         self.identity["data"] = data
-        record, problem = self.path / "run.json", [None]
         if self.resume:
             self._refuse_other(self._recorded())
-        elif accelerator.is_main_process:
-            try:
-                if self.extra_result is not None:
-                    self.extra_result.parent.mkdir(parents=True, exist_ok=True)
-                write_json(record, self.identity)
-            except OSError as error:
-                problem = [f"cannot write to {error.filename}: {error.strerror}"]
-        # What only one process met is an error of all of them, and no process goes on before the folder is there.
-        broadcast_object_list(problem)
-        if problem[0] is not None:
-            raise UserError(problem[0])
+        else:
+            with written(accelerator):
+                if accelerator.is_main_process:
+                    if self.extra_result is not None:
+                        self.extra_result.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(self.path / "run.json", self.identity)
+        accelerator.init_trackers("hf_addnorm", config=_flat(self.identity))
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.path / "checkpoints" / f"step_{step:08d}"
 
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""
@@ -153,39 +160,91 @@ class RunFolder:
         last = self.last_checkpoint()
         return f"the last good checkpoint is {last}" if last else "no checkpoint had been written"
 
-    def save(self, accelerator: Accelerator, progress: Progress, keep: int) -> None:
-        """Write a checkpoint under another name, rename it, then remove all but the last ``keep``."""
-        final = self.path / "checkpoints" / f"step_{progress.step:08d}"
+    def save(self, accelerator: Accelerator, progress: Progress, keep: int, best: int | None) -> None:
+        """Write a checkpoint under another name, rename it, then remove all but the last ``keep`` and the ``best``.
+
+        Raises:
+            UserError: it cannot be written; what had been written of it is removed, older checkpoints stay.
+        """
+        final = self.checkpoint(progress.step)
         partial = final.with_name(f".{final.name}.partial")
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            write_json(partial / "progress.json", asdict(progress))
-            partial.rename(final)
-            for old in sorted(final.parent.glob("step_*"))[:-keep]:
-                # Renamed first, so that a checkpoint is never seen half removed.
-                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
-        accelerator.wait_for_everyone()
+        try:
+            with written(accelerator):
+                accelerator.save_state(str(partial))
+            with written(accelerator):
+                if accelerator.is_main_process:
+                    write_json(partial / "progress.json", asdict(progress))
+                    # a step that is done again after its evaluation, or after a signal
+                    shutil.rmtree(final, ignore_errors=True)
+                    partial.rename(final)
+                    last = sorted(final.parent.glob("step_*"))
+                    for old in last[:-keep]:
+                        if best is None or old != self.checkpoint(best):
+                            # Renamed first, so that a checkpoint is never seen half removed.
+                            shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
+        except UserError as error:
+            if accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"stopped at step {progress.step}: {error}; {self.kept()}") from error
 
-    def save_model(self, accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write model and tokenizer to ``model/``, under another name first."""
-        partial = self.path / ".model.partial"
+    def save_model(self, accelerator: Accelerator, model: Any, processor: Any) -> None:
+        """Write the model, and what prepares its inputs, to ``model/``, under another name first."""
         weights = accelerator.get_state_dict(model)
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(self.model, ignore_errors=True)
-            accelerator.unwrap_model(model).save_pretrained(partial, state_dict=weights)
-            tokenizer.save_pretrained(partial)
-            partial.rename(self.model)
-        accelerator.wait_for_everyone()
+        bare = accelerator.unwrap_model(model)
+        with written(accelerator):
+            if accelerator.is_main_process:
+                partial = self.path / ".model.partial"
+                for folder in (partial, self.model):
+                    shutil.rmtree(folder, ignore_errors=True)
+                bare.save_pretrained(partial, state_dict=weights)
+                processor.save_pretrained(partial)
+                partial.rename(self.model)
+
+    def save_adapter(self, accelerator: Accelerator, model: Any) -> None:
+        """Write LoRA adapters, before they are merged, to ``adapter/``."""
+        with written(accelerator):
+            if accelerator.is_main_process:
+                model.save_pretrained(self.path / "adapter")
 
     def finish(self, accelerator: Accelerator, result: dict[str, Any]) -> None:
         """Write the result JSON; ``result.json`` comes last and marks the run as finished."""
-        if accelerator.is_main_process:
-            for path in (self.extra_result, self.result):
-                if path is not None:
-                    write_json(path, result)
-        accelerator.wait_for_everyone()
+        with written(accelerator):
+            if accelerator.is_main_process:
+                for path in (self.extra_result, self.result):
+                    if path is not None:
+                        write_json(path, result)
+        # not `end_training`, which takes the process group from under a model that still holds it: that can hang
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+@contextmanager
+def written(accelerator: Accelerator) -> Iterator[None]:
+    """Every process enters it: what one of them cannot write in it is an error of all.
+
+    Raises:
+        UserError: naming the file and the reason.
+    """
+    problem = None
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot write to {error.filename}: {error.strerror}" if error.filename else f"cannot write: {error}"
+    except (RuntimeError, SafetensorError) as error:
+        # torch and safetensors say so in errors of their own
+        if not re.search(r"PytorchStreamWriter|inline_container|I/O error|os error", str(error)):
+            raise
+        problem = f"cannot write: {one_line(error)}"
+    problems = [found for found in gather_object([problem]) if found]
+    if problems:
+        raise UserError(problems[0])
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    # trackers take numbers and texts
+    return {
+        key: value if isinstance(value, int | float | str) else json.dumps(value) for key, value in identity.items()
+    }

@@ -91,6 +91,7 @@ def config(tiny, files, tmp_path) -> dict:
         "eval_batch_size": 4,
         "learning_rate": 1e-3,
         "max_length": 32,
+        "mixed_precision": "no",
     }
 
 

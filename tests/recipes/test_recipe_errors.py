@@ -60,7 +60,7 @@ def test_exit_code_and_one_line(written, config, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"colour": "red"}, "unknown config key 'colour': the keys are checkpoint, output_dir,"),
+        ({"xyzzy": "red"}, "unknown config key 'xyzzy': the keys are checkpoint, new_weights,"),
         ({"learning_rate": "fast"}, 'config key "learning_rate": Not of type PositiveFloat'),
         ({"epochs": 0}, 'config key "epochs": Not of type PositiveInt: 0 does not conform to restriction v>0'),
         ({"task": "tagging"}, "Expected one of .'classification', 'regression'.. Got value: tagging"),

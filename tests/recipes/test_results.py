@@ -4,6 +4,7 @@ import json
 import re
 
 import depth_report
+import keys_table
 import pytest
 from results_table import README, ROOT, load_results, table
 
@@ -34,3 +35,7 @@ def test_a_result_is_whole(file):
     assert result["steps"] == len(result["loss_history"])
     assert result["reload"]["predictions_equal"] == result["data"]["validation"]["rows"]
     assert {"cpu", "threads", "device"} <= set(result["machine"])
+
+
+def test_the_tables_of_keys_are_those_of_the_scripts():
+    assert keys_table.tables() in keys_table.README.read_text(), "run: python recipes/keys_table.py"

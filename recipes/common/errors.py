@@ -1,5 +1,6 @@
 """Errors that a user can mend: one sentence on stderr, an exit code, no traceback."""
 
+import gc
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from accelerate import Accelerator
 
 
@@ -62,6 +64,10 @@ def run(main: Callable[[], None]) -> None:
     """Call a recipe's ``main``; a ``UserError`` becomes one sentence, said by one process."""
     try:
         main()
+        if torch.distributed.is_initialized():
+            # Left to the interpreter's end, gloo's threads sometimes abort it; taken from under a model, they hang.
+            gc.collect()
+            torch.distributed.destroy_process_group()
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         if isinstance(error, LostProcess):
@@ -71,4 +77,9 @@ def run(main: Callable[[], None]) -> None:
         else:
             # The launcher ends all processes as soon as one exits: let the first one speak.
             time.sleep(2)
+        if torch.distributed.is_initialized():
+            # the others may be gone, and nothing here waits for them
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)

@@ -216,7 +216,7 @@ class RunFolder:
                 for path in (self.extra_result, self.result):
                     if path is not None:
                         write_json(path, result)
-        # not `end_training`, which takes the process group from under a model that still holds it: that can hang
+        # not `end_training`, which takes the process group from under a model that still holds it
         for tracker in accelerator.trackers:
             tracker.finish()
 

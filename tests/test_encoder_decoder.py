@@ -504,6 +504,21 @@ def test_attention_and_dtype_of_the_parts(tmp_path):
     assert {"AddNormBertLayer", "AddNormGPT2Block"} <= net._no_split_modules <= present
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["encoder_decoder", "encoder"])
+def test_accelerate_takes_its_own_wrapper_away_and_not_ours(whole):
+    """It goes down to the function that no decorator is on: the token mask would be lost, and `return_dict`."""
+    accelerator = pytest.importorskip("accelerate").Accelerator(mixed_precision="bf16", cpu=True)
+    net = _net(encoder={"add_norm": {"norm": "instance_norm"}})
+    net, inputs = (net, _inputs()) if whole else (net.encoder, _source())
+    expected = net(**inputs, return_dict=True)
+    prepared = accelerator.prepare(net)
+    assert not torch.equal(prepared(**inputs)[1], expected[1])
+    bare = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    accelerator.free_memory()
+    for ours, before in zip(bare(**inputs, return_dict=True)[:2], expected[:2], strict=True):
+        assert torch.equal(ours, before)
+
+
 def test_a_deep_copy_is_another_model():
     net = _net(encoder={"add_norm": "deepnorm"})
     twin = copy.deepcopy(net)

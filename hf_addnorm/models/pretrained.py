@@ -351,6 +351,9 @@ def entered(forward: Any) -> Any:
         mask = by_place[0] if by_place else kwargs.get("attention_mask")
         return running_with(TokenMask.of(mask), run, self, *args, **kwargs)
 
+    # Accelerate, where it takes its autocast away again, goes down to what no decorator is on, and would take this too
+    vars(entered)["__signature__"] = inspect.signature(forward)
+    del vars(entered)["__wrapped__"]
     return entered
 
 

@@ -300,12 +300,7 @@ LAYER_SCHEMES = (
         "the code of nanochat and modded-nanogpt",
         "Each layer adds the embeddings again: the state would have to keep them, and does not yet.",
     ),
-    _residual.left_out(
-        "ngpt",
-        "Loshchilov et al., 2024, arXiv 2410.01131",
-        "Four of its parts are outside the axes: the scales before the activation, of the logits and of the softmax, "
-        "and weights that are normalised after every step.",
-    ),
+    _residual.built("ngpt", "Loshchilov et al., 2024, arXiv 2410.01131", "ngpt", {"residual": "normalized_lerp"}),
     _stream.built("residual", "ResiDual, Xie et al., 2023, arXiv 2304.14802", "residual"),
     _stream.built("siamese_norm", "Li et al., ICML 2026, arXiv 2602.08064", "siamese_norm"),
     _stream.open(

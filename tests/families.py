@@ -257,6 +257,7 @@ OTHER_SPECS: dict[str, Any] = {
         "residual": {"kind": "constant", "branch_scale": {"kind": "power", "of": "layers", "exponent": -0.5}},
         "init": ["scaled_output"],
     },
+    "official_normformer": {"preset": "normformer", "variant": "official"},
     "norms_of_whole_q_and_k": {"preset": "pre_ln", "attention": ["pre", "q", "k"], "qkv_width": "hidden"},
     "stochastic_depth": {"preset": "pre_ln", "drop_path": {"kind": "linear", "last": 0.2}},
     "learned_skip": {"residual": {"kind": "vector", "side": "skip", "start": 1.0, "share": "layer"}},
@@ -310,9 +311,18 @@ FEW_SPECS = ["post_ln", "all_slots", "hybrid_norm", "residual", "hyper_connectio
 BASE_MODELS = {family: row.config_class.auto_classes["AutoModel"] for family, row in FAMILIES.items()}
 
 
+# where a preset has a meaning, if not everywhere
+ONLY_IN = {
+    # it starts the tables of the embeddings
+    "t_fixup": {family for family, row in FAMILIES.items() if row.config_class.has_tables},
+    # unit vectors and cosines reach the layers and the scores as they are
+    "ngpt": {"bert", "vit", "wav2vec2", "gpt2"},
+}
+
+
 def specs_of(family: str) -> list[str]:
-    """The specs that a family can have: T-Fixup starts the embeddings' tables, if there are any."""
-    return [spec for spec in SPECS if spec != "t_fixup" or FAMILIES[family].config_class.has_tables]
+    """The specs that a family can have."""
+    return [spec for spec in SPECS if family in ONLY_IN.get(spec, FAMILIES)]
 
 
 def quick_specs(family: str, model: str) -> list[str]:

@@ -116,6 +116,22 @@ def _l2_norm(x, p, *, eps=1e-12, **_):
     return _affine(torch.where(length == 0, 0.0, x / torch.where(length > eps, length, eps)), p)
 
 
+def _stored(stored, width):
+    return 1 / math.sqrt(width) if stored == "rsqrt_width" else stored
+
+
+def _learned_scale(x, p, *, factor=1.0, stored=1.0, model_width=None, **_):
+    width = model_width or x.shape[-1]
+    gain = (math.sqrt(width) if factor == "sqrt_width" else factor) / _stored(stored, width)
+    return x * p["weight"] * gain
+
+
+def _scaled_l2_norm(x, p, *, groups=1, stored="rsqrt_width", model_width=None, eps=1e-12, **_):
+    size = x.shape[-1] // (HEADS.get(x.shape[-1], 1) if groups == "heads" else groups)
+    units = torch.cat([_l2_norm(part, {}, eps=eps) for part in x.split(size, -1)], -1)
+    return math.sqrt(size) * p["weight"] * units / _stored(stored, model_width or x.shape[-1])
+
+
 def _see_dnorm(x, p, *, eps=1e-6, **_):
     token = torch.einsum("...i,i->...", x, p["direction"]).unsqueeze(-1)
     return (torch.tanh(token) * p["alpha"] + p["weight"]) * _rms_norm(x, {}, eps=eps)
@@ -132,6 +148,12 @@ def _group_norm(x, p, *, groups="heads", eps=1e-5, **_):
     groups = HEADS[x.shape[-1]] if groups == "heads" else groups
     parts = [_layer_norm(part, {}, eps=eps) for part in x.split(x.shape[-1] // groups, dim=-1)]
     return _affine(torch.cat(parts, dim=-1), p)
+
+
+def _input_scaled(x, p, eps):
+    p = dict(p)
+    scaled = _affine_map(x, {"weight": p.pop("input_weight")})
+    return _layer_norm(scaled, p, eps=eps)
 
 
 def _ada_norm(x, p, *, scale=1.0, k=0.1, detach=False, eps=1e-5):
@@ -199,6 +221,14 @@ NORM_REFERENCES = {
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
     ),
+    "input_scaled_layer_norm": Reference(
+        lambda x, p, *, eps, **_: _input_scaled(x, p, MODEL_EPS if eps is None else eps),
+        lambda width, *, groups, bias, **_: {
+            **_gain_and_bias(width, bias=bias),
+            "input_weight": ((HEADS[width] if groups == "heads" else groups or width,), 1.0),
+        },
+        {"groups": [None, "heads"], "bias": [None, True, False], "eps": [None, 1e-3]},
+    ),
     "group_norm": Reference(
         _group_norm,
         _gain_and_bias,
@@ -245,6 +275,17 @@ NORM_REFERENCES = {
         _l2_norm,
         lambda width, *, gain, **_: _gain_and_bias(width, gain=gain, bias=False),
         {"gain": [False, True], "eps": [1e-12, 0.5]},
+    ),
+    "learned_scale": Reference(
+        _learned_scale,
+        lambda width, *, stored, model_width, **_: {"weight": ((width,), _stored(stored, model_width or width))},
+        {"factor": [1.0, "sqrt_width", 3.0], "stored": [1.0, "rsqrt_width", 0.5], "model_width": [None, 7]},
+    ),
+    "scaled_l2_norm": Reference(
+        _scaled_l2_norm,
+        lambda width, *, stored, model_width, **_: {"weight": ((width,), _stored(stored, model_width or width))},
+        # a vector of one feature is its sign, whose gradient is rounding; by heads: in the encoder of nGPT
+        {"groups": [1], "stored": ["rsqrt_width", 0.5], "model_width": [None, 7], "eps": [1e-12, 0.5]},
     ),
     "see_dnorm": Reference(
         _see_dnorm,
@@ -406,6 +447,14 @@ def _xavier(width):
 
 
 # here the formula's constants and the start values are those that the depth rules came out as
+def _normalized_lerp(x, f, p, *, start=0.05, stored="rsqrt_width", eps=1e-12):
+    def on_sphere(z):
+        return _l2_norm(z, {}, eps=eps)
+
+    step = torch.abs(p["weight"] * start / _stored(stored, x.shape[-1]))
+    return on_sphere((1 - step) * on_sphere(x) + step * on_sphere(f))
+
+
 RESIDUAL_REFERENCES = {
     "add": Reference(formula=lambda x, f, p: x + f),
     "constant": Reference(
@@ -455,6 +504,11 @@ RESIDUAL_REFERENCES = {
             "bias": ((width,), start),
         },
         samples={"start": [2.0, "admin"], "relu": [True, False]},
+    ),
+    "normalized_lerp": Reference(
+        formula=_normalized_lerp,
+        start=lambda width, *, stored="rsqrt_width", **_: {"weight": ((width,), _stored(stored, width))},
+        samples={"start": [0.05, 0.9], "stored": ["rsqrt_width", 0.5], "eps": [1e-12, 0.5]},
     ),
     "laurel_lr": Reference(
         formula=lambda x, f, p, **_: f + x + (x @ p["down.weight"].T) @ p["up.weight"].T,
@@ -534,6 +588,8 @@ INIT_REFERENCES = {
     ),
     # Transformers without Tears: U(-0.01, 0.01), whose deviation is a third of the root of 3 of the bound
     "small_embeddings": InitReference(table=lambda width, layers: 0.01 / math.sqrt(3), options={"bound": 0.02}),
+    # nGPT: unit vectors in d dimensions, whose entries have the variance 1/d
+    "unit_vectors": InitReference(table=lambda width, layers: 1 / math.sqrt(width)),
     # Swin V2: gain and bias of the norm after the branch start at 0
     "zero_out_norm": InitReference(zeroes=("out_norm",)),
 }
@@ -579,6 +635,7 @@ class Site:
     layer: int
     layers: int
     sublayers: int
+    heads: int
     branch: Callable[..., torch.Tensor]
     drop: Callable[[torch.Tensor], torch.Tensor]
     params: Callable[[str], dict[str, torch.Tensor]]
@@ -626,6 +683,16 @@ def _normformer(x, s):
         return torch.cat([part * gain for part, gain in zip(y.chunk(len(gains), -1), gains, strict=True)], -1)
 
     return x + s.drop(s.norm("out", s.branch(s.norm("pre", x), mid=head_scale)))
+
+
+def _normformer_of_the_code(x, s):
+    if s.name == "ffn":
+        return _normformer_scaled(x, s)
+    norm = s.params("out")
+    gains = norm.pop("input_weight")
+    f = s.branch(s.norm("pre", x))
+    scaled = torch.cat([part * gain for part, gain in zip(f.chunk(len(gains), -1), gains, strict=True)], -1)
+    return x + s.drop(s.norm_of(scaled, norm))
 
 
 def _mix_ln(x, s):
@@ -695,6 +762,37 @@ def _hybrid_norm(x, s):
 def _olmo2(x, s):
     normed = lambda role, y: y if role == "v" else s.norm(f"{role}_norm", y)  # noqa: E731
     return x + s.norm("out", s.drop(s.branch(x) if s.name == "ffn" else s.branch(x, whole=normed)))
+
+
+def _ngpt(x, s):
+    if s.name == "ffn":
+        width = x.shape[-1]
+        f = s.branch(x, up=lambda y: s.params("up")["weight"] * math.sqrt(width) * y)
+    else:
+        gain = s.params("qk")["weight"] * math.sqrt(x.shape[-1])
+
+        def on_sphere(role, y):
+            if role == "v":
+                return y
+            # the cosine is to be multiplied by the root of the head's size, and is divided by it
+            heads = y.unflatten(-1, (s.heads, -1))
+            units = (heads / torch.linalg.vector_norm(heads, dim=-1, keepdim=True)).flatten(-2)
+            return units * gain * (heads.shape[-1] if role == "q" else 1)
+
+        f = s.branch(x, whole=on_sphere)
+    return _normalized_lerp(x, s.drop(f), {"weight": s.scale("lambda")})
+
+
+def _unit_weights(w):
+    """Every vector along the hidden axis divided by its length: rows, but columns of what writes to the stream."""
+
+    def one(name, weight):
+        if not re.fullmatch(r".*\.(q|k|v|o|w1|w2)\.weight", name):
+            return weight
+        dim = 0 if re.search(r"\.(o|w2)\.weight", name) else 1
+        return weight / torch.linalg.vector_norm(weight, dim=dim, keepdim=True)
+
+    return {name: one(name, weight) for name, weight in w.items()}
 
 
 def in_turn(sublayer: Callable[[Any, Site], Any]) -> Callable[[Any, list[Site]], Any]:
@@ -870,6 +968,7 @@ class EncoderReference:
 
     Where the state between layers is not one tensor, `start` makes it of the embeddings, `shown` is what a reader of
     hidden states sees of it, and `finish` makes one tensor of it, with the norms of the stream's own, by name.
+    `weights` is what the scheme makes of the stored ones, `stream_eps` the eps of the stream's own norms, if another.
     """
 
     layer: Callable[[Any, list[Site]], Any]
@@ -878,6 +977,8 @@ class EncoderReference:
     start: Callable[[torch.Tensor], Any] = _same
     shown: Callable[[Any], torch.Tensor] = _same
     finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
+    weights: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = lambda w: w
+    stream_eps: float | None = None
 
 
 def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
@@ -935,6 +1036,7 @@ ENCODER_REFERENCES = {
     "layer_scale": _sublayers(_layer_scale),
     "gtrxl": _sublayers(_gtrxl),
     "beam": _sublayers(_beam_sum, norm="rms_norm"),
+    "ngpt": _sublayers(_ngpt, norm="l2_norm", final=False, weights=_unit_weights),
     "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
     "parallel": EncoderReference(parallel),
     "b2t": EncoderReference(_b2t, final=False),
@@ -991,6 +1093,15 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
         {"wiring": "parallel", "stream": {"kind": "dual", "scale": 0.25}},
         replace(_dual(0.25), layer=_parallel_dual),
     ),
+    "official_residual": (
+        {"preset": "residual", "variant": "official"},
+        replace(_dual(), stream_eps=1e-7),
+    ),
+    "dual_scaled_at_both_ends": (
+        {"stream": {"kind": "dual", "scale": 0.05, "post_scale": 0.3, "eps": 1e-3}},
+        replace(_dual(0.05), stream_eps=1e-3, finish=lambda state, norm: 0.3 * state[0] + norm("stream", state[1])),
+    ),
+    "official_normformer": ({"preset": "normformer", "variant": "official"}, _sublayers(_normformer_of_the_code)),
     "dual_scaled": ({"stream": {"kind": "dual", "scale": 0.05}}, _dual(0.05)),
     "hyper_post_mean": (
         {"stream": {"kind": "hyper_connections", "streams": 3}},
@@ -1078,14 +1189,15 @@ def encode(
     kind, options = norm or (reference.norm, {"eps": eps} if reference.norm == "layer_norm" else {})
     names = ["attn", "ffn"] if memory is None else ["attn", "cross", "ffn"]
 
-    def norm_of(y, params):
-        return NORM_REFERENCES[kind].formula(y, params, **options)
+    def norm_of(y, params, **own):
+        return NORM_REFERENCES[kind].formula(y, params, **options | own)
 
     def params(prefix, slot):
         # "pre" -> its weight and bias; "alpha" -> the tensor of that name, under the key ""
         start = f"{prefix}{slot}"
         return {key[len(start) :].lstrip("."): value for key, value in w.items() if f"{key}.".startswith(f"{start}.")}
 
+    w = reference.weights(w)
     state, streams = reference.start(x), []
     for i in range(layers):
         branches = {
@@ -1093,8 +1205,8 @@ def encode(
             "cross": lambda u, i=i, **inner: _attention(
                 w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, **inner
             ),
-            "ffn": lambda u, mid=_same, i=i: _linear(
-                w, f"layers.{i}.w2", mid(ACTIVATIONS[act](_linear(w, f"layers.{i}.w1", u)))
+            "ffn": lambda u, mid=_same, up=_same, i=i: _linear(
+                w, f"layers.{i}.w2", mid(ACTIVATIONS[act](up(_linear(w, f"layers.{i}.w1", u))))
             ),
         }
         sites = [
@@ -1103,6 +1215,7 @@ def encode(
                 layer=i + 1,
                 layers=layers,
                 sublayers=len(names) * layers,
+                heads=heads,
                 branch=branches[name],
                 drop=drop,
                 params=lambda slot, prefix=f"layers.{i}.{name}.": params(prefix, slot),
@@ -1112,7 +1225,8 @@ def encode(
         ]
         state = reference.layer(state, sites)
         if i == layers - 1:
-            state = reference.finish(state, lambda name, y: norm_of(y, params("", name)))
+            own = {} if reference.stream_eps is None else {"eps": reference.stream_eps}
+            state = reference.finish(state, lambda name, y: norm_of(y, params("", name), **own))  # noqa: B023
         streams.append(state if i == layers - 1 else reference.shown(state))
     return streams, norm_of(state, params("", "final")) if reference.final else state
 

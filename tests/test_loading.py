@@ -32,6 +32,8 @@ NORM_STARTS: dict[str, dict[str, float]] = {
     **{kind: {} for kind in ("RMSNorm", "PartialRMSNorm", "SumNorm", "Affine")},
     # the root of the width
     "ScaleNorm": {"scalar_weight": 32**0.5},
+    "ScaledL2Norm": {"weight": 32**-0.5},
+    "InputScaledLayerNorm": {"input_weight": 1.0},
     "SeeDNorm": {"direction": 0.0, "alpha": 1.0},
     "DynamicTanh": {"alpha": 0.5},
     "DynamicErf": {"alpha": 0.5, "shift": 0.0},
@@ -66,7 +68,9 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
             expected |= {f"{path}.{name}": value for name, value in _residual_start(registered, module).items()}
         for name, parameter in module.named_parameters(recurse=False):
             key = f"{path}.{name}"
-            if kind in NORM_STARTS:
+            if kind == "LearnedScale":
+                expected[key] = torch.full_like(parameter, 32**-0.5 if path.endswith("logits_norm") else 1.0)
+            elif kind in NORM_STARTS:
                 value = ({"weight": 1.0, "bias": 0.0, "zero_centered_weight": 0.0} | NORM_STARTS[kind])[name]
                 expected[key] = torch.full_like(parameter, 0.0 if zeroed and ".out_norm." in key else value)
             elif kind == "HyperConnection" and name == "beta":

@@ -39,7 +39,10 @@ REPRESENTATIVES = [
     ("fixed_sigma", {}),
     ("prms_norm", {}),
     ("scale_norm", {}),
+    ("input_scaled_layer_norm", {}),
     ("l2_norm", {}),
+    ("learned_scale", {}),
+    ("scaled_l2_norm", {"groups": "heads"}),
     ("see_dnorm", {}),
     ("gated_rms_norm", {}),
     ("derf", {}),
@@ -219,7 +222,10 @@ def test_half_input_is_rounded_once(kind, options, dtype, parameters):
     half_step = torch.finfo(dtype).eps / 2
     # what float32 leaves, and the coarse end of float16's range
     allowed = half_step * y_expected.abs() + 2e-5 * y_expected.abs().amax(-1, keepdim=True) + 1e-7
-    assert ((y.double() - y_expected).abs() <= allowed).all()
+    # what multiplies may leave that range
+    fits = y_expected.abs() <= torch.finfo(dtype).max
+    assert ((y.double() - y_expected).abs() <= allowed)[fits].all()
+    assert y[~fits].isinf().all()
     # the tiny token's gradient is beyond the range of float16; torch's LayerNorm keeps the mean for its backward in
     # the input's dtype, which is too coarse for the token far off centre
     x = x[1::2] if type(norm) is torch.nn.LayerNorm else x[1:]
@@ -227,7 +233,8 @@ def test_half_input_is_rounded_once(kind, options, dtype, parameters):
     _, grads_expected = expected(kind, options, x, norm)
     assert grads["x"].dtype == dtype
     for name, grad in grads_expected.items():
-        assert_close(grads[name].double(), grad, 2 * half_step, f"grad.{name}")
+        if grad.abs().max() <= torch.finfo(grads[name].dtype).max:
+            assert_close(grads[name].double(), grad, 2 * half_step, f"grad.{name}")
 
 
 # --- start values ---
@@ -453,7 +460,7 @@ def test_only_what_is_left_open_is_the_models(kind, model_bias):
     given = {"eps": 0.25, "bias": model_bias, "groups": 4}
     norm = build_norm(NORMS.parse(kind, "add_norm.norm"), 12, **given)
     left_open = "bias" in options and options["bias"].default is None
-    assert left_open == (kind == "layer_norm")
+    assert left_open == (kind in ("layer_norm", "input_scaled_layer_norm"))
     if "bias" in options:
         assert (norm.bias is not None) == (model_bias if left_open else options["bias"].default)
         said = build_norm(NORMS.parse({"kind": kind, "bias": not model_bias}, "add_norm.norm"), 12, **given)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from families import FAMILIES, PRESET_NAMES
+from families import FAMILIES, ONLY_IN, PRESET_NAMES
 
 from hf_addnorm.models.norms import NORMS, mixes_tokens
 from hf_addnorm.models.refusals import REFUSALS
@@ -13,12 +13,13 @@ from hf_addnorm.models.streams import STREAMS
 from hf_addnorm.models.wirings import WIRINGS
 
 
-ATTENTION, FEED_FORWARD = ["pre", "q", "k", "v", "mid", "out"], ["pre", "mid", "out"]
+ATTENTION, FEED_FORWARD = ["pre", "q", "k", "v", "mid", "out"], ["pre", "up", "mid", "out"]
 # what changes one axis, over a stream and a wiring
 CHANGES = [
     *({"norm": norm} for norm in NORMS),
     *({"residual": residual} for residual in RESIDUALS),
     *({"attention": ATTENTION, "feed_forward": FEED_FORWARD, "qkv_width": width} for width in ("head", "hidden")),
+    *({"attention": ["pre", "qk"], "feed_forward": ["pre", "up"], "qkv_width": width} for width in ("head", "hidden")),
     {"feed_forward": ["pre", "out"], "attention": ["pre", "out"], "dropout": "after_out"},
     {"drop_path": {"kind": "linear", "last": 0.2}},
 ]
@@ -58,10 +59,11 @@ def _expected(family, scheme):
 def test_what_the_table_refuses_is_all_that_is_refused(family):
     refused = {str(scheme): _refused(family, scheme) for scheme in SCHEMES}
     assert refused == {str(scheme): _expected(family, scheme) for scheme in SCHEMES}
-    no_tables = {"t_fixup"} if not FAMILIES[family].config_class.has_tables else set()
-    assert {preset for preset in PRESET_NAMES if _refused(family, {"preset": preset}) is not None} == no_tables
-    # those are about start rules and positions, which test_depth_and_init and test_positions have
+    elsewhere = {preset for preset, families in ONLY_IN.items() if family not in families}
+    assert {preset for preset in PRESET_NAMES if _refused(family, {"preset": preset}) is not None} == elsewhere
+    # these have their own tests: start rules, positions, one preset
     rows = set(REFUSALS) - {"tables_that_are_not_there", "zero_out_norm_on_rep_bn", "positions_in_the_attention"}
+    rows -= {"off_the_sphere"}
     rows -= set() if family == "gpt2" else {"token_norm_in_a_causal_model"}
     assert {row for row in refused.values() if row is not None} == rows
 

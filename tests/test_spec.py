@@ -52,9 +52,10 @@ EVERYTHING = {
         "out": "dyt",
     },
     "cross_attention": ["pre", "out"],
-    "feed_forward": {"pre": "layer_norm", "out": True, "post": "none"},
+    "feed_forward": {"pre": "layer_norm", "up": "learned_scale", "out": True, "post": "none"},
     "final": "layer_norm",
     "head": "rms_norm",
+    "logits": {"kind": "affine", "bias": False},
     "qkv_width": "hidden",
     "residual": {
         "kind": "constant",
@@ -90,6 +91,7 @@ AXES: dict[str, tuple[Registry, Any]] = {
     "embed": (NORMS, lambda choice: {"embed": choice}),
     "final": (NORMS, lambda choice: {"final": choice}),
     "head": (NORMS, lambda choice: {"head": choice}),
+    "logits": (NORMS, lambda choice: {"logits": choice}),
     "attention.mid": (NORMS, lambda choice: {"attention": {"mid": choice}}),
     "attention.q": (NORMS, lambda choice: {"attention": {"q": choice}}),
     "cross_attention.pre": (NORMS, lambda choice: {"cross_attention": {"pre": choice}}),
@@ -158,7 +160,7 @@ def test_preset_round_trips(preset):
 def test_a_spec_that_uses_everything_round_trips():
     assert {next(iter(override)) for override in EVERYTHING["layers"]} == set(SELECTORS)
     assert set(EVERYTHING) | {"format_version"} == {f.name for f in dataclasses.fields(AddNormSpec)}
-    assert set(EVERYTHING["attention"]) | {"post"} == set(SLOTS)
+    assert set(EVERYTHING["attention"]) | {"post", "qk"} == set(SLOTS)
     spec = parse(EVERYTHING)
     assert parse(through_json(spec)) == spec
     assert through_json(parse(through_json(spec))) == through_json(spec)
@@ -717,11 +719,11 @@ _ALLOWED = "allowed is"
         ({"attention": None}, ["add_norm.attention is None", _ALLOWED, *SLOTS]),
         ({"attention": ["prae"]}, ["add_norm.attention", "unknown slot 'prae'", "Did you mean pre", *SLOTS]),
         ({"attention": ["pre", 1]}, ["add_norm.attention", "['pre', 1]", *SLOTS]),
-        ({"feed_forward": {"q": True}}, ["add_norm.feed_forward", "unknown slot 'q'", "pre, mid, out, post"]),
-        ({"feed_forward": ["post", "k"]}, ["add_norm.feed_forward", "unknown slot 'k'", "pre, mid, out, post"]),
+        ({"feed_forward": {"q": True}}, ["add_norm.feed_forward", "unknown slot 'q'", "pre, up, mid, out, post"]),
+        ({"feed_forward": ["post", "k"]}, ["add_norm.feed_forward", "unknown slot 'k'", "pre, up, mid, out, post"]),
         (
             {"layers": [{"first": 1, "feed_forward": {"v": "dyt"}}]},
-            ["add_norm.layers[0].feed_forward", "unknown slot 'v'", "pre, mid, out, post"],
+            ["add_norm.layers[0].feed_forward", "unknown slot 'v'", "pre, up, mid, out, post"],
         ),
         ({"cross_attention": ["Q"]}, ["add_norm.cross_attention", "unknown slot 'Q'", *SLOTS]),
         ({"cross_attention": 1}, ["add_norm.cross_attention is 1", _ALLOWED, *SLOTS]),

@@ -381,6 +381,15 @@ def test_from_encoders_keeps_their_weights():
     assert half.dtype == torch.bfloat16
 
 
+def test_from_encoders_keeps_their_attention():
+    encoders = [_stock("bert", "AddNormBertModel") for _ in range(2)]
+    for implementation in ("eager", "sdpa"):
+        for encoder in encoders:
+            encoder.set_attn_implementation(implementation)
+        net = AddNormStackModel.from_encoders(encoders)
+        assert {encoder.config._attn_implementation for encoder in net.encoders} == {implementation}
+
+
 def test_from_pretrained_encoders(tmp_path):
     _stock("bert", "AddNormBertForMaskedLM").save_pretrained(tmp_path / "bert")
     _stock("deberta_v2", "AddNormDebertaV2Model").save_pretrained(tmp_path / "deberta")

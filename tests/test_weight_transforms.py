@@ -17,15 +17,20 @@ SPECS = {
         "variance": "unbiased",
         "eps": 1e-3,
     },
+    "unit": {"kind": "unit_vectors", "roles": ["q", "k", "v", "o", "w1", "w2"]},
     "sigma": {"kind": "sigma_reparam"},
     "sigma_of_some": {"kind": "sigma_reparam", "roles": ["q", "w2"], "start": "spectral_norm"},
 }
-CASES = [(family, spec) for family in FAMILIES for spec in (SPECS if family == "bert" else ("standardized", "sigma"))]
+CASES = [
+    (family, spec)
+    for family in FAMILIES
+    for spec in (SPECS if family == "bert" else ("standardized", "unit", "sigma"))
+]
 
 
-def build(kind, **options):
+def build(kind, role="q", **options):
     choice = WEIGHTS.parse({"kind": kind, **options}, "add_norm.weights")
-    return WEIGHTS.build(choice, 5, 7).double()
+    return WEIGHTS.build(choice, 5, 7, role).double()
 
 
 def tiny(family, spec, **kwargs):

@@ -116,6 +116,12 @@ class AddNormConfig(CodeCarryingConfig):
         """The spec that is the stock model."""
         return {"preset": "post_ln"}
 
+    def add_norm_stays_on_sphere(self) -> bool:
+        """Whether unit vectors after the embeddings' norm reach the layers as such, and q and k behind their norms
+        the scores, which are `q k^T / sqrt(d)`, d the size of a head: what nGPT's formula needs.
+        """
+        return True
+
     def add_norm_is_causal(self) -> bool:
         """Whether a token may not see later ones."""
         return bool(getattr(self, "is_decoder", False))
@@ -126,13 +132,14 @@ class AddNormConfig(CodeCarryingConfig):
 
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
         """The number of features that the norm in a slot takes."""
-        if slot in ("q", "k", "v") and qkv_width == "head":
+        if slot in ("q", "k", "v", "qk") and qkv_width == "head":
             return self.add_norm_head_size()
-        return self.intermediate_size if (sublayer, slot) == ("feed_forward", "mid") else self.hidden_size
+        inside = sublayer == "feed_forward" and slot in ("up", "mid")
+        return self.intermediate_size if inside else self.hidden_size
 
     def place_width(self, place: str) -> int:
-        """The number of features in a place outside the layers: embed, final or head."""
-        return self.hidden_size
+        """The number of features in a place outside the layers; of `logits`, for a model that has them."""
+        return getattr(self, "vocab_size", self.hidden_size) if place == "logits" else self.hidden_size
 
     def build_norm(self, norm: Choice, width: int | None = None) -> Any:
         """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
@@ -140,6 +147,7 @@ class AddNormConfig(CodeCarryingConfig):
             "eps": getattr(self, self.norm_eps_key),
             "bias": getattr(self, "norm_bias", True),
             "groups": self.num_attention_heads,
+            "model_width": self.hidden_size,
         }
         return build_norm(norm, width or self.hidden_size, **from_model)
 

@@ -54,9 +54,13 @@ class AddNormAlbertConfig(AddNormConfig, AlbertConfig):
     def add_norm_depth(self) -> int:
         return self.num_hidden_layers * self.inner_group_num
 
+    def add_norm_stays_on_sphere(self) -> bool:
+        # the embeddings are projected behind their norm
+        return False
+
     def place_width(self, place: str) -> int:
         # the embeddings and the heads' norms are before, and after, the factorised projection
-        return self.hidden_size if place == "final" else self.embedding_size
+        return self.embedding_size if place in ("embed", "head") else super().place_width(place)
 
 
 __all__ = ["AddNormAlbertConfig"]

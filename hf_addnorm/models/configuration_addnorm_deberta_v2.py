@@ -51,11 +51,15 @@ class AddNormDebertaV2Config(AddNormConfig, DebertaV2Config):
     def add_norm_has_position_table(self) -> bool:
         return bool(self.position_biased_input)
 
+    def add_norm_stays_on_sphere(self) -> bool:
+        # the scores have terms of relative positions, which pass no norm
+        return False
+
     def place_width(self, place: str) -> int:
         # the older of the two heads is as wide as the word embeddings
-        return (
-            getattr(self, "embedding_size", self.hidden_size) if place == "head" and self.legacy else self.hidden_size
-        )
+        if place == "head" and self.legacy:
+            return getattr(self, "embedding_size", self.hidden_size)
+        return super().place_width(place)
 
 
 __all__ = ["AddNormDebertaV2Config"]

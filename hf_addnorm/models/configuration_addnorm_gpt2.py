@@ -50,11 +50,15 @@ class AddNormGPT2Config(AddNormConfig, GPT2Config):
     def stock_add_norm(self) -> dict[str, Any]:
         return {"preset": "pre_ln"}
 
+    def add_norm_stays_on_sphere(self) -> bool:
+        # it may have other scores
+        return self.scale_attn_weights and not self.scale_attn_by_inverse_layer_idx
+
     def add_norm_is_causal(self) -> bool:
         return True
 
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
-        if (sublayer, slot) == ("feed_forward", "mid"):
+        if sublayer == "feed_forward" and slot in ("up", "mid"):
             return self.n_inner or 4 * self.hidden_size
         return super().slot_width(sublayer, slot, qkv_width)
 

@@ -45,6 +45,15 @@ class AddNormModernBertConfig(AddNormConfig, ModernBertConfig):
     # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
+    def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
+        # with the gate beside it
+        width = super().slot_width(sublayer, slot, qkv_width)
+        return 2 * width if (sublayer, slot) == ("feed_forward", "up") else width
+
+    def add_norm_stays_on_sphere(self) -> bool:
+        # q and k are rotated behind their norms, and a gain per feature does not commute with that
+        return False
+
     def stock_add_norm(self) -> dict[str, Any]:
         # the first layer reads the embeddings, which are normed
         return {"preset": "pre_ln", "layers": [{"index": 0, "attention": []}]}

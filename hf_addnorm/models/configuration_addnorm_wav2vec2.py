@@ -48,6 +48,10 @@ class AddNormWav2Vec2Config(AddNormConfig, Wav2Vec2Config):
     # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
+    def add_norm_stays_on_sphere(self) -> bool:
+        # a language's adapter adds to the stream by itself
+        return self.adapter_attn_dim is None
+
     def stock_add_norm(self) -> dict[str, Any]:
         return {"preset": "pre_ln" if self.do_stable_layer_norm else "post_ln"}
 

@@ -17,7 +17,7 @@ from .streams import Hidden
 Branch = Callable[[torch.Tensor, Inner], torch.Tensor]
 
 # norms of the slots within the branch
-_INNER = ("q", "k", "v", "mid")
+_INNER = ("q", "k", "v", "qk", "up", "mid")
 
 # what a residual is called in a checkpoint
 _RESIDUAL_HOMES = ("residual_norm", "residual_gate")
@@ -40,8 +40,9 @@ class AddNorm(nn.Module):
         x -+-> pre -> * pre_scale -> q, k, v -> core -> mid -> o -> drop, out -> drop path -+-> residual -> post -> y
            +--------------------------------------------------------------------------------^
 
-    All of `[batch, seq, hidden]`, but for `mid`, which has the width of the sublayer's inside, and q, k, v, which are
-    normalised head by head or over their whole width. An empty slot is the identity. A norm that the stock layer has
+    All of `[batch, seq, hidden]`, but for `mid` and `up` (behind w1), which have the width of the sublayer's inside,
+    and q, k, v, which are normalised head by head or over their whole width. The slot `qk` is one norm for q and for
+    k. An empty slot is the identity. A norm that the stock layer has
     too stays at the stock layer's path, so that checkpoints keep their keys, and is passed in at call time; the others
     live here, as `pre_norm`, `q_norm`, ..., `post_norm`.
 
@@ -81,7 +82,7 @@ class AddNorm(nn.Module):
         if slot not in self.filled:
             return x
         norm = self._modules.get(f"{slot}_norm") or stock_norms[slot]
-        if slot in ("q", "k", "v") and self.head_size is not None:
+        if slot in ("q", "k", "v", "qk") and self.head_size is not None:
             return norm(x.unflatten(-1, (-1, self.head_size))).flatten(-2)
         return norm(x)
 

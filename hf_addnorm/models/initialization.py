@@ -49,6 +49,9 @@ class InitRule:
         roles (`tuple[str, ...]`): q, k, v, o, w1, w2; `<slot>_norm`; embed, a table of the embeddings.
     """
 
+    # whether it has no meaning without tables of the embeddings
+    needs_tables = False
+
     def __init__(self, roles: tuple[str, ...]):
         self.roles = roles
 
@@ -106,6 +109,8 @@ class SmallTables(InitRule):
         bound (`float`): above 0.
     """
 
+    needs_tables = True
+
     def __init__(self, bound: float):
         super().__init__(("embed",))
         self.bound = bound
@@ -116,6 +121,8 @@ class SmallTables(InitRule):
 
 class TFixup(ScaleWeights):
     """T-Fixup's start; see `t_fixup`."""
+
+    needs_tables = True
 
     def __init__(self) -> None:
         super().__init__(("v", "o", "w1", "w2"), self.scale, "xavier_normal")
@@ -130,6 +137,25 @@ class TFixup(ScaleWeights):
     def start_module(self, module: Any, position: Position) -> None:
         std = module.embedding_dim**-0.5 * (9 * position.layers) ** -0.25
         draw_table(module, lambda weight: torch.nn.init.normal_(weight, std=std))
+
+
+class UnitDraws(InitRule):
+    """Draw every vector along the hidden axis evenly from the unit sphere; see `unit_vectors`."""
+
+    def __init__(self) -> None:
+        super().__init__((*LINEAR_ROLES, "embed"))
+
+    def start_linear(self, linear: Linear) -> None:
+        # those of o and w2 are columns of [out, in], and Conv1D stores the transpose
+        axis = int(linear.roles[0] in ("o", "w2")) ^ int(not isinstance(linear.module, Conv1D))
+        draw = torch.nn.init.normal_(torch.empty_like(linear.module.weight))
+        init.copy_(linear.module.weight, torch.nn.functional.normalize(draw, dim=axis))
+
+    def start_module(self, module: Any, position: Position) -> None:
+        def draw(weight: torch.Tensor) -> None:
+            weight.copy_(torch.nn.functional.normalize(torch.nn.init.normal_(weight), dim=-1))
+
+        draw_table(module, draw)
 
 
 def silence(norm: Any) -> None:
@@ -234,6 +260,18 @@ def small_embeddings(*, bound: Positive = 0.01) -> SmallTables:
     Source: Nguyen & Salazar, "Transformers without Tears", 2019, arXiv 1910.05895 (0.01).
     """
     return SmallTables(bound)
+
+
+@INITS.register("unit_vectors")
+def unit_vectors() -> UnitDraws:
+    """Every vector along the hidden axis drawn evenly from the unit sphere: N(0, 1/d) divided by its length.
+
+    The rows of q, k, v, w1 and of each table of the embeddings, the columns of o and w2. An output layer that is not
+    tied to the embeddings has the family's own draw, and so have embeddings that are no table, of images and sound.
+
+    Source: nGPT, Loshchilov et al., 2024, arXiv 2410.01131.
+    """
+    return UnitDraws()
 
 
 @INITS.register("zero_out_norm")

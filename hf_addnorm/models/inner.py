@@ -20,8 +20,12 @@ def same(x: torch.Tensor, *_: Any) -> torch.Tensor:
     return x
 
 
+# the slots behind a projection, by its role; qk is one norm for two of them
+_BEHIND = {"q": ("q", "qk"), "k": ("k", "qk"), "v": ("v",), "w1": ("up",)}
+
+
 class Inner:
-    """The norms inside one sublayer, by slot: q, k, v behind the projections, mid before the output projection.
+    """The norms inside one sublayer, by slot: q, k, v, qk, up behind the projections, mid before the output's.
 
     Args:
         norms (`dict[str, Callable]`): of the filled slots only.
@@ -38,12 +42,20 @@ class Inner:
         """A projection with its norms around it; one with several roles is fused, and each part has its own norm."""
         if roles[0] in ("o", "w2"):
             return linear(self.norm("mid", x))
+        if roles[0] == "w1":
+            return self.norm("up", linear(x))
         parts = linear(x).chunk(len(roles), dim=-1)
-        return torch.cat([self.norm(role, part) for role, part in zip(roles, parts, strict=True)], dim=-1)
+        return torch.cat([self._behind(role, part) for role, part in zip(roles, parts, strict=True)], dim=-1)
+
+    def _behind(self, role: str, x: torch.Tensor) -> torch.Tensor:
+        for slot in _BEHIND[role]:
+            x = self.norm(slot, x)
+        return x
 
     def touches(self, roles: tuple[str, ...]) -> bool:
         """Whether a projection with these roles has a norm beside it."""
-        return "mid" in self.norms if roles[0] in ("o", "w2") else any(role in self.norms for role in roles)
+        slots = ("mid",) if roles[0] in ("o", "w2") else [slot for role in roles for slot in _BEHIND[role]]
+        return any(slot in self.norms for slot in slots)
 
 
 class Seen:
@@ -63,7 +75,7 @@ class Seen:
 class InnerNorms(nn.Module):
     """Mixin for a stock attention or feed-forward class, which runs with norms beside its Linear layers.
 
-        x -> q, k, v -> their norms -> core -> mid -> o -> branch's output        (or w1 -> core -> mid -> w2)
+        x -> q, k, v -> their norms -> core -> mid -> o -> branch's output        (or w1 -> up -> core -> mid -> w2)
 
     The class that mixes it in names its Linear layers, and the parts of the stock forward that belong to the add &
     norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `inner` (`Inner`).

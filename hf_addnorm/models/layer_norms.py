@@ -86,6 +86,53 @@ def layer_norm(
 layer_norm.contradiction = no_gain_to_center  # type: ignore[attr-defined]
 
 
+@NORMS.register("input_scaled_layer_norm")
+class InputScaledLayerNorm(DeviationNorm):
+    """LayerNorm of an input that has gains of its own: `LayerNorm(input_weight * x)`.
+
+        x [..., hidden] -> * input_weight -> - mean -> / sqrt(var + eps) -> * weight -> + bias -> [..., hidden]
+
+    Source: NormFormer, Shleifer et al., 2021, arXiv 2110.09456, as in the authors' code: behind the output projection
+    of attention, its features cut into as many slices as there are heads, with a gain for each.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        groups (`int` or `"heads"`, *optional*): this many gains of the input, each for one of as many contiguous,
+            equal slices of the features; "heads" means the number of attention heads. By default one per feature.
+        bias (`bool`, *optional*): a learned bias per feature; by default as the model's own norms.
+        eps (`float`, *optional*): above 0, inside the root; by default that of the model's own norms.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`, or `eps` or `bias` is not given where there is no model.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: input_weight = 1, weight = 1, bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] | None = None,
+        bias: bool | None = None,
+        eps: Positive | None = None,
+    ):
+        if eps is None or bias is None:
+            missing = "eps" if eps is None else "bias"
+            raise ValueError(f"input_scaled_layer_norm needs {missing}: there is no model to take it from.")
+        super().__init__(hidden_size, True, bias, eps, "inside", "biased")
+        self.groups = hidden_size if groups is None else slices("input_scaled_layer_norm", groups, hidden_size)
+        self.input_weight = nn.Parameter(torch.empty(self.groups))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.ones_(self.input_weight)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        scaled = x.unflatten(-1, (self.groups, -1)) * self.input_weight.unsqueeze(-1)
+        return super().normalize(scaled.flatten(-2))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
 @NORMS.register("group_norm")
 class GroupNorm(Norm):
     """GroupNorm of one token: LayerNorm inside each group of features, `(x - mean) / sqrt(var + eps) * gain + bias`.

@@ -76,7 +76,7 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
 
         def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
             def in_one_piece(part: torch.Tensor) -> torch.Tensor:
-                return self.ffn_output(inner.norm("mid", self.activation(self.ffn(part))))
+                return self.ffn_output(inner.norm("mid", self.activation(inner.norm("up", self.ffn(part)))))
 
             return in_chunks(in_one_piece, None if self.mixes_tokens else chunk, u)
 

@@ -13,6 +13,7 @@ from transformers.models.bert.modeling_bert import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertIntermediate,
     BertLayer,
     BertLMHeadModel,
     BertModel,
@@ -39,6 +40,12 @@ class AddNormBertCrossAttention(InnerNorms, BertCrossAttention):
     linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v"}
 
 
+class AddNormBertIntermediate(InnerNorms, BertIntermediate):
+    """`BertIntermediate` with a norm before the activation."""
+
+    linear_roles: ClassVar = {"dense": "w1"}
+
+
 class AddNormBertLayer(AddNormLayer, BertLayer):
     """A BERT layer whose sublayers run through add & norm blocks.
 
@@ -61,7 +68,8 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
         "feed_forward": Sublayer(
             norms={"post": "output.LayerNorm"},
             dropout="output.dropout",
-            linears={"w1": "intermediate.dense", "w2": "output.dense"},
+            parts={"intermediate": AddNormBertIntermediate},
+            linears={"w2": "output.dense"},
         ),
     }
 
@@ -85,7 +93,7 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
             return self.crossattention.output.dense(inner.norm("mid", core))
 
         def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.output.dense(inner.norm("mid", self.intermediate(u)))
+            return self.output.dense(inner.norm("mid", self.intermediate(u, inner=inner)))
 
         branches = {"attention": attend, "feed_forward": feed_forward}
         if self.is_decoder and encoder_hidden_states is not None:

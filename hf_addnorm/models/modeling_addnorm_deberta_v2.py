@@ -11,6 +11,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     DebertaV2ForQuestionAnswering,
     DebertaV2ForSequenceClassification,
     DebertaV2ForTokenClassification,
+    DebertaV2Intermediate,
     DebertaV2Layer,
     DebertaV2Model,
     DebertaV2PreTrainedModel,
@@ -28,6 +29,12 @@ class AddNormDebertaV2SelfAttention(InnerNorms, DisentangledSelfAttention):
     """`DisentangledSelfAttention` with norms behind the content's q, k and v; positions are projected without them."""
 
     linear_roles: ClassVar = {"query_proj": "q", "key_proj": "k", "value_proj": "v"}
+
+
+class AddNormDebertaV2Intermediate(InnerNorms, DebertaV2Intermediate):
+    """`DebertaV2Intermediate` with a norm before the activation."""
+
+    linear_roles: ClassVar = {"dense": "w1"}
 
 
 class AddNormDebertaV2ConvLayer(ConvLayer):
@@ -64,7 +71,8 @@ class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
         "feed_forward": Sublayer(
             norms={"post": "output.LayerNorm"},
             dropout="output.dropout",
-            linears={"w1": "intermediate.dense", "w2": "output.dense"},
+            parts={"intermediate": AddNormDebertaV2Intermediate},
+            linears={"w2": "output.dense"},
         ),
     }
 
@@ -94,7 +102,7 @@ class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
             return self.attention.output.dense(inner.norm("mid", core))
 
         def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.output.dense(inner.norm("mid", self.intermediate(u)))
+            return self.output.dense(inner.norm("mid", self.intermediate(u, inner=inner)))
 
         stream = hidden_states if query_states is None else query_states
         hidden_states_after = self.run(stream, {"attention": attend, "feed_forward": feed_forward})

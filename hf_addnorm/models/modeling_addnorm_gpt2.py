@@ -38,7 +38,7 @@ class AddNormGPT2CrossAttention(InnerNorms, GPT2Attention):
 
 
 class AddNormGPT2MLP(InnerNorms, GPT2MLP):
-    """`GPT2MLP` with a norm before the output projection."""
+    """`GPT2MLP` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"c_fc": "w1", "c_proj": "w2"}
     left_to_block: ClassVar = ("dropout",)

@@ -31,7 +31,7 @@ class AddNormModernBertAttention(InnerNorms, ModernBertAttention):
 
 
 class AddNormModernBertMLP(InnerNorms, ModernBertMLP):
-    """`ModernBertMLP` with a norm before the output projection; its first one is fused with the gate's."""
+    """`ModernBertMLP` with norms around its inside; its first projection is fused with the gate's, and so is `up`."""
 
     linear_roles: ClassVar = {"Wi": ("w1", "w1"), "Wo": "w2"}
 

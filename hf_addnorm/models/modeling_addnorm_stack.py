@@ -178,12 +178,15 @@ class AddNormStackPreTrainedModel(CompositeModel):
             encoders (`list[PreTrainedModel]`): with or without a head.
             kwargs: the other entries of [`AddNormStackConfig`].
         Returns:
-            The stack, in evaluation mode, in the dtype of the first encoder.
+            The stack, in evaluation mode, in the dtype of the first encoder, with the attention implementation of all.
         Raises:
             ValueError: as [`AddNormStackConfig`].
         """
         config = cls.config_class(encoders=[encoder.config for encoder in encoders], **kwargs)
-        model = cls._from_config(config, dtype=encoders[0].dtype)
+        # one that is not that of all is not what each of them can have
+        attention = {encoder.config._attn_implementation for encoder in encoders}
+        kwargs = {"attn_implementation": attention.pop()} if len(attention) == 1 else {}
+        model = cls._from_config(config, dtype=encoders[0].dtype, **kwargs)
         for index, (own, given) in enumerate(zip(model.parts, encoders, strict=True)):
             state = given.base_model.state_dict()
             result = own.load_state_dict(state, strict=False)

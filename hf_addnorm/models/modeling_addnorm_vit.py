@@ -27,7 +27,7 @@ class AddNormViTAttention(InnerNorms, ViTAttention):
 
 
 class AddNormViTMLP(InnerNorms, ViTMLP):
-    """`ViTMLP` with a norm before the output projection."""
+    """`ViTMLP` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"fc1": "w1", "fc2": "w2"}
 

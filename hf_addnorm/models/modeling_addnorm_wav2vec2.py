@@ -34,7 +34,7 @@ class AddNormWav2Vec2Attention(InnerNorms, Wav2Vec2Attention):
 
 
 class AddNormWav2Vec2FeedForward(InnerNorms, Wav2Vec2FeedForward):
-    """`Wav2Vec2FeedForward` with a norm before the output projection."""
+    """`Wav2Vec2FeedForward` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"intermediate_dense": "w1", "output_dense": "w2"}
     left_to_block: ClassVar = ("output_dropout",)

@@ -152,7 +152,7 @@ def is_a(norm: Choice, base: type[Norm]) -> bool:
 
 
 # options that a value leaves to the model
-_LEFT_OPEN = {"eps": None, "bias": None, "groups": "heads"}
+_LEFT_OPEN = {"eps": None, "bias": None, "groups": "heads", "model_width": None}
 
 
 def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
@@ -161,7 +161,8 @@ def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
     Args:
         norm (`Choice`): kind and options.
         hidden_size (`int`): width of the slot.
-        from_model: the model's own `eps` and `bias`, and for `groups = "heads"` its number of heads as `groups`.
+        from_model: the model's own `eps` and `bias`, its `hidden_size` as `model_width`, and for `groups = "heads"`
+            its number of heads as `groups`.
     """
     options = {
         key: from_model[key] if key in from_model and value == _LEFT_OPEN[key] else value

@@ -1,11 +1,11 @@
-"""Element-wise stand-ins for a norm: no statistics, each feature by itself."""
+"""Element-wise stand-ins for a norm, and gains alone: no statistics, each feature by itself."""
 
 from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
-from .norm_base import NORMS, Norm, slices
+from .norm_base import NORMS, Norm, set_gain, slices
 from .registry import Finite, Positive, whole
 
 
@@ -149,6 +149,50 @@ class Affine(Norm):
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype)
+
+
+@NORMS.register("learned_scale")
+class LearnedScale(Norm):
+    """A gain alone, which is stored at another scale than it has: `factor * weight / stored * x`.
+
+        x [..., hidden] -> * factor * weight / stored -> [..., hidden]
+
+    It begins at `factor`, with the parameter at `stored`: an optimiser whose steps have one size for all parameters,
+    such as Adam, changes the gain by as much more as `stored` is smaller.
+
+    Source: the scaling factors of nGPT, Loshchilov et al., 2024, arXiv 2410.01131: in the slot `up`, before the
+    activation, `factor="sqrt_width"`; on the logits `stored="rsqrt_width"`.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        factor (`float` or `"sqrt_width"`, *optional*, defaults to 1): start value of the gain, above 0.
+        stored (`float` or `"rsqrt_width"`, *optional*, defaults to 1): start value of the parameter, above 0.
+        model_width (`int`, *optional*): what "sqrt_width" is the root of, and "rsqrt_width" one over the root of; by
+            default the model's hidden size.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: weight = stored.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        factor: Positive | Literal["sqrt_width"] = 1.0,
+        stored: Positive | Literal["rsqrt_width"] = 1.0,
+        model_width: Annotated[int, whole(at_least=1)] | None = None,
+    ):
+        super().__init__(hidden_size, gain=True, bias=False)
+        root = (model_width or hidden_size) ** 0.5
+        self.factor = root if isinstance(factor, str) else factor
+        self.stored = 1 / root if isinstance(stored, str) else stored
+
+    def reset_parameters(self) -> None:
+        set_gain(self, self.stored)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (self.factor / self.stored)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, factor={self.factor:.6g}, stored={self.stored:.6g}"
 
 
 @NORMS.register("none")

@@ -18,6 +18,7 @@ class Preset:
         spec (`dict`): the axes, over those of `post_ln`.
         official (`dict`): the axes of the authors' code, over `spec`, where it differs from the paper.
         note (`str`): what a user must know beyond the formula.
+        whole (`bool`): whether its axes hold only together: a spec may not change one.
     """
 
     formula: str
@@ -26,6 +27,7 @@ class Preset:
     spec: dict[str, Any] = field(default_factory=dict)
     official: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    whole: bool = False
 
 
 _PRE = {"attention": ["pre"], "feed_forward": ["pre"], "final": True}
@@ -90,8 +92,12 @@ PRESETS: dict[str, Preset] = {
             "final": True,
             "dropout": "after_out",
         },
-        note="One gain per head before W_o. The optional gain on the feed-forward's skip is left out, as for the "
-        "paper's larger models; it is the residual {'feed_forward': {'kind': 'vector', 'side': 'skip', 'start': 1}}.",
+        official={
+            "attention": {"pre": True, "out": {"kind": "input_scaled_layer_norm", "groups": "heads"}},
+            "residual": {"feed_forward": {"kind": "vector", "side": "skip", "start": 1.0}},
+        },
+        note="One gain per head before W_o; official: behind it, the output cut into as many parts. The optional "
+        "gain on the feed-forward's skip, a vector, is left out, as for the paper's larger models; official: with it.",
     ),
     "mix_ln": Preset(
         formula="post_ln in the first L/4 layers (rounded down), pre_ln in the rest; N after the last layer",
@@ -175,6 +181,30 @@ PRESETS: dict[str, Preset] = {
             },
         },
     ),
+    "ngpt": Preset(
+        formula="x <- J(J(x) + |a| * (J(F(x)) - J(x))), J(z) = z / length; unit vectors in all weights; "
+        "scores sqrt(d_h) (s J(q)) (s J(k))^T; W_2 act(s_u sqrt(d) W_1 x); logits times s_z",
+        flow="x -+-> F -> drop -> J -> * |a| ---+-> J -> x\n   +-> J -> * (1 - |a|) -----------^",
+        source="nGPT, Loshchilov et al., 2024, arXiv 2410.01131",
+        spec={
+            "norm": "l2_norm",
+            "embed": True,
+            "attention": {"qk": {"kind": "scaled_l2_norm", "groups": "heads"}},
+            "feed_forward": {"up": {"kind": "learned_scale", "factor": "sqrt_width"}},
+            "head": True,
+            "logits": {"kind": "learned_scale", "stored": "rsqrt_width"},
+            "qkv_width": "hidden",
+            "residual": "normalized_lerp",
+            "weights": "unit_vectors",
+            "init": ["unit_vectors"],
+        },
+        note="A whole: no axis of it may be changed. Without a gate, a feed-forward is the path of the paper's gate. "
+        "The sum of several tables of embeddings is put on the sphere, where one table's rows are; so is what an "
+        "MLM head's own layer gives. Biases, which the paper has none of, stay as the family has them, starting at 0. "
+        "The weights are normalised in every forward, not after every step: see the transform unit_vectors. "
+        "To be trained without warm-up and without weight decay; dropout is off in the paper.",
+        whole=True,
+    ),
     "hybrid_norm": Preset(
         formula="y <- RMS(x + W_o attn(RMS(q), RMS(k), RMS(v))); x <- y + M(y); RMS after the last layer",
         flow="x -+-> q, k, v -> RMS of each head -> core -> W_o -> drop -> + -> RMS -> y   (attention)\n"
@@ -226,7 +256,9 @@ PRESETS: dict[str, Preset] = {
         "        F -> drop --^",
         source="ResiDual, Xie et al., 2023, arXiv 2304.14802",
         spec={"stream": "dual"},
-        note="Hidden states between the layers are those of x.",
+        official={"stream": {"kind": "dual", "eps": 1e-7}},
+        note="Hidden states between the layers are those of x. Official: N' has an eps of its own, 1e-7. The code's "
+        "factors, 1 by default as here, are the stream's scale (on all that goes into y) and post_scale (on x).",
     ),
     "hyper_connections": Preset(
         formula="u = a_0^T H; H <- A^T H + b F(N(u))^T, H n copies of the stream; N after the sum of the copies",

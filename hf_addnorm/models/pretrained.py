@@ -7,12 +7,11 @@ norms are built by the function that is here, `AddNormConfig.build_norm(config, 
 the rules for start weights, and the token mask, know the classes of this copy.
 """
 
-import copy
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,7 @@ from transformers.conversion_mapping import (
 )
 
 from .addnorm_config import AddNormConfig
+from .adoption import adopt, adopt_at, get_part, has_part
 from .anatomy import Anatomy, Sublayer
 from .auxiliary_loss import with_losses
 from .connection import AddNorm, Branch, Connections
@@ -38,7 +38,8 @@ from .residuals import RESIDUALS, Residual
 from .spec import AddNormSpec
 from .streams import STREAMS, Hidden
 from .token_mask import TokenMask, current, running_with
-from .weight_transforms import Transformed, transformed_class, transforms
+from .vocabulary import OutputLayer, install_output_layer, resized_output_layer, transform_tables
+from .weight_transforms import Transformed, linear_size, transformed_class, transforms
 from .wirings import WIRINGS
 
 
@@ -50,9 +51,6 @@ except ImportError:  # never with a Transformers that loads safetensors
         """Stands for the error that cannot be raised then."""
 
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
 @contextmanager
 def damage_named(checkpoint: Any) -> Iterator[None]:
     """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
@@ -62,43 +60,6 @@ def damage_named(checkpoint: Any) -> Iterator[None]:
         raise OSError(
             f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
         ) from error
-
-
-def get_part(module: nn.Module, path: str) -> Any:
-    """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module
-
-
-def has_part(module: nn.Module, path: str) -> bool:
-    """Whether there is a submodule at a dotted path."""
-    return any(name == path for name, _ in module.named_modules())
-
-
-def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
-    """A `cls` made of the parts of `stock`: the same submodules and attributes, no weight drawn again.
-
-    Args:
-        cls: a subclass of `type(stock)`.
-        stock (`torch.nn.Module`): is not to be used any more afterwards.
-        init_args: for `PreTrainedModel.__init__` where `cls` is a model, which keeps state by class.
-    """
-    module = cls.__new__(cls)
-    base: Any = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
-    base.__init__(module, *init_args)
-    by_class = set(vars(PreTrainedModel)) | set(module.__dict__) if base is PreTrainedModel else set()
-    for key, value in stock.__dict__.items():
-        if key not in by_class or key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            module.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value
-    return module
-
-
-def adopt_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
-    """Replace the submodule at a dotted path by a `cls` made of its parts."""
-    adopted = adopt(cls, module.get_submodule(path))
-    module.set_submodule(path, adopted, strict=True)
-    return adopted
 
 
 def _tell_its_tokens(layer: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -148,7 +109,7 @@ class AddNormLayer(nn.Module):
                 adopt_at(self, path, cls)
             for path, roles in self.sublayers[name].roles().items():
                 stock = self.get_submodule(path)
-                if (found := transforms(spec.weights, roles, stock)) is not None:
+                if (found := transforms(spec.weights, roles, *linear_size(stock))) is not None:
                     self.transformed.append(path)
                     adopt_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
 
@@ -192,7 +153,8 @@ class AddNormLayer(nn.Module):
             self.is_told = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
-        stream_norms = {name: AddNormConfig.build_norm(config, spec.norm) for name in stream.norms} if last else None
+        own = stream.own_norm(spec.norm)
+        stream_norms = {name: AddNormConfig.build_norm(config, own) for name in stream.norms} if last else None
         return Connections(blocks, shared, stream, wiring, depth, stream_norms)
 
     def _place_norms(
@@ -419,6 +381,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
             setattr(self, self.base_model_prefix, base)
             if spec.head != "stock":
                 self._place_at(self.anatomy_of(self.config).head_norms, spec, spec.head, "head")
+            install_output_layer(self, spec.weights, self._new_logits_norm())
         self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         present = {type(module).__name__ for module in self.modules()}
         layer = self.anatomy_of(self.config).layer.__name__
@@ -431,6 +394,18 @@ class AddNormPreTrainedModel(PreTrainedModel):
         norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
         return nn.Identity() if norm is None else AddNormConfig.build_norm(config, norm, config.place_width(name))
 
+    def _new_logits_norm(self) -> Any:
+        """What makes a norm of so many logits, or None if they have none."""
+        config = cast(AddNormConfig, self.config)
+        norm = config.add_norm.place_norm(config.add_norm.logits)
+        return None if norm is None else partial(AddNormConfig.build_norm, config, norm)
+
+    def _get_resized_lm_head(self, old_lm_head: Any, *args: Any, **kwargs: Any) -> Any:
+        new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)
+        if not isinstance(old_lm_head, OutputLayer):
+            return new
+        return resized_output_layer(old_lm_head, new, self._new_logits_norm())
+
     def _place_at(self, paths: tuple[str, ...], spec: AddNormSpec, place: Any, name: str) -> None:
         for path in paths:
             if has_part(self, path):
@@ -441,6 +416,7 @@ class AddNormPreTrainedModel(PreTrainedModel):
         anatomy = self.anatomy_of(self.config)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self._install_embed(anatomy, spec)
+        transform_tables(self, anatomy.embeddings, spec.weights)
         self._place_at(anatomy.other_norms, spec, True, "embed")
         for path, cls in anatomy.other_parts.items():
             if has_part(self, path):

@@ -12,7 +12,7 @@ from .depth import Position, at_depth, positions
 from .initialization import INITS
 from .norms import PointwiseNorm, has_gain, is_a
 from .registry import Choice, one_of
-from .spec import AddNormSpec, LayerSpec
+from .spec import PLACES, AddNormSpec, LayerSpec
 from .streams import STREAMS
 from .wirings import WIRINGS
 
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 _THROUGH_SLOTS = (
     ("dropout", "before_out", ("out",), "names the side of the norm in the slot out"),
     ("pre_scale", 1.0, ("pre",), "scales the norm in the slot pre"),
-    ("qkv_width", "head", ("q", "k", "v"), "says what the norms in the slots q, k, v take"),
+    ("qkv_width", "head", ("q", "k", "v", "qk"), "says what the norms in the slots q, k, v, qk take"),
 )
 
 
@@ -62,7 +62,7 @@ REFUSALS: dict[str, Refusal] = {
         lambda spec, config: (
             []
             if config.has_tables
-            else [("add_norm.init", rule) for rule in spec.init if "embed" in INITS.build(rule).roles]
+            else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
         ),
         "it draws the tables of the embeddings, and images and sound are embedded without one",
         "another init rule",
@@ -79,6 +79,16 @@ REFUSALS: dict[str, Refusal] = {
         ),
         "add_norm.init is to start it at 0 (zero_out_norm), but with gain and bias 0 its output is alpha * x",
         "another norm there, or another init rule",
+    ),
+    "off_the_sphere": Refusal(
+        lambda spec, config: (
+            [("add_norm.preset", Choice(spec.preset))]
+            if spec.preset == "ngpt" and not config.add_norm_stays_on_sphere()
+            else []
+        ),
+        "all vectors of nGPT are unit vectors, and its scores are cosines with a gain; this model projects its "
+        "embeddings, rotates q and k or adds something else behind the norms that make them so",
+        "another preset",
     ),
     "skips_over_several_streams": Refusal(
         lambda spec, config: (
@@ -184,7 +194,7 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
                 raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
         for slot, norm in layer.slot_norms(name).items():
             _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
-    for place in ("embed", "final", "head"):
+    for place in PLACES:
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .depth import DepthValue, Position, at_depth
+from .norm_base import unit
 from .registry import Positive, Registry
 
 
@@ -337,6 +338,52 @@ class MuseGate(Residual):
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:.6g}, eps={self.eps:.6g}"
+
+
+@RESIDUALS.register("normalized_lerp")
+class NormalizedLerp(Residual):
+    """A step on the unit sphere from the stream to the branch, `J(J(x) + |a| * (J(f) - J(x)))`, J(z) = z / length.
+
+        x -> J -> * (1 - |a|) -+-> J -> y
+        f -> J -> * |a| -------^          a = start * weight / stored
+
+    Each token is a unit vector before and after; a has an entry per feature, the size of the step. A token of exactly
+    0 has no direction: J leaves it 0.
+
+    Source: nGPT, Loshchilov et al., 2024, arXiv 2410.01131. The authors' code has no eps: J of 0 is NaN there.
+
+    Args:
+        start (`float`, *optional*, defaults to 0.05): start value of every entry of a, above 0.
+        stored (`float` or `"rsqrt_width"`, *optional*, defaults to `"rsqrt_width"`): start value of the parameter,
+            above 0; "rsqrt_width" is 1 / sqrt(hidden).
+        eps (`float`, *optional*, defaults to 1e-12): the least length that is divided by; above 0.
+    Dtype: computed in float32 (float64 for float64 input), returned in that of `x`. Init: weight = stored.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        position: Position,
+        *,
+        start: Positive = 0.05,
+        stored: Positive | Literal["rsqrt_width"] = "rsqrt_width",
+        eps: Positive = 1e-12,
+    ):
+        super().__init__()
+        self.start, self.stored, self.eps = start, hidden_size**-0.5 if isinstance(stored, str) else stored, eps
+        self.weight = nn.Parameter(torch.empty(hidden_size))
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.stored)
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        skip, branch = unit(x.to(wide), self.eps), unit(f.to(wide), self.eps)
+        step = (self.weight.to(wide) * (self.start / self.stored)).abs()
+        return unit(skip + step * (branch - skip), self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"start={self.start:.6g}, stored={self.stored:.6g}"
 
 
 @RESIDUALS.register("orthogonal")

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
-from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, set_gain, unit
+from .norm_base import NORMS, Norm, in_full_precision, no_gain_to_center, root, set_gain, slices, unit
+from .pointwise_norms import LearnedScale
 from .registry import Fraction, Positive, whole
 
 
@@ -162,6 +163,51 @@ class L2Norm(Norm):
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}"
+
+
+@NORMS.register("scaled_l2_norm")
+class ScaledL2Norm(LearnedScale):
+    """Unit vectors with a gain and the root of their size: `sqrt(n) * weight / stored * x / length`.
+
+        x [..., hidden] -> groups of n -> / max(length, eps) -> * sqrt(n) * weight / stored -> [..., hidden]
+
+    The size and the gain are those of one vector's features, n of them; the gain has an entry for every feature of all
+    vectors. With one vector for each head, in the slot `qk` and over the hidden size, the scores
+    `q k^T / sqrt(n)` of a stock attention are nGPT's: cosines, with a gain, times sqrt(n).
+
+    Source: the norm of queries and keys of nGPT, Loshchilov et al., 2024, arXiv 2410.01131.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        groups (`int` or `"heads"`, *optional*, defaults to 1): so many contiguous, equal slices, each one a vector;
+            "heads" means the number of attention heads.
+        stored (`float` or `"rsqrt_width"`, *optional*, defaults to `"rsqrt_width"`): start value of the parameter.
+        model_width (`int`, *optional*): what "rsqrt_width" is one over the root of; by default the model's hidden
+            size.
+        eps (`float`, *optional*, defaults to 1e-12): the least length that is divided by; above 0.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: weight = stored.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] = 1,
+        stored: Positive | Literal["rsqrt_width"] = "rsqrt_width",
+        model_width: Annotated[int, whole(at_least=1)] | None = None,
+        eps: Positive = 1e-12,
+    ):
+        count = slices("scaled_l2_norm", groups, hidden_size)
+        super().__init__(hidden_size, factor=(hidden_size // count) ** 0.5, stored=stored, model_width=model_width)
+        self.groups, self.eps = count, eps
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return super().normalize(unit(x.unflatten(-1, (self.groups, -1)), self.eps).flatten(-2))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}, eps={self.eps}"
 
 
 @NORMS.register("see_dnorm")

@@ -19,12 +19,15 @@ from .wirings import WIRINGS
 
 FORMAT_VERSION = 1
 
-SLOTS = ("pre", "q", "k", "v", "mid", "out", "post")
+SLOTS = ("pre", "q", "k", "v", "qk", "mid", "out", "post")
+
+# where a model may have a norm outside its layers
+PLACES = ("embed", "final", "head", "logits")
 
 SUBLAYERS = ("attention", "cross_attention", "feed_forward")
 
-# those of the feed-forward, which has no q, k, v
-_FEED_FORWARD_SLOTS = ("pre", "mid", "out", "post")
+# those of the feed-forward, which has no q, k, v, but something before its activation
+_FEED_FORWARD_SLOTS = ("pre", "up", "mid", "out", "post")
 
 
 # One residual for all sublayers of a layer, or one by sublayer.
@@ -40,9 +43,10 @@ class LayerSpec:
 
     Args:
         norm (`Choice`): the norm of every slot that names none of its own.
-        attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots: pre, q, k, v, mid, out,
-            post; q, k and v are those of an attention.
-        qkv_width (`str`): the norms in q, k and v take "head" by head, with one gain for all, or the "hidden" size.
+        attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots: pre, q, k, v, qk, up, mid,
+            out, post; q, k, v and qk (one norm for q and k) are those of an attention, up (before the activation) is
+            that of the feed-forward.
+        qkv_width (`str`): the norms in q, k, v, qk take "head" by head, with one gain for all, or the "hidden" size.
         residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
         pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
         dropout (`str`): "before_out" or "after_out", the branch's dropout relative to the norm in `out`.
@@ -91,7 +95,12 @@ def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict
         if slot not in slots:
             raise ValueError(f"{where}: {unknown('slot', slot, slots)}")
     parsed = {slot: _parse_slot_norm(value[slot], f"{where}.{slot}") for slot in slots if slot in value}
-    return {slot: norm for slot, norm in parsed.items() if norm is not False}
+    filled: dict[str, SlotNorm] = {slot: norm for slot, norm in parsed.items() if norm is not False}
+    if "qk" in filled and not filled.keys().isdisjoint(("q", "k")):
+        raise ValueError(
+            f"{where} fills {', '.join(filled)}: qk is one norm for q and k; allowed is qk alone, or q and k."
+        )
+    return filled
 
 
 def _parse_residual(value: Any, where: str, default: Residuals | None = None) -> Residuals:
@@ -249,7 +258,8 @@ class AddNormSpec:
     Args:
         format_version (`int`): version of this format.
         preset, variant (`str`): the row that the axes started from, and whether in the "paper"'s form or in that of
-            the authors' "official" code; for people, no code reads them after parsing.
+            the authors' "official" code. For people: of one that is a whole (`Preset.whole`) alone it is a statement,
+            and then every axis is the row's.
         norm (`Choice`): the norm of every place that names none of its own.
         positions (`Choice`): what is added to the embeddings for a token's position.
         embed (`"auto"` or `SlotNorm`): after the sum of the embeddings; "auto": where the stock model has a norm.
@@ -257,13 +267,14 @@ class AddNormSpec:
         cross_attention (`dict` or `None`): likewise, by default as `attention`.
         final (`SlotNorm`): after the last layer.
         head (`"stock"` or `SlotNorm`): the heads' own norms; "stock" leaves them alone.
-        qkv_width (`str`): the norms in q, k, v take "head" by head, or the "hidden" size.
+        logits (`SlotNorm`): on the logits of a language model, where the model has its head.
+        qkv_width (`str`): the norms in q, k, v, qk take "head" by head, or the "hidden" size.
         residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
         pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
         dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
         drop_path (`float` or `Choice`): stochastic depth, the probability with which a sample's branch is left out.
         stream, wiring (`Choice`): the state that runs through the layers; how a layer's sublayers meet.
-        weights (`Choice`): what is done to the weights of Linear layers in every forward.
+        weights (`Choice`): what is done to the weights, of Linear layers and others, in every forward.
         init (`list[Choice]`): rules for the start weights; empty is the stock init.
         layers (`list[Override]`): per-layer exceptions, later ones win.
     """
@@ -279,6 +290,7 @@ class AddNormSpec:
     feed_forward: dict[str, SlotNorm]
     final: SlotNorm
     head: str | SlotNorm
+    logits: SlotNorm
     qkv_width: str
     residual: Residuals
     pre_scale: float | Choice
@@ -336,7 +348,10 @@ class AddNormSpec:
         variant = _parse_variant(value.get("variant", "paper"), preset)
         if variant == "official":
             axes = _axes(PRESETS[preset].official, axes)
+        own = axes
         axes = _axes({key: item for key, item in value.items() if key not in _NO_AXES}, axes)
+        if PRESETS[preset].whole:
+            _refuse_changes(preset, axes, own)
         return cls(format_version=FORMAT_VERSION, preset=preset, variant=variant, **axes)
 
     def layer(self, index: int, layers: int) -> LayerSpec:
@@ -368,7 +383,7 @@ class AddNormSpec:
 
     def norms(self, layers: int) -> Iterator[tuple[str, Choice]]:
         """Every norm of a model with so many layers, and where it stands."""
-        for place in ("embed", "final", "head"):
+        for place in PLACES:
             norm = self.place_norm(getattr(self, place))
             if norm is not None:
                 yield f"add_norm.{place}", norm
@@ -392,7 +407,7 @@ class AddNormSpec:
         return bool(self.token_norms(layers)) or getattr(WEIGHTS[self.weights.kind], "iterates", False)
 
     def place_norm(self, place: "str | SlotNorm") -> Choice | None:
-        """The norm of a place outside the layers (embed, final, head), or None."""
+        """The norm of one of the `PLACES` outside the layers, or None."""
         if isinstance(place, Choice):
             return place
         return self.norm if place in (True, "auto") else None
@@ -420,6 +435,16 @@ def _parse_variant(value: Any, preset: str) -> str:
     return variant
 
 
+def _refuse_changes(preset: str, axes: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse other axes than a preset's own."""
+    for axis, value in axes.items():
+        if value != own[axis]:
+            raise ValueError(
+                f"add_norm.{axis} is {to_json(value)!r}: {preset!r} is one whole, whose parts hold for each other; "
+                f"allowed is {to_json(own[axis])!r}, or its parts, by their own names, over another preset."
+            )
+
+
 _STOCK_AXES = {
     "norm": "layer_norm",
     "positions": "stock",
@@ -429,6 +454,7 @@ _STOCK_AXES = {
     "feed_forward": ["post"],
     "final": False,
     "head": "stock",
+    "logits": False,
     "qkv_width": "head",
     "residual": "add",
     "pre_scale": 1.0,
@@ -450,6 +476,7 @@ def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
         "embed": partial(_parse_place, word="auto"),
         "final": _parse_slot_norm,
         "head": partial(_parse_place, word="stock"),
+        "logits": _parse_slot_norm,
         "positions": POSITIONS.parse,
         "stream": STREAMS.parse,
         "wiring": WIRINGS.parse,

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .depth import Position
-from .registry import Choice, Finite, Registry, whole
+from .registry import Choice, Finite, Positive, Registry, whole
 from .residuals import RESIDUALS, Residual
 
 
@@ -51,6 +51,10 @@ class SingleStream:
         """The module that acts on the state at the end of layer `depth`, or None."""
         return None
 
+    def own_norm(self, norm: Choice) -> Choice:
+        """What its `norms` are, where the spec's is `norm`."""
+        return norm
+
     def enter(self, hidden: Hidden) -> Any:
         """The state, from what a layer is given: the embeddings' output, or what `leave` gave."""
         return hidden
@@ -80,26 +84,34 @@ class SingleStream:
 class DualStream(SingleStream):
     """Two tensors: a post-norm stream that the sublayers read, and the sum of all their outputs.
 
-        x <- N(x + f),  y <- y + scale * f;  after the last layer x + N'(y)
+        x <- N(x + f),  y <- y + scale * f;  after the last layer post_scale * x + N'(y)
 
-    Source: ResiDual, Xie et al., 2023, arXiv 2304.14802.
+    Source: ResiDual, Xie et al., 2023, arXiv 2304.14802. The authors' code has N' with `eps=1e-7`, and a scale of 0.05
+    for their largest data.
 
     Args:
         scale (`float`, *optional*, defaults to 1): multiplies everything that goes into the sum, the embeddings too.
+        post_scale (`float`, *optional*, defaults to 1): multiplies the post-norm stream at the end.
+        eps (`float`, *optional*): that of N', above 0, where this kind of norm has one; by default the spec's norm's.
     """
 
     norms = ("stream_norm",)
     is_tuple = True
     is_one = False
 
-    def __init__(self, *, scale: Finite = 1.0):
-        self.scale = scale
+    def __init__(self, *, scale: Finite = 1.0, post_scale: Finite = 1.0, eps: Positive | None = None):
+        self.scale, self.post_scale, self.eps = scale, post_scale, eps
+
+    def own_norm(self, norm: Choice) -> Choice:
+        own = self.eps is not None and "eps" in norm.options
+        return Choice(norm.kind, norm.options | {"eps": self.eps}) if own else norm
 
     def enter(self, hidden: Hidden) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
     def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        return state[0] + norms[0](state[1])
+        x = state[0] if self.post_scale == 1.0 else self.post_scale * state[0]
+        return x + norms[0](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state

@@ -1,12 +1,14 @@
-"""Weight transforms: what is done to the weights of Linear layers, by their role, in every forward.
+"""Weight transforms: what is done to weights, by their role, in every forward.
 
-The stored weight keeps its stock path and is what is trained, loaded and saved; the layer works with the transformed
-one. An adapter adds to the layer's output, so that merging it into the stored weight is not the same.
+Those of the layers' Linear layers; some transforms are for the tables of the embeddings and a language model's output
+layer too (`vocabulary.py`). The stored weight keeps its stock path and is what is trained, loaded and saved; the layer
+works with the transformed one. An adapter adds to the layer's output, so that merging it into the stored weight is not
+the same.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
 from .initialization import LINEAR_ROLES
-from .norm_base import root
+from .norm_base import root, unit
 from .per_forward import put_buffer
 from .registry import Positive, Registry, one_of, says
 from .token_mask import current
@@ -23,17 +25,24 @@ from .token_mask import current
 
 WEIGHTS = Registry("weight transform")
 
-_ALLOWED = f"a list of roles, {one_of(LINEAR_ROLES)}, none twice"
+# besides the Linear layers: a table of the embeddings, a language model's output layer
+ALL_ROLES = (*LINEAR_ROLES, "embed", "output")
 
 
-def _parse_roles(value: Any, where: str) -> list[str]:
-    roles = list(value) if isinstance(value, (list, tuple)) else []
-    if not roles or len(set(map(str, roles))) < len(roles) or any(role not in LINEAR_ROLES for role in roles):
-        raise ValueError(f"{where} is {value!r}; allowed is {_ALLOWED}.")
-    return roles
+def _roles_among(known: Sequence[str]) -> Any:
+    allowed = f"a list of roles, {one_of(known)}, none twice"
+
+    def parse(value: Any, where: str) -> list[str]:
+        roles = list(value) if isinstance(value, (list, tuple)) else []
+        if not roles or len(set(map(str, roles))) < len(roles) or any(role not in known for role in roles):
+            raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
+        return roles
+
+    return says(allowed, parse)
 
 
-Roles = Annotated[list, says(_ALLOWED, _parse_roles)]
+Roles = Annotated[list, _roles_among(LINEAR_ROLES)]
+AllRoles = Annotated[list, _roles_among(ALL_ROLES)]
 
 
 class WeightTransform(nn.Module):
@@ -41,13 +50,15 @@ class WeightTransform(nn.Module):
 
     Args:
         out_features, in_features (`int`): of the role.
-        roles (`list[str]`, *optional*): those that it is for; all of q, k, v, o, w1, w2 by default.
+        role (`str`): the role.
+        roles (`list[str]`, *optional*): those that it is for; by default all `possible_roles`.
     """
 
     # whether a training forward changes it, which a checkpoint's recomputation must know of
     iterates = False
+    possible_roles: ClassVar[tuple[str, ...]] = LINEAR_ROLES
 
-    def __init__(self, out_features: int, in_features: int, roles: Sequence[str] | None):
+    def __init__(self, out_features: int, in_features: int, role: str, roles: Sequence[str] | None):
         super().__init__()
 
     def start(self, weight: torch.Tensor) -> None:
@@ -61,8 +72,10 @@ class WeightTransform(nn.Module):
 class NoTransform(WeightTransform):
     """The weight as it is."""
 
-    def __init__(self, out_features: int, in_features: int):
-        super().__init__(out_features, in_features, ())
+    possible_roles = ()
+
+    def __init__(self, out_features: int, in_features: int, role: str):
+        super().__init__(out_features, in_features, role, ())
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return weight
@@ -82,6 +95,7 @@ class WeightStandardization(WeightTransform):
 
     Args:
         out_features, in_features (`int`): of the role.
+        role (`str`): the role.
         roles (`list[str]`, *optional*): those whose weights are standardised; all by default.
         fan_in (`bool`, *optional*, defaults to `False`): divide by sqrt(in) too.
         eps (`float`, *optional*, defaults to 1e-5): above 0.
@@ -94,6 +108,7 @@ class WeightStandardization(WeightTransform):
         self,
         out_features: int,
         in_features: int,
+        role: str,
         *,
         roles: Roles | None = None,
         fan_in: bool = False,
@@ -101,7 +116,7 @@ class WeightStandardization(WeightTransform):
         eps_place: Literal["inside", "outside"] = "inside",
         variance: Literal["biased", "unbiased"] = "biased",
     ):
-        super().__init__(out_features, in_features, roles)
+        super().__init__(out_features, in_features, role, roles)
         self.eps, self.eps_place, self.correction = eps, eps_place, int(variance == "unbiased")
         self.divisor = in_features**0.5 if fan_in else 1.0
 
@@ -110,6 +125,39 @@ class WeightStandardization(WeightTransform):
         centred = w - w.mean(-1, keepdim=True)
         variance = centred.square().sum(-1, keepdim=True) / (w.shape[-1] - self.correction)
         return (centred / (root(variance, self.eps, self.eps_place) * self.divisor)).to(weight.dtype)
+
+
+@WEIGHTS.register("unit_vectors")
+class UnitVectors(WeightTransform):
+    """Every vector of a weight that lies along the hidden axis as a unit vector, `w / length`.
+
+        w [out, in] -> / length of each row (o, w2: of each column) -> [out, in]
+
+    The vectors of q, k, v, w1, of an embedding table and of the output layer are rows; those of o and w2, which write
+    to the stream, are columns. A vector of exactly 0, as that of a padding token, stays 0.
+
+    Source: the weights of nGPT, Loshchilov et al., 2024, arXiv 2410.01131. The authors divide the stored weights
+    themselves, after every step of the optimiser. Here the stored ones keep their length, and the gradient goes
+    through the division: the same functions, on another path of training. A gradient has no part along its vector
+    then, and a stored vector that grows longer turns more slowly.
+
+    Args:
+        out_features, in_features (`int`): of the role.
+        role (`str`): the role.
+        roles (`list[str]`, *optional*): those whose vectors are; by default all: q, k, v, o, w1, w2, embed (every
+            table of the embeddings), output (the output layer of a language model).
+    Dtype: computed in float32 at least, returned in that of the weight. No parameters.
+    """
+
+    possible_roles = ALL_ROLES
+
+    def __init__(self, out_features: int, in_features: int, role: str, *, roles: AllRoles | None = None):
+        super().__init__(out_features, in_features, role, roles)
+        self.in_columns = role in ("o", "w2")
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        w = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return (unit(w.T, 1e-12).T if self.in_columns else unit(w, 1e-12)).to(weight.dtype)
 
 
 @WEIGHTS.register("sigma_reparam")
@@ -126,6 +174,7 @@ class SigmaReparam(WeightTransform):
 
     Args:
         out_features, in_features (`int`): of the role.
+        role (`str`): the role.
         roles (`list[str]`, *optional*): those whose weights are reparametrised; all by default.
         start (`str`, *optional*, defaults to `"one"`): sigma begins at 1, as the paper says, or with "spectral_norm"
             at the norm of the start weight, as in the authors' code, which so begins as the plain model.
@@ -140,11 +189,12 @@ class SigmaReparam(WeightTransform):
         self,
         out_features: int,
         in_features: int,
+        role: str,
         *,
         roles: Roles | None = None,
         start: Literal["one", "spectral_norm"] = "one",
     ):
-        super().__init__(out_features, in_features, roles)
+        super().__init__(out_features, in_features, role, roles)
         self.starts_at_norm = start == "spectral_norm"
         self.sigma = nn.Parameter(torch.empty(1))
         self.register_buffer("left", torch.empty(out_features))
@@ -212,11 +262,17 @@ def transformed_class(module: Any) -> "type[Transformed]":
     return TransformedConv1D if isinstance(module, Conv1D) else TransformedLinear
 
 
-def transforms(choice: Any, roles: Sequence[str], module: Any) -> list[WeightTransform] | None:
-    """A transform for each of the roles of a Linear layer, or None if none of them has one."""
-    wanted = choice.options.get("roles") or (LINEAR_ROLES if choice.kind != "none" else ())
+def transforms(choice: Any, roles: Sequence[str], outs: int, ins: int) -> list[WeightTransform] | None:
+    """A transform for each of the roles of a weight [outs, ins], or None if none of them has one."""
+    wanted = choice.options.get("roles") or WEIGHTS[choice.kind].possible_roles  # type: ignore[attr-defined]
     if set(roles).isdisjoint(wanted):
         return None
-    ins, outs = (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
     size = outs // len(roles)
-    return [WEIGHTS.build(choice, size, ins) if role in wanted else NoTransform(size, ins) for role in roles]
+    return [
+        WEIGHTS.build(choice, size, ins, role) if role in wanted else NoTransform(size, ins, role) for role in roles
+    ]
+
+
+def linear_size(module: Any) -> tuple[int, int]:
+    """Output and input features of a Linear layer."""
+    return (module.nf, module.nx) if isinstance(module, Conv1D) else (module.out_features, module.in_features)

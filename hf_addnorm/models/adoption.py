@@ -1,0 +1,47 @@
+"""Adoption: a stock module's parts, under their own names, in a class that knows more."""
+
+import copy
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def get_part(module: nn.Module, path: str) -> Any:
+    """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def has_part(module: nn.Module, path: str) -> bool:
+    """Whether there is a submodule at a dotted path."""
+    return any(name == path for name, _ in module.named_modules())
+
+
+def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
+    """A `cls` made of the parts of `stock`: the same submodules and attributes, no weight drawn again.
+
+    Args:
+        cls: a subclass of `type(stock)`.
+        stock (`torch.nn.Module`): is not to be used any more afterwards.
+        init_args: for `PreTrainedModel.__init__` where `cls` is a model, which keeps state by class.
+    """
+    module = cls.__new__(cls)
+    base: Any = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
+    base.__init__(module, *init_args)
+    by_class = set(vars(PreTrainedModel)) | set(module.__dict__) if base is PreTrainedModel else set()
+    for key, value in stock.__dict__.items():
+        if key not in by_class or key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            module.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value
+    return module
+
+
+def adopt_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
+    """Replace the submodule at a dotted path by a `cls` made of its parts."""
+    adopted = adopt(cls, module.get_submodule(path))
+    module.set_submodule(path, adopted, strict=True)
+    return adopted

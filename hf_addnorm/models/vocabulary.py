@@ -1,0 +1,89 @@
+"""The two ends of a text model: tables of the embeddings with transformed weights, the layer that gives the logits."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .adoption import adopt, adopt_at
+from .norm_base import Norm
+from .registry import Choice
+from .weight_transforms import TransformedLinear, WeightTransform, transforms
+
+
+class TransformedEmbedding(nn.Embedding):
+    """`torch.nn.Embedding` whose rows are transformed, each by itself.
+
+    ids [...] -> rows [..., width] -> weight_norm -> [..., width]
+    """
+
+    weight_norm: WeightTransform
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.weight_norm(super().forward(input))
+
+
+class OutputLayer(TransformedLinear):
+    """A language model's output layer with a norm of its logits, and perhaps a transformed weight.
+
+    x [..., hidden] -> linear -> logits_norm -> logits [..., vocabulary]
+    """
+
+    logits_norm: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits_norm(super().forward(x))
+
+
+def transform_tables(model: nn.Module, paths: tuple[str, ...], weights: Choice) -> None:
+    """Let the tables of the embeddings, which are at or under `paths`, be adopted if their rows are transformed."""
+    for path in paths:
+        for name, table in list(model.get_submodule(path).named_modules(prefix=path)):
+            if isinstance(table, nn.Embedding):
+                found = transforms(weights, ("embed",), table.num_embeddings, table.embedding_dim)
+                if found is not None:
+                    adopt_at(model, name, TransformedEmbedding).weight_norm = found[0]
+
+
+def install_output_layer(model: Any, weights: Choice, build_norm: Any) -> None:
+    """Let the output layer of a model that has one be adopted if its weight is transformed or its logits have a norm.
+
+    Args:
+        model (`PreTrainedModel`): with the head.
+        weights (`Choice`): the weight transform.
+        build_norm (`Callable`, *optional*): from the number of logits to their norm; None if they have none.
+    """
+    stock = model.get_output_embeddings()
+    if not isinstance(stock, nn.Linear):
+        return
+    found = transforms(weights, ("output",), stock.out_features, stock.in_features)
+    if found is None and build_norm is None:
+        return
+    (path,) = (name for name, module in model.named_modules() if module is stock)
+    layer = adopt_at(model, path, OutputLayer)
+    layer.weight_norm = nn.ModuleList(found or [nn.Identity()])
+    layer.logits_norm = nn.Identity() if build_norm is None else build_norm(stock.out_features)
+
+
+@torch.no_grad()
+def resized_output_layer(old: OutputLayer, new: nn.Linear, build_norm: Any) -> OutputLayer:
+    """`new`, which is `old` for another number of tokens or a plain layer made of it, with all that `old` has.
+
+    Tokens that are new have the start values of the logits' norm.
+    """
+    held = old.logits_norm
+    layer = new if isinstance(new, OutputLayer) else adopt(OutputLayer, new)
+    layer.weight_norm, layer.logits_norm = old.weight_norm, held
+    if build_norm is None:
+        return layer
+    norm = layer.logits_norm = build_norm(new.out_features).to(new.weight.device)
+    if isinstance(norm, Norm):
+        norm.reset_parameters()
+    for name, parameter in held.named_parameters():
+        target = norm.get_parameter(name)
+        # one number for each token, or something of all of them
+        start = target if len(target) == new.out_features else parameter
+        kept = min(len(parameter), len(start))
+        init.copy_(target, torch.cat([parameter[:kept], start[kept:].to(parameter.dtype)]))
+    return layer

@@ -382,7 +382,12 @@ def test_of_two_models():
     parts = _net("bert_gpt2", encoder={"add_norm": "residual"}).parts
     net = AddNormEncoderDecoderModel(encoder=parts[0], decoder=parts[1])
     assert net.encoder is parts[0] and net.config.encoder.add_norm == config.encoder.add_norm
-    assert net.encoder.config is net.config.encoder and net.decoder.config is net.config.decoder
+    # whatever is in them, too: attention asks the config that it holds
+    for part, part_config in zip(net.parts, (net.config.encoder, net.config.decoder), strict=True):
+        held = [vars(module)["config"] for module in part.modules() if "config" in vars(module)]
+        assert len(held) > 4 and all(config is part_config for config in held)
+    net.set_attn_implementation("eager")
+    assert net(**_inputs(), output_attentions=True).cross_attentions[0].shape == (3, 4, 6, 10)
     with pytest.raises(ValueError, match="either a config or an encoder and a decoder"):
         AddNormEncoderDecoderModel(encoder=parts[0])
     bert = transformers.BertModel(FAMILIES["bert"].stock_config(""))

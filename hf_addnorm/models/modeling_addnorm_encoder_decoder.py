@@ -56,7 +56,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: 
         self.decoder = DECODERS[config.decoder.model_type](config.decoder) if decoder is None else decoder
         for part, part_config in ((self.encoder, config.encoder), (self.decoder, config.decoder)):
             part_config._attn_implementation = part.config._attn_implementation
-            part.config = part_config
+            _share_config(part, part_config)
         if _is_projected(config):
             self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, config.decoder.hidden_size)
         pooler: Any = getattr(self.encoder, "pooler", None)
@@ -244,6 +244,14 @@ def _refuse_width(config: Any) -> None:
 def _is_projected(config: Any) -> bool:
     same_width = config.encoder.hidden_size == config.decoder.hidden_size
     return not same_width and getattr(config.decoder, "cross_attention_hidden_size", None) is None
+
+
+def _share_config(model: PreTrainedModel, config: Any) -> None:
+    """Let a model and all that is in it look at one config; the stock class tells the model alone."""
+    own = model.config
+    for module in model.modules():
+        if vars(module).get("config") is own:
+            module.config = config
 
 
 def _table_name(model: PreTrainedModel) -> str:

@@ -387,6 +387,7 @@ def test_of_two_models():
         held = [vars(module)["config"] for module in part.modules() if "config" in vars(module)]
         assert len(held) > 3 and all(config is part_config for config in held)
     net.set_attn_implementation("eager")
+    net.config.pad_token_id, net.config.decoder_start_token_id = 0, 2
     assert net(**_inputs(), output_attentions=True).cross_attentions[0].shape == (3, 4, 6, 10)
     with pytest.raises(ValueError, match="either a config or an encoder and a decoder"):
         AddNormEncoderDecoderModel(encoder=parts[0])

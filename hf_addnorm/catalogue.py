@@ -10,10 +10,10 @@ from typing import Any
 
 from .layer_schemes import LAYER_SCHEMES
 from .models.gates import RESIDUALS
-from .models.hyper_connections import STREAMS
 from .models.initialization import INITS
 from .models.norms import NORMS
 from .models.positions import POSITIONS
+from .models.reading_streams import STREAMS
 from .models.registry import Registry
 from .models.weight_transforms import WEIGHTS
 from .models.wirings import WIRINGS

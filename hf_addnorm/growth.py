@@ -158,7 +158,8 @@ def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, t
     for key, start in anew.items():
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
         source = sources[path] + key.removeprefix(path) if path else key
-        of_depth = ".average_norm." in key and (source not in state or state[source].shape != start.shape)
+        # an average is as long as its depth; a first sublayer may lack what a copy of it has
+        of_depth = source not in state or (".average_norm." in key and state[source].shape != start.shape)
         found[key] = (start if of_depth else state[source]).clone()
     return found
 
@@ -193,6 +194,11 @@ class _Branch:
     @torch.no_grad()
     def silence(self) -> None:
         """Write 0 into the last learned factor, and into what is added behind it."""
+        if getattr(self.residual, "needs_output", False):
+            raise ValueError(
+                f"how is 'identity', and {type(self.residual).__name__} gives a branch no gradient where it is 0: it "
+                "would never learn; allowed is 'stack'."
+            )
         factor = self.output
         norm: Any = self.block._modules.get("out_norm") or self.stock_norms.get("out")
         if getattr(self.residual, "side", None) == "branch":

@@ -150,10 +150,20 @@ LAYER_SCHEMES = (
         "Swin V2, Liu et al., CVPR 2022, arXiv 2111.09883",
         "Its scale of the scores is inside attention.",
     ),
-    _attention.open(
+    _attention.expressible(
         "norm_of_each_head_in_mid",
-        "RetNet and Diff Transformer, as in torchscale and unilm",
-        "In mid, group_norm with one group per head takes the mean out; the form without it is not built yet.",
+        "RetNet, Sun et al., 2023, arXiv 2307.08621; Diff Transformer, Ye et al., 2024, arXiv 2410.05258, as in "
+        "torchscale and unilm",
+        {
+            "preset": "pre_rms_norm",
+            "attention": {"pre": True, "mid": {"kind": "grouped_rms_norm", "gain": False}},
+        },
+        {
+            "preset": "pre_rms_norm",
+            "attention": {"pre": True, "mid": {"kind": "grouped_rms_norm", "shared": True, "eps": 1e-5}},
+        },
+        reason="The norm alone; not what else these models have inside attention: retention, a gate, a difference of "
+        "two score matrices and its constant.",
     ),
     _attention.left_out(
         "pb_relax",
@@ -229,11 +239,7 @@ LAYER_SCHEMES = (
     ),
     _residual.built("beam", "Beam, as in Transformers' models/beam", "beam"),
     _residual.built("muse_gate", "MuseSpark, as in Transformers' models/muse_spark", {"residual": "muse_gate"}),
-    _residual.open(
-        "muse_spark",
-        "MuseSpark, as in Transformers' models/muse_spark",
-        "As a preset it needs input_scaled_rms_norm, which is not built; its gate is the residual muse_gate.",
-    ),
+    _residual.built("muse_spark", "MuseSpark, as in Transformers' models/muse_spark", "muse_spark"),
     _residual.built("zaya", "ZAYA, as in Transformers' models/zaya", {"residual": "affine"}),
     _residual.expressible(
         "doge",
@@ -267,10 +273,10 @@ LAYER_SCHEMES = (
         "LAuReL, Menghani et al., 2024, arXiv 2411.07501",
         "It needs a history of the sublayers' outputs, and its formula was not checked.",
     ),
-    _residual.open(
+    _residual.built(
         "laurel_gemma3n",
         "Gemma 3n, as in Transformers' models/gemma3n",
-        "It has a norm on the low-rank map, and divides the sum by the root of 2: not built yet.",
+        {"preset": "peri_ln", "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 16}}},
     ),
     _residual.built(
         "stochastic_depth",
@@ -285,67 +291,81 @@ LAYER_SCHEMES = (
     ),
     _residual.built("orthogonal", "Oh et al., 2025, arXiv 2505.11881", {"preset": "pre_ln", "residual": "orthogonal"}),
     _residual.left_out("mv_split", "2026, arXiv 2605.06169", "The sources disagree about its formula."),
-    _residual.left_out(
-        "deep_delta_learning",
-        "the authors' code, 2026",
-        "Its gate reads the normalised stream N(x), which a residual is not given.",
+    _residual.built(
+        "deep_delta_learning", "the authors' code, 2026", {"preset": "pre_rms_norm", "residual": "deep_delta"}
     ),
     _residual.left_out(
         "branch_norm",
         "Liu et al., 2023, arXiv 2305.02790",
         "Its weight depends on the training step, which a residual does not know; its schedule was not checked.",
     ),
-    _residual.open(
+    _residual.left_out(
         "nanochat",
         "the code of nanochat and modded-nanogpt",
-        "Each layer adds the embeddings again: the state would have to keep them, and does not yet.",
+        "A layer begins by mixing the embeddings into the stream, and a stream has no place at a layer's beginning. "
+        "No paper has it; in its code the parts and the start values change from version to version.",
     ),
     _residual.built("ngpt", "Loshchilov et al., 2024, arXiv 2410.01131", "ngpt", {"residual": "normalized_lerp"}),
     _stream.built("residual", "ResiDual, Xie et al., 2023, arXiv 2304.14802", "residual"),
     _stream.built("siamese_norm", "Li et al., ICML 2026, arXiv 2602.08064", "siamese_norm"),
-    _stream.open(
+    _stream.expressible(
         "hybrid_siamese_norm",
-        "SiameseNorm, Li et al., ICML 2026, arXiv 2602.08064",
-        "The form for language models, with HybridNorm's slots and a learned factor on one stream: not built yet.",
+        "SiameseNorm, Li et al., ICML 2026, arXiv 2602.08064, their OLMo code",
+        {
+            "preset": "siamese_norm",
+            "norm": "rms_norm",
+            "stream": {"kind": "siamese", "hybrid": True},
+            "attention": ["q", "k", "v"],
+        },
     ),
     _stream.built("hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "hyper_connections"),
     _stream.built("dynamic_hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "dynamic_hyper_connections"),
     _stream.built("frac_connections", "Zhu et al., 2025, arXiv 2503.14125", "frac_connections"),
     _stream.built("mhc", "Xie et al., 2025, arXiv 2512.24880", "mhc"),
-    _stream.open(
+    _stream.expressible(
         "mhc_with_learned_head",
         "mHC, Xie et al., 2025, arXiv 2512.24880, as in Transformers' models/deepseek_v4",
-        "A learned collapse of the streams at the end: mhc takes their mean or sum.",
+        {"preset": "mhc", "stream": {"kind": "manifold_hyper_connections", "reduce": "learned"}},
     ),
-    _stream.open(
+    _stream.built(
         "mhc_lite",
-        "the authors' code, 2026",
-        "Mixing by a weighted mean of permutations, instead of Sinkhorn-Knopp: not built yet.",
+        "the authors' code, 2026, arXiv 2601.05732",
+        {"preset": "mhc", "stream": "permutation_hyper_connections"},
     ),
-    _stream.open(
-        "ihc", "HunYuan V4, as in Transformers' models/hy_v4", "mHC without mixing of the streams: not built yet."
+    _stream.built(
+        "ihc",
+        "HunYuan V4, as in Transformers' models/hy_v4",
+        {"preset": "mhc", "stream": "independent_hyper_connections", "norm": "rms_norm"},
     ),
-    _stream.open(
+    _stream.expressible(
         "glm5_hyper_connections",
         "GLM-5-next, as in Transformers' models/glm5_next",
-        "mHC with a mean at the end, as mhc has it: start values and norm were not compared with that code yet.",
+        {"preset": "mhc", "variant": "official", "norm": "rms_norm"},
+        reason="With other start values: there the biases start at 0 and the scales at 1, where a sublayer reads "
+        "twice the mean of the streams and mixes them evenly.",
     ),
-    _stream.open(
+    _stream.built(
         "qwen4_gated_residual",
         "Qwen4-Exp, as in Transformers' models/qwen4_exp",
-        "Streams that gates read and write, with grouped_rms_norm: not built yet.",
+        {"attention": [], "feed_forward": [], "stream": "gated_streams"},
     ),
-    _stream.open(
+    _stream.left_out(
         "altup",
         "Baykal et al., NeurIPS 2023, as in Transformers' models/gemma3n",
-        "Several streams of which each layer computes one and corrects the others: not built yet.",
+        "A layer begins by predicting all streams, and a stream has no place at a layer's beginning; Gemma 3n makes "
+        "its streams of the embeddings by learned maps, which the first layer has no place for either.",
     ),
     _stream.built("dense_former", "Pagliardini et al., NeurIPS 2024, arXiv 2402.02622", "dense_former"),
-    _stream.open(
+    _stream.built(
         "attention_residuals",
         "Kimi, 2026, arXiv 2603.15031",
-        "Each sublayer reads a softmax mix of all outputs before it, or of blocks of them: the state would have to "
-        "keep those of sublayers, and keeps those of layers.",
+        {"preset": "pre_rms_norm", "stream": "attention_residuals"},
+    ),
+    _stream.left_out(
+        "block_attention_residuals",
+        "Kimi, 2026, arXiv 2603.15031",
+        "The form over sums of blocks: how sublayers are cut into blocks where their number does not fit was not "
+        "confirmed.",
     ),
     _stream.left_out(
         "layer_sums",
@@ -378,9 +398,7 @@ LAYER_SCHEMES = (
     ),
     _wiring.built("two_hop", "Megalodon, Ma et al., 2024, arXiv 2404.08801", "two_hop"),
     _init.built("scaled_output", "GPT-2, 2019; Megatron-LM, 2019, arXiv 1909.08053", {"init": ["scaled_output"]}),
-    _init.open(
-        "mitchell", "OLMo's code", "Output projections start by their width and the layer's number: not built yet."
-    ),
+    _init.built("mitchell", "OLMo's code, Groeneveld et al., 2024, arXiv 2402.00838", {"init": ["mitchell"]}),
     _init.built("ds_init", "Zhang, Titov & Sennrich, EMNLP 2019, arXiv 1908.11365", "ds_init"),
     _init.built("zero_out_norm", "Swin V2, Liu et al., CVPR 2022, arXiv 2111.09883", "res_post_norm"),
     _init.built("small_embeddings", "Nguyen & Salazar, 2019, arXiv 1910.05895", {"init": ["small_embeddings"]}),

@@ -41,16 +41,8 @@ NORM_SCHEMES = (
     _norm.built("l2_norm", "nGPT, Loshchilov et al., 2024, arXiv 2410.01131", {"norm": "l2_norm"}),
     _norm.built("sum_norm", "no paper; of this package", {"norm": "sum_norm"}),
     _norm.built("group_norm", "Wu & He, 2018, arXiv 1803.08494", {"norm": "group_norm"}),
-    _norm.open(
-        "grouped_rms_norm",
-        "Qwen4-Exp, as in Transformers' models/qwen4_exp",
-        "Known only from inside that model's streams (qwen4_gated_residual), which are not built.",
-    ),
-    _norm.open(
-        "sequence_group_norm",
-        "Wu & He, 2018, arXiv 1803.08494",
-        "Statistics over the real tokens of a sequence and a group of features together: not built yet.",
-    ),
+    _norm.built("grouped_rms_norm", "Qwen4-Exp, as in Transformers' models/qwen4_exp", {"norm": "grouped_rms_norm"}),
+    _norm.built("sequence_group_norm", "Wu & He, 2018, arXiv 1803.08494", {"norm": "sequence_group_norm"}),
     _norm.left_out(
         "timestep_norm",
         "Megalodon, Ma et al., 2024, arXiv 2404.08801",
@@ -79,10 +71,18 @@ NORM_SCHEMES = (
         "It reads positions on a fixed grid of image patches; no form for text is published.",
     ),
     _norm.built("dyt", "Zhu, Chen, He, LeCun & Liu, CVPR 2025, arXiv 2503.10622", "dyt", {"norm": "dyt"}),
-    _norm.open(
+    _norm.expressible(
         "dyt_llama",
         "Zhu et al., CVPR 2025, arXiv 2503.10622, their LLaMA code",
-        "Start values by place are options of dyt; the learned scalar after the embeddings has no place yet.",
+        {
+            "preset": "dyt",
+            "embed": {"kind": "affine", "bias": False, "groups": 1, "start": "root_of_width"},
+            "attention": {"pre": {"kind": "dyt", "alpha_init": 0.8}},
+            "feed_forward": {"pre": {"kind": "dyt", "alpha_init": 0.2}},
+            "final": {"kind": "dyt", "alpha_init": 0.2},
+        },
+        reason="The start values of alpha go by the width, and those here are an example: the paper's table was not "
+        "checked.",
     ),
     _norm.built("derf", "Chen, Lu, Zhu, Sun & Liu, 2025, arXiv 2512.10938", "derf", {"norm": "derf"}),
     _norm.built("isru", "Derf's code, Chen et al., 2025, arXiv 2512.10938", {"norm": "isru"}),
@@ -96,11 +96,7 @@ NORM_SCHEMES = (
         "Derf's code, Chen et al., 2025, arXiv 2512.10938",
         "Arctan, satursin and other functions that the authors tried besides; isru stands for them.",
     ),
-    _norm.open(
-        "bhyt_star",
-        "Byun et al., 2026, arXiv 2601.09719",
-        "A tanh of the RMS-normalised token, a norm of one place: not built yet.",
-    ),
+    _norm.built("bhyt_star", "Byun et al., 2026, arXiv 2601.09719", {"norm": "bhyt_star"}),
     _norm.left_out(
         "bhyt",
         "Byun et al., 2026, arXiv 2601.09719",
@@ -127,16 +123,16 @@ NORM_SCHEMES = (
         "The form with one number for each head: known by its description alone, no code of the authors was found.",
     ),
     _norm.built("gated_rms_norm", "A.X-K2, as in Transformers' models/axk2", {"norm": "gated_rms_norm"}),
-    _norm.open(
+    _norm.built(
         "input_scaled_rms_norm",
         "MuseSpark, as in Transformers' models/muse_spark",
-        "The gain stands before the statistic: not built yet.",
+        {"norm": "input_scaled_rms_norm"},
     ),
     _norm.built("contra_norm", "Guo et al., ICLR 2023, arXiv 2303.06562", {"norm": "contra_norm"}),
-    _norm.open(
+    _norm.expressible(
         "contra_norm_of_features",
         "Guo et al., ICLR 2023, arXiv 2303.06562, their BERT code",
-        "The second form of that code, which moves features apart instead of tokens: not built yet.",
+        {"norm": {"kind": "contra_norm", "over": "features", "identity": True}},
     ),
     _norm.left_out(
         "manifold_norm",
@@ -158,7 +154,8 @@ NORM_SCHEMES = (
     _weight_transform.open(
         "fix_norm",
         "Nguyen & Salazar, 2019, arXiv 1910.05895",
-        "It acts on the rows of the embeddings and of the tied output; the axis of weights is about Linear layers.",
+        "It normalises the rows of the word table and of the output tied to it, which is the head's. The axis weights "
+        "reaches the Linear layers of attention and feed-forward: one for the table and the head is not built yet.",
     ),
     _weight_transform.left_out(
         "zero_mean_output",

@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 import transformers
+from hub_server import HubServer
 
 
 torch.set_num_threads(1)
@@ -22,6 +23,13 @@ transformers.utils.logging.disable_progress_bar()
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hub():
+    """A Hub in memory; `hub_server.py` says how to use it."""
+    with HubServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -232,7 +232,8 @@ OTHER_SPECS: dict[str, Any] = {
             "pre": "scale_norm",
             "q": "l2_norm",
             "k": {"kind": "prms_norm", "fraction": 0.5},
-            "mid": "group_norm",
+            "v": "input_scaled_rms_norm",
+            "mid": {"kind": "grouped_rms_norm", "shared": True},
             "out": "see_dnorm",
             "post": {"kind": "sum_norm", "signed": False},
         },
@@ -242,6 +243,8 @@ OTHER_SPECS: dict[str, Any] = {
             "out": {"kind": "fixed_sigma", "sigma": 2.0},
             "post": "center_norm",
         },
+        "embed": "group_norm",
+        "head": {"kind": "bhyt_star", "learned": True},
         "final": "derf",
     },
     "no_norms": {"attention": [], "feed_forward": [], "embed": False, "head": False},
@@ -265,10 +268,24 @@ OTHER_SPECS: dict[str, Any] = {
         "preset": "pre_ln",
         "residual": {"attention": "highway", "feed_forward": {"kind": "laurel_lr", "rank": 4}},
         "layers": [
-            {"index": 1, "residual": "orthogonal"},
+            {
+                "index": 0,
+                "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 4}, "feed_forward": "deep_delta"},
+            },
+            {"index": 1, "residual": {"attention": "orthogonal"}},
             {"index": -2, "residual": {"attention": "muse_gate", "feed_forward": "affine"}},
             {"index": -1, "residual": {"kind": "gpas", "place": "on_skip"}},
         ],
+    },
+    "mhc_lite": {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
+    "ihc": {"preset": "mhc", "stream": "independent_hyper_connections"},
+    "qwen4_gated_residual": {"attention": [], "feed_forward": [], "stream": {"kind": "gated_streams", "rank": 4}},
+    "attention_residuals": {"preset": "pre_rms_norm", "stream": "attention_residuals"},
+    "hybrid_siamese_norm": {
+        "preset": "siamese_norm",
+        "norm": "rms_norm",
+        "stream": {"kind": "siamese", "hybrid": True},
+        "attention": ["q", "k", "v"],
     },
     "by_layer": {
         "preset": "pre_ln",
@@ -285,7 +302,8 @@ def _traits(spec: Any) -> set[tuple[Any, ...]]:
     """What a spec runs through that another may not: slots, residuals, stream, wiring, norms, start rules."""
     parsed = AddNormSpec.parse(spec)
     stream = {key: value for key, value in parsed.stream.options.items() if key in ("dynamic", "fractions")}
-    traits = {("stream", parsed.stream.kind, *stream.items()), ("wiring", parsed.wiring.kind), ("place", parsed.embed)}
+    traits = {("stream", parsed.stream.kind, *stream.items()), ("wiring", parsed.wiring.kind)}
+    traits.add(("place", getattr(parsed.embed, "kind", parsed.embed)))
     traits |= {("init", rule.kind) for rule in parsed.init} | {("norm", norm.kind) for _, norm in parsed.norms(4)}
     traits |= {("residual", residual.kind) for _, residual in parsed.residuals()}
     for layer in (parsed.layer(index, 4) for index in range(4)):

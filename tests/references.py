@@ -144,6 +144,23 @@ def _gated_rms_norm(x, p, *, eps=1e-6, **_):
     return y / (1 + torch.exp(-gate))
 
 
+def _input_scaled_rms_norm(x, p, *, eps=1e-6):
+    scaled = x + p["zero_centered_weight"] * x
+    return scaled * (torch.einsum("...i,...i->...", scaled, scaled)[..., None] / x.shape[-1] + eps) ** -0.5
+
+
+def _bhyt_star(x, p, *, alpha_init=2.0, kappa=10.0, eps=1e-6, **_):
+    slope = p.get("alpha", alpha_init) / kappa
+    z = torch.exp(2 * slope * _rms_norm(x, {}, eps=eps))
+    return p["weight"] * (z - 1) / (z + 1)
+
+
+def _grouped_rms_norm(x, p, *, groups="heads", shared=False, eps=1e-6, **_):
+    count = HEADS[x.shape[-1]] if groups == "heads" else groups
+    gains = {name: torch.cat([gain] * count) if shared else gain for name, gain in p.items()}
+    return _affine(torch.cat([_rms_norm(part, {}, eps=eps) for part in x.chunk(count, -1)], -1), gains)
+
+
 def _group_norm(x, p, *, groups="heads", eps=1e-5, **_):
     groups = HEADS[x.shape[-1]] if groups == "heads" else groups
     parts = [_layer_norm(part, {}, eps=eps) for part in x.split(x.shape[-1] // groups, dim=-1)]
@@ -266,6 +283,20 @@ NORM_REFERENCES = {
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
     ),
+    "grouped_rms_norm": Reference(
+        _grouped_rms_norm,
+        lambda width, *, groups, shared, **options: _gain_and_bias(
+            width // (HEADS[width] if groups == "heads" else groups) if shared else width, bias=False, **options
+        ),
+        {
+            "groups": ["heads", 1],
+            "gain": [True, False],
+            "shared": [False, True],
+            "zero_centered": [False, True],
+            "eps": [1e-3],
+        },
+        contradicts=lambda *, gain, shared, zero_centered, **_: (shared or zero_centered) and not gain,
+    ),
     "scale_norm": Reference(
         _scale_norm,
         lambda width, *, start, **_: {"scalar_weight": ((1,), math.sqrt(width) if start is None else start)},
@@ -301,6 +332,16 @@ NORM_REFERENCES = {
         },
         {"rank": [16, 1], "eps": [1e-6, 1e-3]},
     ),
+    "input_scaled_rms_norm": Reference(
+        _input_scaled_rms_norm, lambda width, **_: {"zero_centered_weight": ((width,), 0.0)}, {"eps": [1e-6, 1e-3]}
+    ),
+    "bhyt_star": Reference(
+        _bhyt_star,
+        lambda width, *, alpha_init, learned, **_: (
+            {"weight": ((width,), 1.0)} | ({"alpha": ((1,), alpha_init)} if learned else {})
+        ),
+        {"alpha_init": [2.0, 5.0], "learned": [False, True], "kappa": [10.0, 1.0], "eps": [1e-6]},
+    ),
     "sum_norm": Reference(
         sum_norm,
         lambda width, *, gain, bias, **_: _gain_and_bias(width, gain=gain, bias=bias),
@@ -317,11 +358,16 @@ NORM_REFERENCES = {
     "isru": Reference(_isru, _squashing, {"alpha_init": [0.5, 2.0], "shift_init": [0.0, -0.25]}),
     "affine": Reference(
         formula=_affine_map,
-        start=lambda width, *, bias, groups: (
-            {"weight": (({None: width, "heads": HEADS.get(width)}.get(groups, groups),), 1.0)}
+        start=lambda width, *, bias, groups, start: (
+            {
+                "weight": (
+                    ({None: width, "heads": HEADS.get(width)}.get(groups, groups),),
+                    math.sqrt(width) if start == "root_of_width" else start,
+                )
+            }
             | ({"bias": ((width,), 0.0)} if bias else {})
         ),
-        samples={"bias": [True, False], "groups": [None, 1, "heads"]},
+        samples={"bias": [True, False], "groups": [None, 1, "heads"], "start": [1.0, "root_of_width"]},
     ),
     "none": Reference(formula=lambda x, p: x),
 }
@@ -369,7 +415,7 @@ DEPTH_REFERENCES: dict[str, Callable[..., float]] = {
 
 def depth_value(value: Any, layer: int, layers: int, k: int, sublayers: int) -> float:
     """The number that an option stands for: itself, or a depth rule by name or dict."""
-    if isinstance(value, (int, float)):
+    if value is None or isinstance(value, (int, float)):
         return value
     options = {"kind": value} if isinstance(value, str) else dict(value)
     return DEPTH_REFERENCES[options.pop("kind")](layer, layers, k, sublayers, **options)
@@ -433,6 +479,25 @@ def _laurel_start(width, *, rank):
     # column j of the paper's A: 1 / sqrt(r D) in the rows i with i mod r = j
     a = torch.tensor([[float(i % rank == j) for i in range(width)] for j in range(rank)]) / math.sqrt(rank * width)
     return {"down.weight": ((rank, width), a), "up.weight": ((width, rank), 0.0)}
+
+
+def _laurel_gemma3n(x, f, p, *, eps, u=None, **_):
+    u = x if u is None else u
+    low = torch.einsum("...i,ri,or->...o", u, p["down.weight"], p["up.weight"])
+    return 2**-0.5 * (x + f + u + _rms_norm(low, {"weight": p["map_norm.weight"]}, eps=eps))
+
+
+def _deep_delta(x, f, p, *, value, eps, u=None):
+    u = x if u is None else u
+    length = _length(f)
+    k = f / torch.where(length > eps, length, eps)
+    beta = 2 * _sigmoid(u @ p["beta.weight"][0] + p["beta.bias"])[..., None]
+    v = x @ p["value.weight"].T + p["value.bias"] if value is None else value
+    return x - beta * k * torch.einsum("...i,...i->...", k, x)[..., None] + beta * v * k
+
+
+def _drawn_linear(name, *shape):
+    return {f"{name}.weight": (shape, Drawn(0.02))}
 
 
 def _orthogonal(x, f, p, *, eps):
@@ -515,6 +580,24 @@ RESIDUAL_REFERENCES = {
         start=_laurel_start,
         samples={"rank": [3, 1, 7]},
     ),
+    "laurel_gemma3n": Reference(
+        _laurel_gemma3n,
+        lambda width, *, rank, **_: {
+            **_drawn_linear("down", rank, width),
+            **_drawn_linear("up", width, rank),
+            "map_norm.weight": ((width,), 1.0),
+        },
+        {"rank": [3, 7], "eps": [1e-6, 0.5]},
+    ),
+    "deep_delta": Reference(
+        _deep_delta,
+        lambda width, *, value, **_: {
+            key: start
+            for name in ("beta", "value")[: 2 if value is None else 1]
+            for key, start in {**_drawn_linear(name, 1, width), f"{name}.bias": ((1,), 0.0)}.items()
+        },
+        {"value": [None, 2.0], "eps": [1e-6, 3.0]},
+    ),
 }
 
 
@@ -577,6 +660,10 @@ INIT_REFERENCES = {
         ("xavier_uniform",),
         options={"exponent": -0.25},
         factor_with_options=lambda layers, n, layer: layer**-0.25,
+    ),
+    # OLMo's code: std 1 / sqrt(d), of attn_out and ff_out 1 / sqrt(2 d (layer_id + 1)), with d the fan in
+    "mitchell": InitReference(
+        ("o", "w2"), lambda layers, n, layer: 1 / math.sqrt(2 * layer), "fan_in_normal", ("fan_in_normal",)
     ),
     # T-Fixup, section 3.2: 0.67 N^-1/4 in the encoder, (9N)^-1/4 in the decoder and for the embeddings N(0, d^-1/2)
     "t_fixup": InitReference(
@@ -730,6 +817,20 @@ def _beam_sum(x, s):
     return math.sqrt((k - 1) / k) * x + f / math.sqrt(k)
 
 
+def _muse_spark(x, s):
+    def rms(y, eps=1e-5):
+        return _rms_norm(y, {}, eps=eps)
+
+    u = _rms_norm(x, s.params("pre"), eps=1e-5)
+    if s.name == "ffn":
+        f = _input_scaled_rms_norm(s.drop(s.branch(u)), s.params("out"), eps=1e-8)
+    else:
+        heads = lambda y: torch.cat([rms(part) for part in y.chunk(HEADS[y.shape[-1]], -1)], -1)  # noqa: E731
+        of_qk = lambda role, y: y if role == "v" else rms(y)  # noqa: E731
+        f = rms(s.drop(s.branch(u, mid=heads, per_head=of_qk)), 1e-8)
+    return _muse_gate(x, f, {"gate": s.scale("gate")}, temperature=0.3, eps=1e-3)
+
+
 def _normformer_scaled(x, s):
     """NormFormer with the gain on the feed-forward's skip."""
     if s.name != "ffn":
@@ -744,6 +845,17 @@ def _gpas_pre_ln(x, s):
 def _gpas_deepnorm(x, s):
     gate, alpha = {"gate": s.scale("gate")}, s.sublayers**0.25
     return s.norm("post", _gpas(x, s.drop(s.branch(x)), gate, place="on_skip", skip_scale=alpha))
+
+
+def _gemma3n(x, s):
+    u = s.norm("pre", x)
+    f = s.norm("out", s.drop(s.branch(u)))
+    return _laurel_gemma3n(x, f, s.params("gate"), u=u, eps=1e-6) if s.name == "attn" else x + f
+
+
+def _deep_delta_pre_ln(x, s):
+    u = s.norm("pre", x)
+    return _deep_delta(x, s.drop(s.branch(u)), s.params("gate"), u=u, value=None, eps=1e-6)
 
 
 def _by_sublayer(x, s):
@@ -895,55 +1007,116 @@ def dynamic_hyper_connected(fractions: int = 1, act: Callable = torch.tanh) -> C
     return sublayer
 
 
-def manifold_hyper_connected(official: bool = False, iterations: int = 20) -> Callable:
-    """mHC over a list of streams; pre-norm."""
+def doubly_stochastic(logits, official, iterations):
+    """Sinkhorn-Knopp's, as in the paper of mHC or as in its code."""
     eps = 1e-6
-
-    def doubly_stochastic(logits):
-        if not official:
-            c = torch.exp(logits)
-            for _ in range(iterations):
-                c = c / c.sum(-2, keepdim=True)
-                c = c / c.sum(-1, keepdim=True)
-            return c
-        c = torch.softmax(logits, -1) + eps
-        for step in range(iterations):
-            if step:
-                c = c / (c.sum(-1, keepdim=True) + eps)
-            c = c / (c.sum(-2, keepdim=True) + eps)
+    if not official:
+        c = torch.exp(logits)
+        for _ in range(iterations):
+            c = c / c.sum(-2, keepdim=True)
+            c = c / c.sum(-1, keepdim=True)
         return c
+    c = torch.softmax(logits, -1) + eps
+    for step in range(iterations):
+        if step:
+            c = c / (c.sum(-1, keepdim=True) + eps)
+        c = c / (c.sum(-2, keepdim=True) + eps)
+    return c
+
+
+def _bounded_weights(p, streams, rows):
+    """What each row of the weight says of all streams, after its scale and bias, one number a token."""
+    flat = torch.cat(streams, -1)
+    r = flat / torch.sqrt((flat**2).mean(-1, keepdim=True) + 1e-6)
+    return {
+        name: [p[f"scale_norm.{name}"] * (r * p["weight"][row]).sum(-1) + p["bias"][row] for row in at]
+        for name, at in rows.items()
+    }
+
+
+def manifold_hyper_connected(official: bool = False, iterations: int = 20, mixing: str = "manifold") -> Callable:
+    """mHC over a list of streams, mHC-lite ("permutations") and iHC ("none"); pre-norm."""
+
+    def share(logits, n):
+        """By stream q and stream i: how much of i goes into q."""
+        if mixing == "none":
+            return lambda q, i: torch.tensor(float(q == i), dtype=torch.float64)
+        if mixing == "permutations":
+            weights = torch.softmax(torch.stack(logits, -1), -1)
+            orders = list(itertools.permutations(range(n)))
+            return lambda q, i: sum(weights[..., k] for k, order in enumerate(orders) if order[q] == i)
+        matrix = torch.stack([torch.stack(logits[i * n : (i + 1) * n], -1) for i in range(n)], -2)
+        c = doubly_stochastic(matrix, official, iterations)
+        # the paper: row q makes stream q; the code: column q
+        return (lambda q, i: c[..., i, q]) if official else (lambda q, i: c[..., q, i])
 
     def sublayer(streams, s):
         p, n = s.params("gate"), len(streams)
-        flat = torch.cat(streams, -1)
-        r = flat / torch.sqrt((flat**2).mean(-1, keepdim=True) + eps)
-        rows = {"read": range(n), "write": range(n, 2 * n), "mix": range(2 * n, 2 * n + n * n)}
-        says = {
-            name: torch.stack(
-                [p[f"scale_norm.{name}"] * (r * p["weight"][row]).sum(-1) + p["bias"][row] for row in at]
-            )
-            for name, at in rows.items()
-        }
-        reads = torch.sigmoid(says["read"]) + (eps if official else 0)
-        c = doubly_stochastic(
-            torch.stack([says["mix"][i * n : (i + 1) * n] for i in range(n)]).movedim((0, 1), (-2, -1))
-        )
-        u = sum(reads[i][..., None] * streams[i] for i in range(n))
+        rows = {"read": range(n), "write": range(n, 2 * n)}
+        if mixing != "none":
+            rows["mix"] = range(2 * n, len(p["bias"]))
+        says = _bounded_weights(p, streams, rows)
+        plus = 1e-6 if official or mixing == "none" else 0.0
+        u = sum((torch.sigmoid(says["read"][i]) + plus)[..., None] * streams[i] for i in range(n))
         f = s.drop(s.branch(s.norm("pre", u)))
-        # the paper: row q makes stream q; the code: column q
-        share = (lambda q, i: c[..., i, q]) if official else (lambda q, i: c[..., q, i])
-        return [
-            sum(share(q, i)[..., None] * streams[i] for i in range(n))
-            + 2 * torch.sigmoid(says["write"][q])[..., None] * f
-            for q in range(n)
-        ]
+        of = share(says.get("mix"), n)
+        written = [2 * torch.sigmoid(says["write"][q]) + (plus if mixing == "none" else 0.0) for q in range(n)]
+        return [sum(of(q, i)[..., None] * streams[i] for i in range(n)) + written[q][..., None] * f for q in range(n)]
 
     return sublayer
+
+
+def _by_learned_head(eps: float = 0.0) -> Callable:
+    def finish(streams, params):
+        p, n = params("head"), len(streams)
+        says = _bounded_weights(p, streams, {"read": range(n)})["read"]
+        return sum((torch.sigmoid(says[i]) + eps)[..., None] * streams[i] for i in range(n))
+
+    return finish
 
 
 def _siamese(state, s):
     x, y = s.norm("siamese.post_norm", state[0]), state[1]
     f = s.drop(s.branch(s.norm("pre", x + s.norm("siamese.pre_norm", y))))
+    return x + f / math.sqrt(2 * s.layer), y + f
+
+
+def _gates_of_streams(p, streams):
+    """What all streams say together, normalised one by one, and the gated mean of them."""
+    n, d = len(streams), streams[0].shape[-1]
+    gains = 1 + p["input_norm.zero_centered_weight"]
+    r = torch.cat([_rms_norm(h, {}, eps=1e-6) * gains[i * d : (i + 1) * d] for i, h in enumerate(streams)], -1)
+    inner = torch.einsum("...i,ri->...r", r, p["down.weight"]) / n
+    g = _sigmoid(torch.einsum("...r,ir->...i", inner * _sigmoid(inner), p["up.weight"]))
+    return r, sum((g * r).chunk(n, -1)) / n
+
+
+def _gated_streams(streams, s):
+    p, n = s.params("gate"), len(streams)
+    r, u = _gates_of_streams(p, streams)
+    f = s.drop(s.branch(u))
+    return [h + 2 * _sigmoid(r @ p["write.weight"][i] / n)[..., None] * f for i, h in enumerate(streams)]
+
+
+def _softmax_of_outputs(p, outputs):
+    keys = [_rms_norm(v, {"weight": p["key_norm.weight"]}, eps=1e-6) for v in outputs]
+    weights = [torch.exp(torch.einsum("...i,i->...", key, p["query"]))[..., None] for key in keys]
+    return sum(w * v for w, v in zip(weights, outputs, strict=True)) / sum(weights)
+
+
+def _attention_residuals(outputs, s):
+    if len(outputs) == 1:
+        return [*outputs, s.drop(s.branch(s.norm("pre", outputs[0])))]
+    p = {"query": s.scale("query"), "key_norm.weight": s.params("siamese.key_norm")["weight"]}
+    return [*outputs, s.drop(s.branch(s.norm("pre", _softmax_of_outputs(p, outputs))))]
+
+
+def _hybrid_siamese(state, s):
+    if s.name == "ffn":
+        return _siamese(state, s)
+    x, y = state
+    u = s.scale("lambda") * x + s.norm("siamese.pre_norm", y)
+    f = s.drop(s.branch(u, per_head=lambda role, z: s.norm(f"{role}_norm", z)))
     return x + f / math.sqrt(2 * s.layer), y + f
 
 
@@ -973,12 +1146,15 @@ class EncoderReference:
 
     layer: Callable[[Any, list[Site]], Any]
     norm: str = "layer_norm"
+    norm_options: dict[str, Any] = field(default_factory=dict)
     final: bool = True
     start: Callable[[torch.Tensor], Any] = _same
     shown: Callable[[Any], torch.Tensor] = _same
     finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
     weights: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = lambda w: w
     stream_eps: float | None = None
+    # instead of it: from the state and the parameters of what the stream has at its end, by name
+    end: Callable[[Any, Callable[[str], dict[str, torch.Tensor]]], torch.Tensor] | None = None
 
 
 def _sublayers(sublayer: Callable, **kwargs: Any) -> EncoderReference:
@@ -1037,6 +1213,7 @@ ENCODER_REFERENCES = {
     "gtrxl": _sublayers(_gtrxl),
     "beam": _sublayers(_beam_sum, norm="rms_norm"),
     "ngpt": _sublayers(_ngpt, norm="l2_norm", final=False, weights=_unit_weights),
+    "muse_spark": _sublayers(_muse_spark, norm="rms_norm", norm_options={"eps": 1e-5}),
     "hybrid_norm": _sublayers(_hybrid_norm, norm="rms_norm"),
     "parallel": EncoderReference(parallel),
     "b2t": EncoderReference(_b2t, final=False),
@@ -1125,6 +1302,49 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
         },
         _hyper(3, _mean, manifold_hyper_connected(official=True, iterations=4)),
     ),
+    "mhc_with_learned_head": (
+        {"preset": "mhc", "stream": {"kind": "manifold_hyper_connections", "streams": 2, "reduce": "learned"}},
+        replace(_hyper(2, _mean, manifold_hyper_connected()), end=_by_learned_head()),
+    ),
+    "mhc_lite": (
+        {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
+        _hyper(3, _mean, manifold_hyper_connected(mixing="permutations")),
+    ),
+    "ihc": (
+        {"preset": "mhc", "stream": {"kind": "independent_hyper_connections", "streams": 3}},
+        replace(_hyper(3, _mean, manifold_hyper_connected(mixing="none")), end=_by_learned_head(1e-6)),
+    ),
+    "hybrid_siamese_norm": (
+        {
+            "preset": "siamese_norm",
+            "norm": "rms_norm",
+            "stream": {"kind": "siamese", "hybrid": True},
+            "attention": ["q", "k", "v"],
+        },
+        EncoderReference(
+            in_turn(_hybrid_siamese),
+            norm="rms_norm",
+            start=lambda x: (x, x),
+            shown=lambda state: state[0],
+            finish=lambda state, norm: norm("normed_stream", state[0]) + norm("plain_stream", state[1]),
+        ),
+    ),
+    "qwen4_gated_residual": (
+        {"attention": [], "feed_forward": [], "stream": {"kind": "gated_streams", "streams": 2, "rank": 3}},
+        replace(
+            _hyper(2, _mean, _gated_streams, final=False),
+            end=lambda streams, params: _gates_of_streams(params("head"), streams)[1],
+        ),
+    ),
+    "attention_residuals": (
+        {"preset": "pre_ln", "stream": "attention_residuals"},
+        EncoderReference(
+            in_turn(_attention_residuals),
+            start=lambda x: [x],
+            shown=_mean,
+            end=lambda outputs, params: _softmax_of_outputs(params("head"), outputs),
+        ),
+    ),
     "dense_dilated": (
         {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},
         _dense(dilation=2, period=2),
@@ -1148,6 +1368,14 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
         },
         _sublayers(_gpas_deepnorm, final=False),
     ),
+    "gemma3n": (
+        {
+            "preset": "peri_ln",
+            "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 3}, "cross_attention": "add"},
+        },
+        _sublayers(_gemma3n, norm="rms_norm"),
+    ),
+    "deep_delta_pre_ln": ({"preset": "pre_ln", "residual": "deep_delta"}, _sublayers(_deep_delta_pre_ln)),
     "residuals_by_sublayer": (
         {
             "preset": "pre_ln",
@@ -1162,7 +1390,12 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
 }
 
 # what the references above do on the axes that the encoder below does not take as an argument
-STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "manifold_hyper_connections"}
+STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "manifold_hyper_connections"} | {
+    "permutation_hyper_connections",
+    "independent_hyper_connections",
+    "gated_streams",
+    "attention_residuals",
+}
 WIRINGS_COVERED = {"sequential", "parallel", "b2t", "two_hop"}
 
 
@@ -1186,7 +1419,10 @@ def encode(
     `allowed` [batch, queries, keys] says who may attend to whom; with `memory` every layer has a cross-attention;
     `norm` replaces the scheme's own kind of norm.
     """
-    kind, options = norm or (reference.norm, {"eps": eps} if reference.norm == "layer_norm" else {})
+    kind, options = norm or (
+        reference.norm,
+        {"eps": eps} if reference.norm == "layer_norm" else reference.norm_options,
+    )
     names = ["attn", "ffn"] if memory is None else ["attn", "cross", "ffn"]
 
     def norm_of(y, params, **own):
@@ -1226,7 +1462,10 @@ def encode(
         state = reference.layer(state, sites)
         if i == layers - 1:
             own = {} if reference.stream_eps is None else {"eps": reference.stream_eps}
-            state = reference.finish(state, lambda name, y: norm_of(y, params("", name), **own))  # noqa: B023
+            if reference.end is not None:
+                state = reference.end(state, lambda name: params("", name))
+            else:
+                state = reference.finish(state, lambda name, y: norm_of(y, params("", name), **own))  # noqa: B023
         streams.append(state if i == layers - 1 else reference.shown(state))
     return streams, norm_of(state, params("", "final")) if reference.final else state
 
@@ -1258,6 +1497,8 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
     if match := re.fullmatch(r"encoder\.final_norm\.(\w+)", path):
         return [f"final.{match[1]}"]
     if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.((?:\w+_)?stream)_norm\.(\w+)", path):
+        return [f"{match[1]}.{match[2]}"]
+    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.(head)_(?:gate|norm)\.([\w.]+)", path):
         return [f"{match[1]}.{match[2]}"]
     _, _, i, rest = path.split(".", 3)
     if rest == "connections.average_norm.alpha":

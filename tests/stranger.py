@@ -5,20 +5,14 @@ model's own class and what AutoModel finds there; the folder holds "inputs" and 
 "stock_class"}, the stock folder loads here, and the stock class loads what is saved.
 """
 
-import importlib.abc
 import json
 import sys
 from pathlib import Path
 
-
-class _Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_addnorm":
-            raise ModuleNotFoundError("hf_addnorm is hidden from this process")
-        return None
+from hidden import hide
 
 
-sys.meta_path.insert(0, _Hide())
+hide()
 
 import torch
 import transformers

@@ -24,8 +24,10 @@ REFUSED = {
     "post_ln", "mix_ln", "deepnorm", "hybrid_norm", "b2t", "residual", "post_rms", "post_dyt_everywhere", "std_form",
     "all_slots", "learned_skip", "by_layer", "scaled_branch", "siamese_norm", "mhc",
 }  # fmt: skip
-# where the old layers' own constants change with the depth
-OF_DEPTH = {"deepnorm", "scaled_branch"}
+# where the old layers' own constants change with the depth, and where a branch of 0 would never learn
+REASONS = dict.fromkeys(["deepnorm", "scaled_branch"], "depends on the number of layers, ") | {
+    "every_residual": "no gradient where it is 0"
+}
 STOCK_IS_PRE = {"modernbert", "vit", "gpt2"}
 
 
@@ -69,7 +71,7 @@ def test_identity_is_exact_or_refused(family, spec):
         grown = grow(net, how="identity")
     except ValueError as error:
         assert not exact
-        assert ("depends on the number of layers, " if spec in OF_DEPTH else "changes the stream even") in str(error)
+        assert REASONS.get(spec, "changes the stream even") in str(error)
         return
     assert exact or spec not in {"stock", *EXACT, *REFUSED}
     assert grown.config.add_norm_depth() == 2 * net.config.add_norm_depth()
@@ -104,12 +106,16 @@ def test_stack_copies_whole_blocks(family, spec):
     assert len(new) == 2 * len(old)
     for depth, state in enumerate(new):
         source = old[depth % len(old)]
-        last = {key for key in source if "stream_norm" in key}
-        assert state.keys() == source.keys() - (last if depth == len(old) - 1 else set())
+        last = {key for key in source if any(name in key for name in ("stream_norm", "head_gate", "head_norm"))}
+        # the first sublayer of all has one output to read; a copy of it has several, and starts with their mean
+        first = {key for key in state.keys() - source.keys() if "attention.residual_norm." in key}
+        assert depth == len(old) or not first
+        assert state.keys() - first == source.keys() - (last if depth == len(old) - 1 else set())
         for key, value in state.items():
             # an average over more layers than there were begins as the newest one
             anew = "average_norm" in key and value.shape != source[key].shape
-            assert torch.equal(value, torch.eye(len(value))[-1] if anew else source[key]), (depth, key)
+            start = torch.eye(len(value))[-1] if anew else torch.full_like(value, float("weight" in key))
+            assert torch.equal(value, start if anew or key in first else source[key]), (depth, key)
     # nothing is shared with the old model, and the copies not with each other
     assert len({value.data_ptr() for value in [*net.parameters(), *grown.parameters()]}) == len(
         [*net.parameters(), *grown.parameters()]
@@ -202,6 +208,10 @@ def test_refusals():
     net, _ = _model("bert", "pre_ln")
     with pytest.raises(ValueError, match="how is 'stak'; allowed is 'stack' or 'identity'"):
         grow(net, how="stak")
+    row, spec = FAMILIES["bert"], {"preset": "pre_ln", "residual": "deep_delta"}
+    without_a_zero = row.model_class("AddNormBertModel")(row.config("AddNormBertModel", spec))
+    with pytest.raises(ValueError, match="how is 'identity', and DeepDeltaResidual gives a branch no gradient"):
+        grow(without_a_zero, how="identity")
     with pytest.raises(ValueError, match="got a BertModel"):
         grow(FAMILIES["bert"].stock_class("AddNormBertModel")(FAMILIES["bert"].stock_config("AddNormBertModel")))
 

@@ -30,6 +30,8 @@ def _spoil_freed_memory() -> None:
 NORM_STARTS: dict[str, dict[str, float]] = {
     **{kind: {} for kind in ("LayerNorm", "DeviationNorm", "GroupNorm", "CenterNorm", "FixedSigmaNorm")},
     **{kind: {} for kind in ("RMSNorm", "PartialRMSNorm", "SumNorm", "Affine")},
+    **{kind: {} for kind in ("GroupedRMSNorm", "InputScaledRMSNorm")},
+    "BoundedTanhNorm": {"alpha": 2.0},
     # the root of the width
     "ScaleNorm": {"scalar_weight": 32**0.5},
     "ScaledL2Norm": {"weight": 32**-0.5},
@@ -44,7 +46,8 @@ NORM_STARTS: dict[str, dict[str, float]] = {
 def _residual_start(kind: str, residual: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
     """By the name of a residual's parameter: its start value, or what it is drawn from."""
     options = {name: getattr(residual, name) for name in ("start", "std") if hasattr(residual, name)}
-    options |= {"rank": residual.down.out_features} if kind == "laurel_lr" else {}
+    options |= {"rank": residual.down.out_features} if kind.startswith("laurel") else {}
+    options |= {"value": residual.constant} if kind == "deep_delta" else {}
     start = RESIDUAL_REFERENCES[kind].start(WIDTH, **options)
     return {
         name: value if isinstance(value, Drawn) else torch.as_tensor(value, dtype=torch.float32).expand(shape)
@@ -81,6 +84,12 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 first = sublayer * fractions % len(pieces)
                 expected[key] = torch.cat([pieces[:, first : first + fractions], pieces], dim=1)
                 sublayer += 1
+            elif kind == "AttentionResidual":
+                expected[key] = torch.zeros_like(parameter)
+            elif kind == "Linear" and ("_gate." in path or "_gate" in path):
+                expected[key] = Drawn(0.02)
+            elif kind == "HybridSiameseConnection":
+                expected[key] = torch.ones_like(parameter)
             elif kind == "DepthWeightedAverage":
                 expected[key] = torch.eye(len(parameter))[-1]
             elif kind == "DynamicHyperConnection":
@@ -88,6 +97,13 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
             elif kind == "ManifoldHyperConnection":
                 # four streams: read their mean, write to each once, mix little
                 starts = [-math.log(3)] * 4 + [0.0] * 4 + (5.0 * torch.eye(4)).flatten().tolist()
+                expected[key] = Drawn(0.02) if name == "weight" else torch.tensor(starts)
+            elif kind == "StreamHead":
+                expected[key] = Drawn(0.02) if name == "weight" else torch.full((4,), -math.log(3))
+            elif kind == "IndependentHyperConnection":
+                expected[key] = Drawn(0.02) if name == "weight" else torch.tensor([-math.log(3)] * 4 + [0.0] * 4)
+            elif kind == "PermutationHyperConnection":
+                starts = [-math.log(2)] * 3 + [0.0] * 3 + [8.0] + [0.0] * 5
                 expected[key] = Drawn(0.02) if name == "weight" else torch.tensor(starts)
             elif path.endswith(".scale_norm"):
                 expected[key] = torch.tensor([0.01])

@@ -45,6 +45,10 @@ REPRESENTATIVES = [
     ("scaled_l2_norm", {"groups": "heads"}),
     ("see_dnorm", {}),
     ("gated_rms_norm", {}),
+    ("input_scaled_rms_norm", {}),
+    ("grouped_rms_norm", {}),
+    ("grouped_rms_norm", {"shared": True, "zero_centered": True}),
+    ("bhyt_star", {"learned": True}),
     ("derf", {}),
     ("isru", {}),
     ("sum_norm", {}),
@@ -352,6 +356,36 @@ def test_gated_rms_norm_without_a_gate_is_half_of_rms_norm():
     assert_same(outputs("gated_rms_norm", PLAIN, {"gate_up": 0.0}), outputs("rms_norm", PLAIN), 0.5)
 
 
+def test_input_scaled_rms_norm_is_the_size_of_rms_norm_and_that_of_muse_spark():
+    assert_same(outputs("input_scaled_rms_norm", PLAIN), outputs("rms_norm", PLAIN))
+    y, _ = outputs("input_scaled_rms_norm", PLAIN, {"zero_centered_weight": GAIN})
+    assert_close(y.square().mean(-1), torch.ones(1, 3, dtype=torch.float64), 1e-4)
+    modeling = pytest.importorskip("transformers.models.muse_spark.modeling_muse_spark")
+    theirs = modeling.MuseSparkTextInputScaledRMSNorm(12)
+    with torch.no_grad():
+        theirs.weight.copy_(GAIN)
+    assert_close(theirs(PLAIN.float()).double(), y, 1e-6)
+
+
+def test_grouped_rms_norm_of_one_group_is_rms_norm_and_that_of_qwen():
+    rms = outputs("rms_norm", PLAIN, {"weight": GAIN})
+    for shared in (False, True):
+        assert_same(outputs("grouped_rms_norm", PLAIN, {"weight": GAIN}, groups=1, shared=shared), rms)
+    modeling = pytest.importorskip("transformers.models.qwen4_exp.modeling_qwen4_exp")
+    theirs = modeling.Qwen4ExpTextRMSNorm(12, group_size=4)
+    with torch.no_grad():
+        theirs.weight.copy_(GAIN)
+    y, _ = outputs("grouped_rms_norm", PLAIN, {"zero_centered_weight": GAIN}, groups=3, zero_centered=True)
+    assert_close(theirs(PLAIN.float()).double(), y, 1e-6)
+
+
+def test_bhyt_star_is_small_rms_norm_where_it_is_flat_and_never_above_one():
+    for flat, rms in zip(outputs("bhyt_star", PLAIN, kappa=2e5), outputs("rms_norm", PLAIN), strict=True):
+        assert_close(flat, 1e-5 * rms, 1e-8)
+    steep, _ = outputs("bhyt_star", PLAIN, kappa=1e-3)
+    assert_close(steep, PLAIN.sign(), 1e-9)
+
+
 def test_ada_norm_without_its_factor_is_layer_norm_of_the_std():
     options = {"eps": 1e-5, "eps_place": "outside", "variance": "unbiased", "gain": False}
     layer = outputs("layer_norm", PLAIN, **options)
@@ -424,6 +458,7 @@ def test_compiles_as_one_graph(kind, options):
     ("kind", "options", "width", "words"),
     [
         ("affine", {"groups": 5}, 12, ["affine", "groups", "5", "12"]),
+        ("grouped_rms_norm", {"groups": 5}, 12, ["grouped_rms_norm", "groups", "5", "12"]),
         ("group_norm", {"groups": 5}, 12, ["group_norm", "groups", "5", "12"]),
         ("group_norm", {}, 13, ["group_norm", "groups", "4", "13"]),
         ("affine", {"groups": "heads"}, 13, ["affine", "groups", "13"]),
@@ -444,6 +479,7 @@ def test_a_width_that_does_not_fit_is_refused(kind, options, width, words):
         ({"kind": "layer_norm", "bias": False}, ["layer_norm", "eps", "no model to take it from"]),
         ({"kind": "affine", "groups": "heads"}, ["affine", "groups", "heads", "no model"]),
         ("group_norm", ["group_norm", "groups", "heads", "no model"]),
+        ("grouped_rms_norm", ["grouped_rms_norm", "groups", "heads", "no model"]),
     ],
 )
 def test_what_is_left_to_the_model_needs_one(choice, words):

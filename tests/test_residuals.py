@@ -9,10 +9,16 @@ import torch
 from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_close, combinations, depth_value
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
+from hf_addnorm.models.bounded_connections import (
+    IndependentHyperConnection,
+    ManifoldHyperConnection,
+    PermutationHyperConnection,
+    StreamHead,
+)
 from hf_addnorm.models.connection import held_residual
 from hf_addnorm.models.depth import Position
-from hf_addnorm.models.hyper_connections import ManifoldHyperConnection
 from hf_addnorm.models.inner import Inner
+from hf_addnorm.models.reading_streams import GatedStreamConnection, StreamMixer
 from hf_addnorm.models.residuals import RESIDUALS
 
 
@@ -32,7 +38,7 @@ ELEMENTWISE = ("add", "constant", "scalar", "vector", "admin")
 # by default, these are the plain sum when they start
 SUMS_AT_START = ("add", "constant", "affine", "gpas", "laurel_lr")
 # options that a narrow model needs
-SMALL = {"laurel_lr": {"rank": 3}}
+SMALL = {"laurel_lr": {"rank": 3}, "laurel_gemma3n": {"rank": 3}}
 # layer 3 of 5, its second sublayer of two
 POSITION = Position(layer=2, layers=5, sublayer=5, sublayers=10)
 
@@ -143,7 +149,8 @@ def test_keeps_the_dtype(kind, options, dtype):
     y_expected, grads_expected = expected(kind, options, x, f, residual)
     assert y.dtype == dtype
     # a product on either side and the sum, each rounded
-    scale = max(1.0, *(abs(at_position(v)) for v in options.values() if not isinstance(at_position(v), str)), 1.5)
+    numbers = (value for value in map(at_position, options.values()) if isinstance(value, (int, float)))
+    scale = max(1.0, 1.5, *map(abs, numbers))
     size = (x.abs() + f.abs()).double()
     if kind not in ELEMENTWISE:
         size = size.amax(-1, keepdim=True) + 1
@@ -161,6 +168,32 @@ def test_non_contiguous_input_and_compile(kind):
     y = residual(x.contiguous(), f.contiguous())
     assert_close(residual(x, f), y, TOLERANCE)
     assert_close(torch.compile(residual, fullgraph=True, backend="eager")(x, f), y, TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RESIDUALS if RESIDUALS[kind].reads_input])
+def test_what_the_branch_was_given_is_read(kind):
+    options = first_options(kind)
+    residual = build(kind, options)
+    x, f = stream_and_branch(2, 3, HIDDEN)
+    u = (x.flip(-1) + 0.3).requires_grad_()
+    parameters = {name: p.detach() for name, p in residual.named_parameters()}
+    y, y_expected = residual(x, f, branch_input=u), RESIDUAL_REFERENCES[kind].formula(x, f, parameters, u=u, **options)
+    assert_close(y, y_expected, TOLERANCE)
+    cotangent = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
+    (grad,), (grad_expected,) = (torch.autograd.grad(z, u, cotangent) for z in (y, y_expected))
+    assert_close(grad, grad_expected, TOLERANCE)
+    assert not torch.allclose(residual(x, f), y)
+
+
+def test_laurel_gemma3n_is_that_of_gemma():
+    modeling = pytest.importorskip("transformers.models.gemma3n.modeling_gemma3n")
+    theirs = modeling.Gemma3nTextLaurelBlock(types.SimpleNamespace(hidden_size=7, laurel_rank=3, rms_norm_eps=1e-6))
+    ours = build("laurel_gemma3n", {"rank": 3}, torch.float32)
+    for one, two in zip(theirs.parameters(), ours.parameters(), strict=True):
+        one.data = two.data
+    x, f = stream_and_branch(2, 3, HIDDEN, dtype=torch.float32)
+    u = x.flip(-1)
+    torch.testing.assert_close(ours(x, f, branch_input=u), (x + f + theirs(u)) / math.sqrt(2))
 
 
 # --- start values ---
@@ -346,7 +379,9 @@ def test_gpas_has_one_gate_per_layer_unless_told_otherwise(share):
     assert set(paths) == {f"encoder.layer.0.connections.{owner}residual_norm.gate" for owner in owners}
 
 
-@pytest.mark.parametrize("kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr"])
+@pytest.mark.parametrize(
+    "kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr", "laurel_gemma3n", "deep_delta"]
+)
 def test_gates_stay_in_float32(kind, tmp_path):
     spec = {"preset": "pre_ln", "residual": {"kind": kind, **SMALL.get(kind, {})}}
     AddNormBertModel(tiny_config(spec)).save_pretrained(tmp_path)
@@ -433,7 +468,7 @@ def twins(*specs, **kwargs):
         for path, parameter in model.named_parameters():
             if path not in shared:
                 shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
-            if not any(home in path for home in ("residual_", "average_norm")):
+            if not any(home in path for home in ("residual_", "average_norm", "head_gate")):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
 
@@ -484,23 +519,133 @@ def test_manifold_hyper_connections_without_their_weight_are_the_plain_stream(of
     torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_the_official_manifold_hyper_connection_is_that_of_deepseek():
-    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
-    config = types.SimpleNamespace(hc_mult=4, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, hidden_size=8)
-    theirs, ours = modeling.DeepseekV4HyperConnection(config), ManifoldHyperConnection(8, 4, 20, 5.0, True)
-    state = torch.randn(2, 5, 4, 8)
+HC_CONFIG = types.SimpleNamespace(
+    hc_mult=4, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, hidden_size=8, hc_magnitude=1.5
+)
+
+
+def vendor(name, class_name):
+    modeling = pytest.importorskip(f"transformers.models.{name}.modeling_{name}")
+    return getattr(modeling, class_name)(HC_CONFIG)
+
+
+def same_weights(ours, weight, bias, scale):
+    """Numbers far from any start in both."""
     with torch.no_grad():
-        for index, name in enumerate(("read", "write", "mix")):
-            ours.scale_norm[name].fill_(0.5 + index)
-            theirs.scale[index] = 0.5 + index
-        for one, two in ((ours.weight, theirs.fn), (ours.bias, theirs.base)):
+        for index in range(len(scale)):
+            ours.scale_norm[("read", "write", "mix")[index]].fill_(0.5 + index)
+            scale[index] = 0.5 + index
+        for one, two in ((ours.weight, weight), (ours.bias, bias)):
             two.copy_(one.normal_(std=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [("deepseek_v4", "DeepseekV4HyperConnection"), ("glm5_next", "Glm5NextTextHyperConnection")],
+)
+def test_the_official_manifold_hyper_connection_is_that_of_deepseek_and_glm(name, class_name):
+    theirs, ours = vendor(name, class_name), ManifoldHyperConnection(8, 4, 20, 5.0, True)
+    same_weights(ours, theirs.fn, theirs.base, theirs.scale)
+    state, f = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 8)
     post, mix, collapsed = theirs(state)
     u, kept = ours.read(state)
-    f = torch.randn(2, 5, 8)
     expanded = post.unsqueeze(-1) * f.unsqueeze(-2) + torch.matmul(mix.transpose(-1, -2), state)
     torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours(kept, f), expanded, rtol=1e-5, atol=1e-6)
+
+
+def test_independent_hyper_connections_are_those_of_hunyuan():
+    theirs, ours = vendor("hy_v4", "HYV4HyperConnection"), IndependentHyperConnection(8, 4, 1.5)
+    same_weights(ours, theirs.fn, theirs.base, theirs.scale)
+    state, f = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 8)
+    post, collapsed = theirs(state)
+    u, kept = ours.read(state)
+    torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(kept, f), state + post.unsqueeze(-1) * f.unsqueeze(-2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "class_name"), [("deepseek_v4", "DeepseekV4HyperHead"), ("hy_v4", "HYV4HyperHead")])
+def test_the_learned_head_is_that_of_deepseek_and_hunyuan(name, class_name):
+    theirs, ours = vendor(name, class_name), StreamHead(8, 4, 1e-6)
+    same_weights(ours, theirs.hc_fn, theirs.hc_base, theirs.hc_scale)
+    state = torch.randn(2, 5, 4, 8)
+    torch.testing.assert_close(ours(state), theirs(state), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["sublayer", "end"])
+def test_gated_streams_are_those_of_qwen(ends):
+    modeling = pytest.importorskip("transformers.models.qwen4_exp.modeling_qwen4_exp")
+    config = types.SimpleNamespace(hc_count=3, hidden_size=8, hc_lowrank=5, rms_norm_eps=1e-6)
+    theirs = modeling.Qwen4ExpTextGatedResidual(config, use_combine=not ends)
+    ours = (StreamMixer if ends else GatedStreamConnection)(8, 3, 5, 1e-6)
+    pairs = [("hc_norm", "input_norm"), ("input_mix_weight_down", "down"), ("input_mix_weight_up", "up")]
+    for one, two in [*pairs, *[("block_inject_weight", "write")] * (not ends)]:
+        (parameter,) = getattr(theirs, one).parameters()
+        (own,) = getattr(ours, two).parameters()
+        own.data = parameter.data.normal_(std=0.5)
+    state, f = torch.randn(2, 5, 3, 8), torch.randn(2, 5, 8)
+    if ends:
+        torch.testing.assert_close(ours(state), theirs(state.flatten(-2)))
+        return
+    expected, _, written = theirs(state.flatten(-2))
+    u, kept = ours.read(state)
+    torch.testing.assert_close(u, expected)
+    torch.testing.assert_close(ours(kept, f), state + f.unsqueeze(-2) * written.unsqueeze(-1))
+
+
+def test_attention_residuals_start_as_the_mean_of_all_outputs():
+    model = AddNormBertModel(tiny_config({"preset": "pre_ln", "stream": "attention_residuals"})).eval()
+    x = torch.randn(2, 5, 8)
+    shown, *outputs = model.encoder.layer[0](x)
+    assert len(outputs) == 3
+    torch.testing.assert_close(shown, sum(outputs) / 3)
+    torch.testing.assert_close(outputs[0], x)
+    residual = model.encoder.layer[1].connections.attention.residual_norm
+    torch.testing.assert_close(residual.read((shown, *outputs))[0], shown)
+    with torch.no_grad():
+        residual.query.copy_(1e3 * residual.key_norm(outputs[1][0, 0]))
+    # the output that its query is like
+    torch.testing.assert_close(residual.read((shown, *outputs))[0][0, 0], outputs[1][0, 0])
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        {"kind": "manifold_hyper_connections", "reduce": "learned"},
+        {"kind": "permutation_hyper_connections", "streams": 3},
+        {"kind": "independent_hyper_connections"},
+    ],
+    ids=lambda stream: stream["kind"],
+)
+def test_bounded_streams_start_as_the_plain_one_but_for_their_weight(stream):
+    plain, model = twins("pre_ln", {"preset": "mhc", "stream": stream})
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    expected = plain.encoder(x).last_hidden_state
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=0.1, atol=0.1)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if path.endswith(("residual_gate.weight", "head_gate.weight")):
+                parameter.zero_()
+    torch.testing.assert_close(model.encoder(x).last_hidden_state, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mean_of_permutations_is_doubly_stochastic_and_any_of_them_may_be_it():
+    connection = PermutationHyperConnection(8, 3, 0.0).double()
+    connection.reset_parameters()
+    state = torch.randn(2, 3, 8, dtype=torch.float64)
+    _, (_, mix, _) = connection.read(state)
+    for axis in (-1, -2):
+        torch.testing.assert_close(mix.sum(axis), torch.ones_like(mix.sum(axis)))
+    with torch.no_grad():
+        # the last permutation turns the order round
+        connection.bias[-1] = 1e4
+    _, kept = connection.read(state)
+    torch.testing.assert_close(connection(kept, torch.zeros(2, 8, dtype=torch.float64)), state.flip(-2))
+
+
+def test_too_many_streams_for_all_their_permutations_are_refused():
+    with pytest.raises(ValueError, match=r"streams is 7, of which there are n! permutations; allowed is at most 6"):
+        tiny_config({"stream": {"kind": "permutation_hyper_connections", "streams": 7}})
 
 
 @pytest.mark.parametrize("official", [False, True])

@@ -803,6 +803,10 @@ _ALLOWED = "allowed is"
             ["add_norm.residual.attention is 'vector'", "wiring", "feed_forward"],
         ),
         (
+            {"preset": "res_post_norm", "residual": "deep_delta"},
+            ["add_norm.init", "'zero_out_norm'", "deep_delta", "no gradient"],
+        ),
+        (
             {"preset": "res_post_norm", "residual": "gru_gate"},
             ["add_norm.init", "'zero_out_norm'", "ReLU", "'relu': false"],
         ),

@@ -23,7 +23,7 @@ SPECS = {
     "siamese_norm": "siamese_norm",
     "dense_former": "dense_former",
     "frac_connections": "frac_connections",
-    "mhc": "mhc",
+    "mhc": {"preset": "mhc", "stream": {"kind": "manifold_hyper_connections", "reduce": "learned"}},
     "two_hop": "two_hop",
 }
 TUPLES = ("residual", "hyper_connections", "siamese_norm", "dense_former", "frac_connections", "mhc")

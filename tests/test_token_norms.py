@@ -320,7 +320,7 @@ SPECS = {
     "pre_contra": {"preset": "pre_ln", "norm": "contra_norm"},
     "post_sum": {"preset": "post_ln", "norm": {"kind": "sum_norm", "over": "tokens", "signed": False}},
     "dual": {"preset": "residual", "norm": "batch_norm"},
-    "hyper": {"preset": "hyper_connections", "norm": "instance_norm"},
+    "hyper": {"preset": "hyper_connections", "norm": "sequence_group_norm"},
     "parallel": {"preset": "parallel", "norm": "batch_norm"},
 }
 # options with which a few steps reach all that a norm does

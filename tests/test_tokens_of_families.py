@@ -23,10 +23,34 @@ def contra(x, norm, scale=0.1, identity=False, temperature=1.0, eps=1e-6):
     return torch.stack(rows)
 
 
+def contra_of_features(x, norm, over, scale=0.1, identity=False, temperature=1.0, eps=1e-6):
+    """The same, feature by feature."""
+    columns = (x / x.norm(dim=-1, keepdim=True)).T
+    weights = torch.stack([torch.exp(torch.stack([i @ j for j in columns]) / temperature) for i in columns])
+    weights = weights / weights.sum(1, keepdim=True)
+    mixed = torch.stack([sum(x[:, i] * weights[i, j] for i in range(len(columns))) for j in range(len(columns))], -1)
+    y = (1 + scale if identity else 1) * x - scale * mixed
+    y = y - y.mean(-1, keepdim=True)
+    return y / (y.square().mean(-1, keepdim=True) + eps) ** 0.5 * norm.weight + norm.bias
+
+
+def sequence_group(x, norm, groups, eps=1e-5):
+    """One sequence without padding, group by group, all numbers of a group in one row."""
+    parts = []
+    for part in x.chunk(groups, -1):
+        row = part.flatten()
+        mean = row.sum() / row.numel()
+        parts.append((part - mean) / (((row - mean) ** 2).sum() / row.numel() + eps) ** 0.5)
+    return torch.cat(parts, -1) * norm.weight + norm.bias
+
+
 # norms without a state: the options, and the function of one sequence without padding
 SEQUENCE_NORMS = {
+    "group": ("sequence_group_norm", {"groups": 1}, sequence_group),
+    "group_of_one_feature": ("sequence_group_norm", {"groups": 5, "eps": 1e-3}, sequence_group),
     "contra": ("contra_norm", {}, contra),
     "contra_bert": ("contra_norm", {"scale": 0.5, "identity": True, "temperature": 0.5}, contra),
+    "contra_of_features": ("contra_norm", {"over": "features", "scale": 0.5, "temperature": 0.5}, contra_of_features),
     **{
         f"{'signed' if signed else 'sizes'}_sum": (
             "sum_norm",
@@ -55,7 +79,7 @@ def test_of_a_sequence_is_the_formula_of_its_real_tokens(name, padded):
         results.append((y, *grads))
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
-    if "eps" in options:
+    if kind == "sum_norm":
         below = (
             torch.stack(
                 [
@@ -100,6 +124,17 @@ def test_half_precision_of_a_sequence_is_rounded_once(name, dtype, padded):
         torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
+def test_sequence_group_norm_takes_contiguous_groups(padded):
+    x, real = padded
+    x = torch.cat([x, 3 * x[..., :1] - 2], -1)
+    norm = build("sequence_group_norm", 6, groups=2)
+    expected = [sequence_group(row[mask], norm, 2) for row, mask in zip(x, real, strict=True)]
+    y = running_with(TokenMask(real), norm, x)[real]
+    torch.testing.assert_close(y, torch.cat(expected), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="sequence_group_norm: groups is 4, which does not divide the width 6"):
+        build("sequence_group_norm", 6, groups=4)
+
+
 def test_contra_norm_without_its_scale_is_layer_norm(padded):
     x, real = padded
     norm = build("contra_norm", 5, scale=0, eps=1e-3)
@@ -121,7 +156,7 @@ def test_tokens_of_nothing_and_sequences_without_tokens_are_finite():
 
 def test_whether_tokens_are_mixed_may_be_a_matter_of_options():
     mixing = {kind for kind in NORMS if mixes_tokens(NORMS.parse(kind, "norm"))}
-    assert {"batch_norm", "instance_norm", "contra_norm"} <= mixing
+    assert {"batch_norm", "instance_norm", "contra_norm", "sequence_group_norm"} <= mixing
     assert not mixing & {"layer_norm", "rms_norm", "none", "sum_norm"}
     assert mixes_tokens(NORMS.parse({"kind": "sum_norm", "over": "tokens"}, "norm"))
 

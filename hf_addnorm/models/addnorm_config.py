@@ -45,15 +45,20 @@ class CodeCarryingConfig(PreTrainedConfig):
         self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
         self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
         super().save_pretrained(save_directory, **kwargs)
-        source = Path(str(sys.modules[type(self).__module__].__file__)).with_name(f"{modeling}.py")
+        self.save_code(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def save_code(self, save_directory: str | os.PathLike) -> None:
+        """Write the code of the config and its models, of which `auto_map` names files."""
+        config_file = Path(str(sys.modules[type(self).__module__].__file__))
+        source = config_file.with_name(config_file.name.replace("configuration_", "modeling_"))
         # a config that was loaded alone, as remote code, has no modeling file beside it
         if source.exists():
             for file in {str(source), *get_relative_import_files(source)}:
                 target = Path(save_directory, Path(file).name)
                 if not (target.exists() and target.samefile(file)):
                     shutil.copyfile(file, target)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
 
 class AddNormConfig(CodeCarryingConfig):

@@ -10,6 +10,7 @@ from .modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
 from .modeling_addnorm_gpt2 import AddNormGPT2LMHeadModel
 from .modeling_addnorm_modernbert import AddNormModernBertModel
 from .pretrained import AddNormPreTrainedModel, entered
+from .pushing import PushedWhole
 
 
 Models = dict[str, type[AddNormPreTrainedModel]]
@@ -25,7 +26,7 @@ ENCODERS = _by_model_type(AddNormBertModel, AddNormAlbertModel, AddNormModernBer
 DECODERS = _by_model_type(AddNormBertLMHeadModel, AddNormGPT2LMHeadModel)
 
 
-class CompositeModel(PreTrainedModel):
+class CompositeModel(PushedWhole, PreTrainedModel):
     """Mixin for a model of several AddNorm models.
 
     What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add

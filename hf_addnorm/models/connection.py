@@ -117,6 +117,8 @@ class Site:
         self.block, self.stream, self.residual = block, stream, residual
         self.branch, self.dropout, self.stock_norms = branch, dropout, stock_norms
         self.chunk = chunk
+        # what the branch was given, for a residual that reads it
+        self.branch_input: torch.Tensor | None = None
 
     def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
         """`x` after the norm of `slot`."""
@@ -133,6 +135,7 @@ class Site:
 
     def leave(self, u: torch.Tensor) -> torch.Tensor:
         """From the branch's input to what is written."""
+        self.branch_input = u
         f = self.branch(u, Inner({slot: partial(self.norm, slot) for slot in self.block.inner_slots}))
         for step in self.block.branch_end:
             if step == "out":
@@ -148,7 +151,10 @@ class Site:
     def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
         """The state with `f` in it, after the norm in `post`; `also` is added before that norm."""
         post = partial(self.norm, "post") if also is None else lambda y: self.norm("post", y + also)
-        return self.stream.write(kept, f, self.residual, post)
+        residual = self.residual
+        if getattr(residual, "reads_input", False):
+            residual = partial(residual, branch_input=self.branch_input)
+        return self.stream.write(kept, f, residual, post)
 
     def step(self, state: Any) -> Any:
         """The state after the sublayer."""
@@ -167,8 +173,8 @@ class Connections(nn.Module):
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        stream_norms (`dict[str, torch.nn.Module]`, *optional*): the stream's own norms after the last layer; None in
-            another layer.
+        ends (`dict[str, torch.nn.Module]`, *optional*): what the stream itself has after the last layer, its norms
+            say; None in another layer.
     """
 
     def __init__(
@@ -178,16 +184,17 @@ class Connections(nn.Module):
         stream: Any,
         wiring: Any,
         depth: int,
-        stream_norms: Mapping[str, nn.Module] | None,
+        ends: Mapping[str, nn.Module] | None,
     ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
         hold_residual(self, residual)
         self.average_norm = stream.build_average(depth)
-        for name, norm in (stream_norms or {}).items():
-            self.add_module(name, norm)
-        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, stream_norms is not None
+        for name, end in (ends or {}).items():
+            self.add_module(name, end)
+        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, ends is not None
+        self.ends = tuple(ends or ())
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
@@ -214,7 +221,7 @@ class Connections(nn.Module):
             state = self.stream.write(kept, then(x), None, same)
         state = self.stream.end_layer(state, self.average_norm if sites else None)
         if self.last:
-            return self.stream.finish(state, *(getattr(self, name) for name in self.stream.norms))
+            return self.stream.finish(state, *(getattr(self, name) for name in self.ends))
         return self.stream.leave(state)
 
 

@@ -5,15 +5,17 @@ They stay in float32, and so does what is computed with them.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from .depth import DepthValue, Position, at_depth
-from .registry import whole
+from .norm_base import unit
+from .registry import Finite, Positive, whole
 from .residuals import RESIDUALS, Residual
+from .rms_norms import RMSNorm
 
 
 class MatrixResidual(Residual):
@@ -29,6 +31,26 @@ class MatrixResidual(Residual):
     def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         dtype = next(self.parameters()).dtype
         return self.mix(x.to(dtype), f.to(dtype)).to(x.dtype)
+
+
+class InputReadingResidual(Residual):
+    """Base of the residuals with matrices that read what the branch was given, beside the stream and its output.
+
+    That is the output of the norm in the slot `pre`; where there is none, and where it is not passed, the stream.
+    """
+
+    home = "residual_gate"
+    keep_in_float32 = (r"residual_gate\.",)
+    reads_input = True
+
+    def mix(self, x: torch.Tensor, f: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The residual, with all tensors in the dtype of the matrices."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor, branch_input: torch.Tensor | None = None) -> torch.Tensor:
+        dtype = next(self.parameters()).dtype
+        u = x if branch_input is None else branch_input
+        return self.mix(x.to(dtype), f.to(dtype), u.to(dtype)).to(x.dtype)
 
 
 @RESIDUALS.register("highway")
@@ -144,3 +166,94 @@ class LowRankResidual(MatrixResidual):
 
     def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return f + x + self.up(self.down(x))
+
+
+@RESIDUALS.register("laurel_gemma3n")
+class NormedLowRankResidual(InputReadingResidual):
+    """A normed low-rank map of the branch's input, and that input, in the sum: `(x + f + u + RMS(B A u)) / sqrt(2)`.
+
+        x -+-> N -> u -+-> F -> f -----------------------+
+           |           +-> A -> B -> RMS -> * gain ------+
+           |           +---------------------------------+-> / sqrt(2) -> y
+           +---------------------------------------------^
+
+    Source: the LAuReL block of Gemma 3n, as in Transformers' `models/gemma3n`: in its attention, between norms in the
+    slots `pre` and `out`. LAuReL itself is `laurel_lr`.
+
+    Args:
+        rank (`int`, *optional*, defaults to 64): at most the hidden size.
+        eps (`float`, *optional*, defaults to 1e-6): of the norm; above 0, inside the root.
+    Raises:
+        ValueError: if `rank` is above the hidden size.
+    Dtype: computed in float32, returned in that of `x`. Init: A and B ~ N(0, 0.02^2), gain = 1.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        position: Position,
+        *,
+        rank: Annotated[int, whole(at_least=1)] = 64,
+        eps: Positive = 1e-6,
+    ):
+        super().__init__()
+        if rank > hidden_size:
+            raise ValueError(f"rank is {rank}; allowed is at most the hidden size, {hidden_size}.")
+        self.down = nn.Linear(hidden_size, rank, bias=False)
+        self.up = nn.Linear(rank, hidden_size, bias=False)
+        self.map_norm = RMSNorm(hidden_size, eps=eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.down.weight, std=0.02)
+        nn.init.normal_(self.up.weight, std=0.02)
+        self.map_norm.reset_parameters()
+
+    def mix(self, x: torch.Tensor, f: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return (x + f + u + self.map_norm(self.up(self.down(u)))) / math.sqrt(2)
+
+
+@RESIDUALS.register("deep_delta")
+class DeepDeltaResidual(InputReadingResidual):
+    """The branch says a direction, along which the stream is rewritten: `x + beta * (v - k . x) * k`.
+
+        k = f / |f|,  beta = 2 sigmoid(w . u + b),  v = value . x + c
+
+        x -+------------------------------------> + -> y
+           +-> value -> v -+                      |
+           +-> . k --------+-> - -> * beta -> * k ^
+        f -> / |f| -> k             u -> 2 sigmoid(w . u + b) -> beta
+
+    beta 0 leaves the stream alone, 1 sets its part along k to v, 2 reflects it. The size of f does not matter; an f of
+    exactly 0 has no direction, changes nothing and gets no gradient.
+
+    Source: Deep Delta Learning, the authors' code, 2026, with one value for each token. In that code v is a projection
+    of the stream, as here, or a constant (`value=2`).
+
+    Args:
+        value (`float`, *optional*): v as a constant; by default it is learned.
+        eps (`float`, *optional*, defaults to 1e-6): the least size of f that is divided by; above 0.
+    Dtype: computed in float32, returned in that of `x`. Init: w and value ~ N(0, 0.02^2), b = c = 0, at which beta is
+    near 1.
+    """
+
+    needs_output = True
+
+    def __init__(self, hidden_size: int, position: Position, *, value: Finite | None = None, eps: Positive = 1e-6):
+        super().__init__()
+        self.constant, self.eps = value, eps
+        self.beta = nn.Linear(hidden_size, 1)
+        self.value = nn.Linear(hidden_size, 1) if value is None else None
+
+    def reset_parameters(self) -> None:
+        for linear in (self.beta, self.value):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=0.02)
+                nn.init.zeros_(linear.bias)
+
+    def mix(self, x: torch.Tensor, f: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        k = unit(f, self.eps)
+        value: Any = self.constant if self.value is None else self.value(x)
+        return x + 2 * torch.sigmoid(self.beta(u)) * (value - (k * x).sum(-1, keepdim=True)) * k
+
+    def extra_repr(self) -> str:
+        return f"value={self.constant}, eps={self.eps:.6g}"

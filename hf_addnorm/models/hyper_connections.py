@@ -1,6 +1,5 @@
 """Hyper-connections: n copies of the stream, or fractions of it, which every sublayer mixes."""
 
-from math import log
 from typing import Annotated, Any, Literal
 
 import torch
@@ -8,7 +7,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .depth import Position
-from .registry import Choice, Finite, whole
+from .registry import Choice, whole
 from .residuals import Residual
 from .streams import STREAMS, Function, Hidden, NewNorm, SingleStream
 
@@ -126,90 +125,7 @@ class DynamicHyperConnection(HyperMixing):
         return static_alpha + self.scale_norm["alpha"] * alpha, static_beta + self.scale_norm["beta"] * beta
 
 
-# the parts of what mHC computes of the streams, in the order of its weight's rows
-_PARTS = ("read", "write", "mix")
-
-
-class ManifoldHyperConnection(HyperMixing):
-    """Hyper-connections whose mixing matrix is doubly stochastic: no mix makes the streams grow.
-
-        r = vec(H) / rms(vec(H));  p = sigmoid(s_1 W_1 r + b_1),  w = 2 sigmoid(s_2 W_2 r + b_2)
-        C = sinkhorn(s_3 W_3 r + b_3);  u = p^T H;  H <- C H + w F(u)^T
-
-    Args:
-        hidden_size (`int`): that of the model.
-        streams (`int`): n.
-        iterations (`int`): of the Sinkhorn-Knopp algorithm.
-        mix_bias (`float`): start of the diagonal of b_3.
-        official (`bool`): as the authors' code has it, see `ManifoldHyperConnectionStream`.
-    Parameters: weight [2 n + n^2, n hidden], bias [2 n + n^2], three scalars s. Init: s = 0.01, b_1 = -ln(n - 1), so
-    that p sums to 1, b_2 = 0, so that w = 1, b_3 = mix_bias times the unit matrix, weight N(0, 0.02^2), which makes
-    the streams differ. Dtype: that of H; computed in float32 at least.
-    """
-
-    home = "residual_gate"
-    keep_in_float32 = ("residual_gate",)
-
-    def __init__(self, hidden_size: int, streams: int, iterations: int, mix_bias: float, official: bool):
-        super().__init__(streams)
-        self.iterations, self.mix_bias, self.official = iterations, mix_bias, official
-        rows = 2 * streams + streams**2
-        self.weight = nn.Parameter(torch.empty(rows, streams * hidden_size))
-        self.bias = nn.Parameter(torch.empty(rows))
-        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in _PARTS})
-
-    def reset_parameters(self) -> None:
-        n = self.streams
-        init.normal_(self.weight, std=0.02)
-        parts = torch.full((n,), -log(n - 1)), torch.zeros(n), self.mix_bias * torch.eye(n).flatten()
-        init.copy_(self.bias, torch.cat(parts))
-        for scale in self.scale_norm.values():
-            init.constant_(scale, 0.01)
-
-    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        n = self.streams
-        flat = pieces.flatten(-2).to(self.weight.dtype)
-        projected = flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + _EPS) @ self.weight.T
-        sizes = (n, n, n**2)
-        parts = zip(_PARTS, projected.split(sizes, -1), self.bias.split(sizes), strict=True)
-        read, write, mix = (self.scale_norm[name] * part + bias for name, part, bias in parts)
-        read, mix = read.sigmoid(), mix.unflatten(-1, (n, n))
-        if self.official:
-            read, mix = read + _EPS, official_sinkhorn(mix, self.iterations)
-        else:
-            # row q of C makes stream q
-            mix = sinkhorn(mix, self.iterations).transpose(-2, -1)
-        return torch.cat([read.unsqueeze(-1), mix], -1), 2 * write.sigmoid()
-
-    def extra_repr(self) -> str:
-        return f"streams={self.streams}, iterations={self.iterations}, official={self.official}"
-
-
-_EPS = 1e-6
-
-
-def sinkhorn(logits: torch.Tensor, iterations: int) -> torch.Tensor:
-    """A doubly stochastic matrix near `exp(logits)` [..., n, n]: columns, then rows divided by their sums, in turn.
-
-    Source: Sinkhorn & Knopp, 1967.
-    """
-    for _ in range(iterations):
-        logits = logits - logits.logsumexp(-2, keepdim=True)
-        logits = logits - logits.logsumexp(-1, keepdim=True)
-    return logits.exp()
-
-
-def official_sinkhorn(logits: torch.Tensor, iterations: int) -> torch.Tensor:
-    """The same as mHC's authors compute it: rows first, with 1e-6 added to the rows' softmax and to every sum."""
-    matrix = logits.softmax(-1) + _EPS
-    matrix = matrix / (matrix.sum(-2, keepdim=True) + _EPS)
-    for _ in range(iterations - 1):
-        matrix = matrix / (matrix.sum(-1, keepdim=True) + _EPS)
-        matrix = matrix / (matrix.sum(-2, keepdim=True) + _EPS)
-    return matrix
-
-
-class _SeveralStreams(SingleStream):
+class SeveralStreams(SingleStream):
     """n streams `[batch, seq, n, hidden]`, first copies of the embeddings; hidden states are their sum or mean."""
 
     is_tuple = True
@@ -227,8 +143,10 @@ class _SeveralStreams(SingleStream):
     def leave(self, state: Any) -> Hidden:
         return self.finish(state), state
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        return state.mean(-2) if self.reduce == "mean" else state.sum(-2)
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        if ends:
+            return ends[0](state)
+        return state.sum(-2) if self.reduce == "sum" else state.mean(-2)
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return (self.finish(state), state) if residual is None else residual.read(state)
@@ -238,7 +156,7 @@ class _SeveralStreams(SingleStream):
 
 
 @STREAMS.register("hyper_connections")
-class HyperConnectionStream(_SeveralStreams):
+class HyperConnectionStream(SeveralStreams):
     """n copies of the stream, which every sublayer mixes: `H` of `[batch, seq, n, hidden]`.
 
     Source: Hyper-Connections, Zhu et al., 2024, arXiv 2409.19606, static and dynamic; fractions of the stream instead
@@ -282,37 +200,3 @@ class HyperConnectionStream(_SeveralStreams):
         if self.dynamic:
             return DynamicHyperConnection(hidden_size, self.streams, self.fractions, position, self.tanh)
         return HyperConnection(self.streams, self.fractions, position)
-
-
-@STREAMS.register("manifold_hyper_connections")
-class ManifoldHyperConnectionStream(_SeveralStreams):
-    """mHC: hyper-connections whose weights are bounded, and whose mixing matrix is doubly stochastic.
-
-    Source: mHC, Xie et al., 2025, arXiv 2512.24880. See `ManifoldHyperConnection` for one sublayer. Hidden states are
-    the reduced streams. The paper states the start of the scales, 0.01; that of the biases is ours: reading the mean
-    of the streams, writing to each once, mixing little.
-
-    Args:
-        streams (`int`, *optional*, defaults to 4): n, at least 2.
-        reduce (`str`, *optional*, defaults to `"mean"`): one tensor after the last layer, "mean" or "sum" of the
-            streams.
-        iterations (`int`, *optional*, defaults to 20): of the Sinkhorn-Knopp algorithm.
-        mix_bias (`float`, *optional*, defaults to 5): start of the diagonal of the mixing matrix's logits.
-        official (`bool`, *optional*, defaults to `False`): as the authors' code has it: H is mixed by the transposed
-            matrix, Sinkhorn-Knopp begins with the rows, and 1e-6 is added to the reading weights and to every sum.
-    """
-
-    def __init__(
-        self,
-        *,
-        streams: Annotated[int, whole(at_least=2)] = 4,
-        reduce: Literal["mean", "sum"] = "mean",
-        iterations: Annotated[int, whole(at_least=1)] = 20,
-        mix_bias: Finite = 5.0,
-        official: bool = False,
-    ):
-        super().__init__(streams, reduce)
-        self.iterations, self.mix_bias, self.official = iterations, mix_bias, official
-
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
-        return ManifoldHyperConnection(hidden_size, self.streams, self.iterations, self.mix_bias, self.official)

@@ -69,8 +69,9 @@ class ScaleWeights(InitRule):
         roles (`tuple[str, ...]`): roles to scale.
         factor (`Callable`): the number, from the position.
         base (`str`): the draw that is scaled: "stock", the model's own, without the factor by depth that it may have
-            in o and w2 (GPT-2, ModernBERT), or "xavier_normal" or "xavier_uniform" (Glorot & Bengio, 2010), which
-            then also draws the attention's and feed-forward's other weights, unscaled.
+            in o and w2 (GPT-2, ModernBERT), or "xavier_normal" or "xavier_uniform" (Glorot & Bengio, 2010), or
+            "fan_in_normal", N(0, 1/in) cut at three standard deviations; these then also draw the attention's and
+            feed-forward's other weights, unscaled.
     """
 
     def __init__(self, roles: tuple[str, ...], factor: Callable[[Position], float], base: str = "stock"):
@@ -80,17 +81,28 @@ class ScaleWeights(InitRule):
     def start_linear(self, linear: Linear) -> None:
         """Draw and scale the weight of `linear`, part by part where it is fused."""
         weight = linear.module.weight.clone()
-        parts = weight.chunk(len(linear.roles), dim=1 if isinstance(linear.module, Conv1D) else 0)
+        # [out, in]
+        parts = (weight.T if isinstance(linear.module, Conv1D) else weight).chunk(len(linear.roles), dim=0)
         for role, part in zip(linear.roles, parts, strict=True):
             factor = self.factor(linear.position) if role in self.scaled else 1.0
             if self.base == "stock":
                 part.mul_(factor / linear.output_scale if role in ("o", "w2") else factor)
             else:
-                _XAVIER[self.base](part, gain=factor)
+                _DRAWS[self.base](part, gain=factor)
         init.copy_(linear.module.weight, weight)
 
 
-_XAVIER = {"xavier_normal": torch.nn.init.xavier_normal_, "xavier_uniform": torch.nn.init.xavier_uniform_}
+def fan_in_normal_(weight: torch.Tensor, gain: float) -> torch.Tensor:
+    """Draw a weight [out, in] from N(0, gain^2 / in), cut at three standard deviations."""
+    std = gain * weight.shape[1] ** -0.5
+    return torch.nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+
+_DRAWS: dict[str, Callable[..., torch.Tensor]] = {
+    "xavier_normal": torch.nn.init.xavier_normal_,
+    "xavier_uniform": torch.nn.init.xavier_uniform_,
+    "fan_in_normal": fan_in_normal_,
+}
 
 
 def draw_table(table: Any, draw: Callable[[torch.Tensor], Any]) -> None:
@@ -240,6 +252,16 @@ def ds_init(*, exponent: Finite = -0.5) -> ScaleWeights:
     l^(-1/2) to an initialiser that takes it for a variance: `exponent=-0.25`.
     """
     return ScaleWeights(LINEAR_ROLES, lambda position: (position.layer + 1) ** exponent, "xavier_uniform")
+
+
+@INITS.register("mitchell")
+def mitchell() -> ScaleWeights:
+    """q, k, v, w1 drawn from N(0, 1/in), o and w2 from N(0, 1/(2 l in)), l the layer from 1; cut at three deviations.
+
+    Source: the init called "mitchell" in OLMo's code (OLMo, Groeneveld et al., 2024, arXiv 2402.00838). It draws the
+    embeddings by their width too, which is not part of it here.
+    """
+    return ScaleWeights(("o", "w2"), lambda position: (2 * (position.layer + 1)) ** -0.5, "fan_in_normal")
 
 
 @INITS.register("t_fixup")

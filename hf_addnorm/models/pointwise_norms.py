@@ -120,16 +120,19 @@ class Affine(Norm):
 
     Source: Touvron et al., "ResMLP", 2021, arXiv 2105.03404; "NoNorm" of Sun et al., "MobileBERT", 2020,
     arXiv 2004.02984. With `groups="heads"` and no bias, in the slot `mid` of attention, it is NormFormer's
-    head scaling (Shleifer et al., 2021, arXiv 2110.09456): one gain per head, before the output projection.
+    head scaling (Shleifer et al., 2021, arXiv 2110.09456): one gain per head, before the output projection. With
+    `groups=1, start="root_of_width"` and no bias, in the place `embed`, it is the learned scalar of DyT's LLaMA.
 
     Args:
         hidden_size (`int`): size of the last axis.
         bias (`bool`, *optional*, defaults to `True`): a learned bias per feature.
         groups (`int` or `"heads"`, *optional*): this many gains, each for one of as many contiguous, equal slices of
             the features; "heads" means the number of attention heads. By default one gain per feature.
+        start (`float` or `"root_of_width"`, *optional*, defaults to 1): start value of the gains; "root_of_width"
+            means sqrt(hidden_size).
     Raises:
         ValueError: if `groups` does not divide `hidden_size`.
-    Dtype: computed in float32 at least, returned in `x.dtype`. Init: weight = 1, bias = 0.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: weight = start, bias = 0.
     """
 
     def __init__(
@@ -138,10 +141,16 @@ class Affine(Norm):
         *,
         bias: bool = True,
         groups: Annotated[int, whole(at_least=1)] | Literal["heads"] | None = None,
+        start: Finite | Literal["root_of_width"] = 1.0,
     ):
         super().__init__(hidden_size, gain=False, bias=bias)
+        self.start = hidden_size**0.5 if isinstance(start, str) else start
         self.groups = hidden_size if groups is None else slices("affine", groups, hidden_size)
         self.weight: nn.Parameter = nn.Parameter(torch.empty(self.groups))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        set_gain(self, self.start)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x.to(torch.promote_types(x.dtype, torch.float32))

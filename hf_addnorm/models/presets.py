@@ -205,6 +205,32 @@ PRESETS: dict[str, Preset] = {
         "To be trained without warm-up and without weight decay; dropout is off in the paper.",
         whole=True,
     ),
+    "muse_spark": Preset(
+        formula="x <- sqrt(1 - b^2) x + b N'(F(RMS(x))), b = sigmoid(gate / 0.3); N' is RMS behind attention, RMS of "
+        "a scaled input behind feed-forward; RMS after the last layer",
+        flow="x -+-> RMS -> F -> drop -> N' -> * b -> + -> x   (final: RMS)\n"
+        "   +-> * sqrt(1 - b^2) ------------------^",
+        source="MuseSpark, as in Transformers' models/muse_spark",
+        spec={
+            "norm": {"kind": "rms_norm", "eps": 1e-5},
+            "embed": {"kind": "rms_norm", "gain": False, "eps": 1e-5},
+            "attention": {
+                "pre": {"kind": "rms_norm", "zero_centered": True, "eps": 1e-5},
+                "q": {"kind": "rms_norm", "gain": False, "eps": 1e-5},
+                "k": {"kind": "rms_norm", "gain": False, "eps": 1e-5},
+                "mid": {"kind": "grouped_rms_norm", "gain": False, "eps": 1e-5},
+                "out": {"kind": "rms_norm", "gain": False, "eps": 1e-8},
+            },
+            "feed_forward": {
+                "pre": {"kind": "rms_norm", "zero_centered": True, "eps": 1e-5},
+                "out": {"kind": "input_scaled_rms_norm", "eps": 1e-8},
+            },
+            "final": True,
+            "residual": "muse_gate",
+        },
+        note="Norms of q, k and each head's output, without gains, are part of it; the scale of the scores and the "
+        "gate on the heads' outputs, which are inside attention, are not. Norms of pre have a gain 1 + w.",
+    ),
     "hybrid_norm": Preset(
         formula="y <- RMS(x + W_o attn(RMS(q), RMS(k), RMS(v))); x <- y + M(y); RMS after the last layer",
         flow="x -+-> q, k, v -> RMS of each head -> core -> W_o -> drop -> + -> RMS -> y   (attention)\n"

@@ -32,6 +32,7 @@ from .initialization import INITS, Linear
 from .inner import Seen
 from .norms import Norm, mixes_tokens
 from .positions import POSITIONS, put_positions
+from .pushing import PushedWhole
 from .refusals import refuse
 from .registry import Choice, one_of, to_json
 from .residuals import RESIDUALS, Residual
@@ -153,9 +154,9 @@ class AddNormLayer(nn.Module):
             self.is_told = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
         last = depth == layers - 1
-        own = stream.own_norm(spec.norm)
-        stream_norms = {name: AddNormConfig.build_norm(config, own) for name in stream.norms} if last else None
-        return Connections(blocks, shared, stream, wiring, depth, stream_norms)
+        new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
+        ends = stream.build_ends(config.hidden_size, new_norm) if last else None
+        return Connections(blocks, shared, stream, wiring, depth, ends)
 
     def _place_norms(
         self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any
@@ -319,7 +320,7 @@ def entered(forward: Any) -> Any:
     return entered
 
 
-class AddNormPreTrainedModel(PreTrainedModel):
+class AddNormPreTrainedModel(PushedWhole, PreTrainedModel):
     """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built

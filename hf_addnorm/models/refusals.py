@@ -12,6 +12,7 @@ from .depth import Position, at_depth, positions
 from .initialization import INITS
 from .norms import PointwiseNorm, has_gain, is_a
 from .registry import Choice, one_of
+from .residuals import RESIDUALS
 from .spec import PLACES, AddNormSpec, LayerSpec
 from .streams import STREAMS
 from .wirings import WIRINGS
@@ -271,7 +272,13 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
     for norm in norms:
         if not has_gain(_build(norm, config, "add_norm", config.hidden_size)):
             raise ValueError(f"{where}, but {norm.to_dict()} has no gain to start there.")
-    for options in (layer.residual_of(name).options for layer in layers for name in names):
+    for choice in (layer.residual_of(name) for layer in layers for name in names):
+        options = choice.options
+        if getattr(RESIDUALS[choice.kind], "needs_output", False):
+            raise ValueError(
+                f"{where}, and add_norm.residual ({choice.kind}) gives a branch no gradient where it is 0: it would "
+                "never learn; allowed is another residual."
+            )
         if options.get("side") == "branch" and options["start"] == 0:
             raise ValueError(
                 f"{where}, and add_norm.residual starts the factor on the branch at 0: of two zeros in a row neither "

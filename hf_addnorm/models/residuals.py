@@ -28,6 +28,10 @@ class Residual(nn.Module):
     home = "residual_norm"
     # whether `calibrate` can set its start
     calibrates = False
+    # whether a branch that gives exactly 0 gets no gradient from it
+    needs_output = False
+    # whether it is given what the branch was given too, as `branch_input`
+    reads_input = False
 
     def reset_parameters(self) -> None:
         """Write the documented start values."""

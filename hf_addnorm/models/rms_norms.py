@@ -1,6 +1,6 @@
 """Norms that divide a token by a measure of its length, its mean left in: RMSNorm and what is made of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -101,6 +101,63 @@ class PartialRMSNorm(RMSNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, measured={self.measured}"
+
+
+@NORMS.register("grouped_rms_norm")
+class GroupedRMSNorm(RMSNorm):
+    """RMSNorm inside groups of features: each contiguous, equal slice of a token is divided by its own size.
+
+        x [..., hidden] -> groups -> each / sqrt(mean(^2) + eps) -> side by side -> * gain -> [..., hidden]
+
+    In the slot `mid` of attention, with one group for each head, it is the norm of the heads' outputs of RetNet
+    (`gain=False`) and of the Diff Transformer (`shared=True, eps=1e-5`).
+
+    Source: Qwen4-Exp (its streams) and MuseSpark (its heads), as they are in Transformers 5.23; RetNet, Sun et al.,
+    2023, arXiv 2307.08621; Diff Transformer, Ye et al., 2024, arXiv 2410.05258, both as in the authors' code.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        groups (`int` or `"heads"`, *optional*, defaults to `"heads"`): how many; "heads" means the number of attention
+            heads.
+        gain (`bool`, *optional*, defaults to `True`): a learned gain per feature.
+        shared (`bool`, *optional*, defaults to `False`): one gain, of the size of a group, for all groups.
+        zero_centered (`bool`, *optional*, defaults to `False`): the gain is `1 + zero_centered_weight`.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`.
+    Init: gain = 1 (zero_centered_weight = 0).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] = "heads",
+        gain: bool = True,
+        shared: bool = False,
+        zero_centered: bool = False,
+        eps: Positive = 1e-6,
+    ):
+        self.groups, self.shared = slices("grouped_rms_norm", groups, hidden_size), shared
+        size = hidden_size // self.groups
+        super().__init__(size if shared else hidden_size, gain=gain, zero_centered=zero_centered, eps=eps)
+
+    @staticmethod
+    def contradiction(gain: bool, shared: bool, **options: Any) -> str | None:  # type: ignore[override]
+        """The sentence that refuses options of a gain where there is none."""
+        if shared > gain:
+            return "shared is true but gain is false: there is no gain to share."
+        return no_gain_to_center(gain, **options)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return super().normalize(x.unflatten(-1, (self.groups, -1)))
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        return super().affine(y).flatten(-2) if self.shared else super().affine(y.flatten(-2))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}, shared={self.shared}"
 
 
 @NORMS.register("scale_norm")
@@ -289,3 +346,78 @@ class GatedRMSNorm(RMSNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"
+
+
+@NORMS.register("input_scaled_rms_norm")
+class InputScaledRMSNorm(RMSNorm):
+    """RMSNorm of the scaled token, whose gain so stands before the statistic: `RMSNorm((1 + w) * x)`.
+
+        x [..., hidden] -> * (1 + w) -> / sqrt(mean(^2) + eps) -> [..., hidden]
+
+    The output has the size of a normalised token whatever the gain is, which weighs features against each other only.
+
+    Source: MuseSpark, as it is in Transformers 5.23 (models/muse_spark), behind its feed-forwards, with eps 1e-8.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`. Init: w (zero_centered_weight) = 0.
+    """
+
+    def __init__(self, hidden_size: int, *, eps: Positive = 1e-6):
+        super().__init__(hidden_size, zero_centered=True, eps=eps)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        return super().normalize(self.times_gain(x))
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        return y
+
+
+@NORMS.register("bhyt_star")
+class BoundedTanhNorm(RMSNorm):
+    """BHyT*, a tanh of the normalised token: `tanh(alpha * RMSNorm(x) / kappa) * gain`, bounded whatever x is.
+
+        x [..., hidden] -> / sqrt(mean(x^2) + eps) -> * alpha / kappa -> tanh -> * gain -> [..., hidden]
+
+    A feature is bent by how large it is beside the others of its token, not by its own size as in DyT.
+
+    Source: Byun et al., 2026, arXiv 2601.09719, the form of one place, with the constants of the authors' code; their
+    BHyT, which is not offered, measures a token once for two places. In that code alpha (their lambda) is meant to be
+    a constant unless asked for, but is a parameter of the model all the same.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        alpha_init (`float`, *optional*, defaults to 2): the scalar `alpha`, or its start value; above 0.
+        learned (`bool`, *optional*, defaults to `False`): alpha is learned.
+        kappa (`float`, *optional*, defaults to 10): above 0.
+        eps (`float`, *optional*, defaults to 1e-6): above 0, inside the root.
+    Dtype: computed in float32 at least, gain included, returned in `x.dtype`.
+    Init: gain = 1, alpha = alpha_init if it is learned.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        alpha_init: Positive = 2.0,
+        learned: bool = False,
+        kappa: Positive = 10.0,
+        eps: Positive = 1e-6,
+    ):
+        super().__init__(hidden_size, eps=eps)
+        self.alpha_init, self.kappa = alpha_init, kappa
+        self.alpha = nn.Parameter(torch.empty(1)) if learned else None
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.alpha is not None:
+            nn.init.constant_(self.alpha, self.alpha_init)
+
+    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        alpha = self.alpha_init if self.alpha is None else self.alpha
+        # in this order: alpha may be of half precision
+        return torch.tanh(alpha * super().normalize(x) / self.kappa)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, alpha_init={self.alpha_init}, kappa={self.kappa}"

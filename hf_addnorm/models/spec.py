@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from .depth import parse_depth_value
 from .gates import RESIDUALS
-from .hyper_connections import STREAMS
 from .initialization import INITS
 from .norms import NORMS, mixes_tokens
 from .positions import POSITIONS
 from .presets import PRESETS
+from .reading_streams import STREAMS
 from .registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from .weight_transforms import WEIGHTS
 from .wirings import WIRINGS

@@ -55,6 +55,10 @@ class SingleStream:
         """What its `norms` are, where the spec's is `norm`."""
         return norm
 
+    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        """What the last layer has for the stream itself, by its name in a checkpoint; `new_norm` is as above."""
+        return {name: new_norm() for name in self.norms}
+
     def enter(self, hidden: Hidden) -> Any:
         """The state, from what a layer is given: the embeddings' output, or what `leave` gave."""
         return hidden
@@ -67,8 +71,8 @@ class SingleStream:
         """What a layer gives to the next one."""
         return state
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        """One tensor, from the state after the last layer and the norms that the stream has there."""
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        """One tensor, from the state after the last layer and what the stream has there (see `build_ends`)."""
         return state
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
@@ -109,9 +113,9 @@ class DualStream(SingleStream):
     def enter(self, hidden: Hidden) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
         x = state[0] if self.post_scale == 1.0 else self.post_scale * state[0]
-        return x + norms[0](state[1])
+        return x + ends[0](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state
@@ -151,6 +155,40 @@ class SiameseConnection(Residual):
         return f"branch_scale={self.branch_scale:.6g}"
 
 
+class HybridSiameseConnection(Residual):
+    """The same for the attention of the form with HybridNorm: x is scaled instead of normalised, and stays as it is.
+
+        x -+-> * weight -> + -> u -> F -> f -+-> * branch_scale -> + -> x
+           |               |                 |          x ---------^
+        y ---> pre_norm ---^                 +---------> + -> y    (+ y)
+
+    Args:
+        hidden_size (`int`): that of the model.
+        branch_scale, new_norm: see `SiameseConnection`.
+    Parameters: weight [hidden], those of the norm. Init: weight = 1. Dtype: that of the inputs.
+    """
+
+    def __init__(self, hidden_size: int, branch_scale: float, new_norm: NewNorm):
+        super().__init__()
+        self.branch_scale = branch_scale
+        self.weight = nn.Parameter(torch.empty(hidden_size))
+        self.pre_norm = new_norm()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input, and the streams as they are."""
+        return self.weight * state[0] + self.pre_norm(state[1]), state
+
+    def forward(self, kept: Any, f: torch.Tensor) -> Any:
+        """The two streams after a sublayer, each `[batch, seq, hidden]`."""
+        return kept[0] + self.branch_scale * f, kept[1] + f
+
+    def extra_repr(self) -> str:
+        return f"branch_scale={self.branch_scale:.6g}"
+
+
 @STREAMS.register("siamese")
 class SiameseStream(SingleStream):
     """Two streams that share every branch: x is normalised at each sublayer, y is the plain sum of all outputs.
@@ -161,6 +199,11 @@ class SiameseStream(SingleStream):
     Hidden states between the layers are those of x.
 
     Source: SiameseNorm, Li et al., 2026, arXiv 2602.08064.
+
+    Args:
+        hybrid (`bool`, *optional*, defaults to `False`): attention reads `weight * x + N_y(y)` and leaves x without a
+            norm, as in the authors' language models, which have HybridNorm's slots: q, k, v in attention, `pre` in the
+            feed-forward alone.
     """
 
     norms = ("normed_stream_norm", "plain_stream_norm")
@@ -169,14 +212,20 @@ class SiameseStream(SingleStream):
     is_one = False
     owns_residual = True
 
+    def __init__(self, *, hybrid: bool = False):
+        self.hybrid = hybrid
+
     def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
-        return SiameseConnection((2 * (position.layer + 1)) ** -0.5, new_norm)
+        branch_scale, per_layer = (2 * (position.layer + 1)) ** -0.5, position.sublayers // position.layers
+        if self.hybrid and position.sublayer % per_layer < per_layer - 1:
+            return HybridSiameseConnection(hidden_size, branch_scale, new_norm)
+        return SiameseConnection(branch_scale, new_norm)
 
     def enter(self, hidden: Hidden) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
-        return norms[0](state[0]) + norms[1](state[1])
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        return ends[0](state[0]) + ends[1](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return (state[0], state) if residual is None else residual.read(state)
@@ -251,7 +300,7 @@ class DenseStream(SingleStream):
             x = average(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
         return (x, *outputs)
 
-    def finish(self, state: Any, *norms: Function) -> torch.Tensor:
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
         return state[0]
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from .norm_base import NORMS, Norm, in_full_precision, unit
-from .registry import Positive, number
+from .norm_base import NORMS, Norm, in_full_precision, slices, unit
+from .registry import Positive, number, whole
 from .token_mask import current
 
 
@@ -95,6 +95,52 @@ class InstanceNorm(TokenNorm):
         return f"{self.hidden_size}, eps={self.eps}, correction={self.correction}"
 
 
+@NORMS.register("sequence_group_norm")
+class SequenceGroupNorm(TokenNorm):
+    """GroupNorm over a sequence: `(x - mean) / sqrt(var + eps) * gain + bias`, of all its real tokens and a group.
+
+        x [batch, seq, hidden] -> groups -> - mean over tokens and group -> / sqrt(var + eps) -> * gain -> + bias
+
+    With one feature in a group it is InstanceNorm, with one group the LayerNorm of a whole sequence. A sequence
+    without a real token is taken to have mean and variance 0.
+
+    Source: Wu & He, "Group Normalization", 2018, arXiv 1803.08494, a sequence's tokens in the place of an image's
+    pixels.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        groups (`int` or `"heads"`, *optional*, defaults to `"heads"`): of contiguous features, equal in size; "heads"
+            means the number of attention heads.
+        gain, bias (`bool`, *optional*, default to `True`): learned, per feature.
+        eps (`float`, *optional*, defaults to 1e-5): above 0, inside the root.
+    Raises:
+        ValueError: if `groups` does not divide `hidden_size`.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: gain = 1, bias = 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        groups: Annotated[int, whole(at_least=1)] | Literal["heads"] = "heads",
+        gain: bool = True,
+        bias: bool = True,
+        eps: Positive = 1e-5,
+    ):
+        super().__init__(hidden_size, gain, bias)
+        self.groups, self.eps = slices("sequence_group_norm", groups, hidden_size), eps
+
+    def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        parts, real = x.unflatten(-1, (self.groups, -1)), real.unsqueeze(-1)
+        count = (real.sum(1, keepdim=True) * parts.shape[-1]).to(x.dtype).clamp(min=1.0)
+        centred = parts - parts.sum((1, -1), keepdim=True) / count
+        squares = torch.where(real, centred, 0.0).square().sum((1, -1), keepdim=True)
+        return (centred / torch.sqrt(squares / count + self.eps)).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, groups={self.groups}, eps={self.eps}"
+
+
 @NORMS.register("contra_norm")
 class ContraNorm(TokenNorm):
     """ContraNorm, LayerNorm of `x - scale * A x` with A the softmax of the tokens' cosines: like tokens move apart.
@@ -104,9 +150,11 @@ class ContraNorm(TokenNorm):
 
     `A = softmax(cos(x_i, x_j) / temperature)` over the real tokens j of the sequence: padding attracts no attention,
     unlike in the authors' code, which has no mask. With the scale 0 it is LayerNorm. It costs seq^2 * hidden,
-    and is not for a causal model.
+    and is not for a causal model. Over features, like features move apart instead: `x A` with the softmax, over j, of
+    the products of features i and j of the tokens' directions, summed over the real tokens; seq * hidden^2.
 
-    Source: Guo et al., 2023, arXiv 2303.06562, the form with LayerNorm of their ViT code.
+    Source: Guo et al., 2023, arXiv 2303.06562, the form with LayerNorm of their ViT code; over features, the second
+    form of their BERT code.
 
     Args:
         hidden_size (`int`): size of the last axis.
@@ -114,6 +162,7 @@ class ContraNorm(TokenNorm):
         identity (`bool`, *optional*, defaults to `False`): `(1 + scale) * x - scale * A x` instead, as in the authors'
             BERT code, where LayerNorm stands beside it.
         temperature (`float`, *optional*, defaults to 1): above 0.
+        over (`str`, *optional*, defaults to `"tokens"`): what moves apart, "tokens" or "features".
         gain, bias (`bool`, *optional*, default to `True`): LayerNorm's, learned, per feature.
         eps (`float`, *optional*, defaults to 1e-6): LayerNorm's, above 0, inside the root.
     Dtype: computed in float32 at least, also under autocast, returned in `x.dtype`. Init: gain = 1, bias = 0.
@@ -126,28 +175,38 @@ class ContraNorm(TokenNorm):
         scale: Annotated[float, number(at_least=0)] = 0.1,
         identity: bool = False,
         temperature: Positive = 1.0,
+        over: Literal["tokens", "features"] = "tokens",
         gain: bool = True,
         bias: bool = True,
         eps: Positive = 1e-6,
     ):
         super().__init__(hidden_size, gain, bias)
-        self.scale, self.identity, self.temperature, self.eps = scale, identity, temperature, eps
+        self.scale, self.identity, self.temperature, self.over, self.eps = scale, identity, temperature, over, eps
+
+    def mix_tokens(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """A x, of [..., tokens, features]."""
+        cosines = directions @ directions.transpose(-1, -2)
+        # not -inf: a sequence may have no real token
+        scores = (cosines / self.temperature).masked_fill(~real.transpose(-1, -2), torch.finfo(tokens.dtype).min)
+        return torch.softmax(scores, dim=-1) @ tokens
+
+    def mix_features(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """x A, of the same; the direction of a padded token is 0."""
+        products = directions.transpose(-1, -2) @ directions
+        return tokens @ torch.softmax(products / self.temperature, dim=-1)
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         # where a token has heads, the tokens of each head meet each other
-        tokens, columns = x.transpose(1, -2), real.transpose(1, -2).transpose(-1, -2)
-        directions = unit(tokens, 1e-12)
+        tokens = x.transpose(1, -2)
+        mix = self.mix_tokens if self.over == "tokens" else self.mix_features
         with in_full_precision(x):
-            cosines = directions @ directions.transpose(-1, -2)
-            # not -inf: a sequence may have no real token
-            scores = (cosines / self.temperature).masked_fill(~columns, torch.finfo(x.dtype).min)
-            mixed = (torch.softmax(scores, dim=-1) @ tokens).transpose(1, -2)
+            mixed = mix(tokens, unit(tokens, 1e-12), real.transpose(1, -2)).transpose(1, -2)
         y = (1 + self.scale if self.identity else 1) * x - self.scale * mixed
         centred = y - y.mean(-1, keepdim=True)
         return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, eps={self.eps}"
+        return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, over={self.over}, eps={self.eps}"
 
 
 @NORMS.register("sum_norm")

@@ -1,0 +1,74 @@
+"""How a model is pushed to the Hub: by one process, in one commit, and without weights of an earlier push."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from transformers.utils import PushToHubMixin
+
+
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+
+
+def stale_weights(there: Iterable[str], sent: Iterable[str]) -> list[str]:
+    """Weights that are there and are not those of a model that is sent: the same in one file, or in other shards.
+
+    A loader takes `model.safetensors` before it looks for shards: it must not find an earlier model's.
+
+    Args:
+        there (`list[str]`): the files of the repository.
+        sent (`list[str]`): those of the model's folder; if it has no weights, none are stale.
+    """
+    weights = {name for name in sent if _WEIGHTS.fullmatch(name)}
+    return [name for name in there if weights and name not in weights and _WEIGHTS.fullmatch(name)]
+
+
+class PushedWhole(PushToHubMixin):
+    """Mixin for models: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, make one commit that is the model.
+
+    Of several processes that push, the first one, which has written the files, makes it; the others get None at once.
+    """
+
+    def _upload_modified_files(
+        self,
+        working_dir: str | os.PathLike,
+        repo_id: str,
+        files_timestamps: dict[str, float],
+        commit_message: str | None = None,
+        token: bool | str | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        commit_description: str | None = None,
+    ) -> Any:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+            return None
+        api, folder = HfApi(token=token), Path(working_dir)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        # as in Transformers: what was in the folder before, and has not been written again, is left out
+        since = {name: files_timestamps.get(name.split("/")[0], 0.0) for name in files}
+        changed = [name for name, path in sorted(files.items()) if path.stat().st_mtime > since[name]]
+        try:
+            if revision is not None and not revision.startswith("refs/pr/") and not create_pr:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            there = api.list_repo_files(repo_id, revision=revision)
+            return api.create_commit(
+                repo_id,
+                [
+                    *(CommitOperationAdd(name, files[name]) for name in changed),
+                    *(CommitOperationDelete(name) for name in stale_weights(there, files)),
+                ],
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                create_pr=create_pr,
+                revision=revision,
+            )
+        except Exception as error:
+            error.add_note(
+                f"The push to {repo_id} did not succeed: the repository is as it was, unless it was the answer to the "
+                "commit that was lost. To push again is safe."
+            )
+            raise

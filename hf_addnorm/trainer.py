@@ -1,0 +1,20 @@
+"""What Trainer needs to be told about models that carry their code."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class CarryCode(TrainerCallback):
+    """Lets what Trainer pushes in the middle of a training load where hf_addnorm is not installed.
+
+    With `push_to_hub=True`, Trainer pushes at the end of the training, code included, and before that at every save
+    (`hub_strategy="every_save"`), when it takes weights and config.json alone from the checkpoint. This puts the code
+    beside them:
+
+        Trainer(model, args, callbacks=[CarryCode()])
+    """
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Write the code of the model into the folder that is pushed."""
+        model.config.save_code(args.output_dir)

@@ -12,6 +12,7 @@ from .models.auxiliary_loss import collect_losses
 from .models.configuration_addnorm_albert import *
 from .models.configuration_addnorm_bert import *
 from .models.configuration_addnorm_deberta_v2 import *
+from .models.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .models.configuration_addnorm_gpt2 import *
 from .models.configuration_addnorm_modernbert import *
 from .models.configuration_addnorm_stack import AddNormStackConfig
@@ -21,6 +22,7 @@ from .models.hub_files import HubFiles
 from .models.modeling_addnorm_albert import *
 from .models.modeling_addnorm_bert import *
 from .models.modeling_addnorm_deberta_v2 import *
+from .models.modeling_addnorm_encoder_decoder import *
 from .models.modeling_addnorm_gpt2 import *
 from .models.modeling_addnorm_modernbert import *
 from .models.modeling_addnorm_stack import *
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 for _config_class in AddNormConfig.__subclasses__():
     register_family(_config_class)
 register_models(AddNormStackConfig)
+register_models(AddNormEncoderDecoderConfig)
 # a model that is pushed gets a card; one that came as remote code knows no package, and gets Transformers' own
 HubFiles.write_card = staticmethod(hub.replace_placeholder)
 

@@ -81,7 +81,7 @@ LAYER_SCHEMES = (
         "Wang et al., 2022, arXiv 2203.00555",
         {
             "preset": "deepnorm",
-            "residual": {"skip_scale": {"kind": "deepnorm_encoder", "decoder_layers": 6}},
+            "residual": {"skip_scale": {"kind": "deepnorm", "decoder_layers": 6}},
             "init": [{"kind": "deepnorm", "decoder_layers": 6}],
         },
     ),

@@ -406,8 +406,9 @@ DEPTH_REFERENCES: dict[str, Callable[..., float]] = {
     # admin-torch's O(log n)
     "admin": lambda layer, layers, k, sublayers: math.sqrt((sublayers + 1) / math.log(sublayers + 1) - 1),
     "beam": _beam,
-    "deepnorm_encoder": lambda layer, layers, k, sublayers, *, decoder_layers: (
-        0.81 * layers**0.25 * decoder_layers**0.0625
+    # DeepNet, table 2: (2N)^1/4 or (3M)^1/4; the encoder of an encoder-decoder 0.81 (N^4 M)^1/16
+    "deepnorm": lambda layer, layers, k, sublayers, *, decoder_layers=None: (
+        sublayers**0.25 if decoder_layers is None else 0.81 * layers**0.25 * decoder_layers**0.0625
     ),
 }
 

@@ -34,7 +34,7 @@ POWERS = [
 LINEARS = [{"last": 0.3}, {"first": 0.9, "last": 0.1}, {"first": 0.25, "last": 0.25}]
 BEAMS = [{"kind": "beam", "side": side} for side in ("skip", "branch")]
 RULES = [*({"kind": "power", **o} for o in POWERS), *({"kind": "linear", **o} for o in LINEARS), *BEAMS]
-RULES += ["cait", "admin", {"kind": "deepnorm_encoder", "decoder_layers": 6}]
+RULES += ["cait", "admin", "deepnorm", {"kind": "deepnorm", "decoder_layers": 6}]
 
 # every slot that an init rule may need is filled
 EVERY_SLOT = dict.fromkeys(["pre", "mid", "out", "post"], True)

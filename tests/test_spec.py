@@ -118,7 +118,6 @@ NEEDED = {
     "power": {"of": "layer", "exponent": 1.0},
     "linear": {"last": 0.5},
     "beam": {"side": "skip"},
-    "deepnorm_encoder": {"decoder_layers": 3},
 }
 
 

@@ -27,6 +27,16 @@ class CodeCarryingConfig(PreTrainedConfig):
 
     # every Auto class that finds the models of the config, and the model that it finds
     auto_classes: ClassVar[dict[str, str]]
+    # the model type of the stock family, if there is one, whose checkpoints load here as they are
+    stock_model_type: ClassVar[str]
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in Transformers; a stock checkpoint of the family counts as one of ours."""
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == getattr(cls, "stock_model_type", cls.model_type):
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json with the full `auto_map`, and the code that it names beside it."""
@@ -62,8 +72,6 @@ class AddNormConfig(CodeCarryingConfig):
             key `add_norm` itself.
     """
 
-    # the model type of the stock family, whose checkpoints load here as they are
-    stock_model_type: ClassVar[str]
     # the config's name for the stock norms' eps
     norm_eps_key: ClassVar[str] = "layer_norm_eps"
     # whether the inputs are numbers of tokens, whose embeddings are tables
@@ -82,14 +90,6 @@ class AddNormConfig(CodeCarryingConfig):
         elif not hasattr(type(self), key):
             refuse_near_miss(key, ["add_norm"])
         super().__setattr__(key, value)
-
-    @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in Transformers; a stock checkpoint of the family counts as one of ours."""
-        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
-        if config_dict.get("model_type") == cls.stock_model_type:
-            config_dict["model_type"] = cls.model_type
-        return config_dict, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -1,6 +1,5 @@
 """Config of a stack: several encoders as one model."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,20 +8,10 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
-from .configuration_addnorm_albert import AddNormAlbertConfig
-from .configuration_addnorm_bert import AddNormBertConfig
-from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
-from .configuration_addnorm_modernbert import AddNormModernBertConfig
-from .registry import parse_option, unknown
+from .composite_config import ENCODER_CONFIGS, parse_part, refuse_decoder
+from .registry import parse_option
 from .token_norms import NORMS
 
-
-# the families that a stack is made of, by their stock model type and ours
-ENCODER_CONFIGS: dict[str, type[AddNormConfig]] = {
-    name: config_class
-    for config_class in (AddNormBertConfig, AddNormAlbertConfig, AddNormModernBertConfig, AddNormDebertaV2Config)
-    for name in (config_class.stock_model_type, config_class.model_type)
-}
 
 Arrangement = Literal["sequence", "parallel"]
 Mix = Literal["sum", "softmax", "free"]
@@ -265,37 +254,9 @@ def _parse_encoders(value: Any) -> list[AddNormConfig]:
 
 
 def _parse_encoder(value: Any, where: str) -> AddNormConfig:
-    """A config of its own, whatever it is made of: two entries are never one object."""
-    if isinstance(value, str) and value in ENCODER_CONFIGS:
-        value = {"model_type": value}
-    elif isinstance(value, str):
-        value = _config_of_checkpoint(value, where)
-    if isinstance(value, PreTrainedConfig):
-        value = value.to_dict()
-    if not isinstance(value, Mapping) or "model_type" not in value:
-        raise ValueError(f"{where} is {value!r}; allowed is a config, a dict with 'model_type', or a name.")
-    # code that a checkpoint of the encoder alone carries is not that of the stack
-    given = {key: item for key, item in value.items() if key not in ("model_type", "auto_map")}
-    name = value["model_type"]
-    if name not in ENCODER_CONFIGS:
-        raise ValueError(f"{where}: {unknown('family', name, ENCODER_CONFIGS)}")
-    try:
-        config = ENCODER_CONFIGS[name].from_dict(given)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if config.add_norm_is_causal() or getattr(config, "add_cross_attention", False):
-        raise ValueError(f"{where} is a decoder, and a stack is made of encoders; allowed is is_decoder = false.")
+    config = parse_part(value, where, ENCODER_CONFIGS)
+    refuse_decoder(config, where, "a stack is made of encoders")
     return config
-
-
-def _config_of_checkpoint(name: str, where: str) -> dict[str, Any]:
-    try:
-        return PreTrainedConfig.get_config_dict(name)[0]
-    except OSError as error:
-        raise ValueError(
-            f"{where} is {name!r}, which is no family ({', '.join(ENCODER_CONFIGS)}) and no checkpoint that can be "
-            "read."
-        ) from error
 
 
 __all__ = ["AddNormStackConfig"]

@@ -57,7 +57,6 @@ def power(
 
     n is the number of layers or sublayers, or the index of this one counted from 1.
 
-    - DeepNorm's skip, (2L)^(1/4): `of="sublayers", exponent=0.25`
     - DeepNorm's init, (8L)^(-1/4): `of="sublayers", times=4, exponent=-0.25`
     - LayerNorm scaling, 1/sqrt(l): `of="layer", exponent=-0.5`
     - sub-LN's init, sqrt(ln 2L): `of="sublayers", exponent=0.5, log_of=true`
@@ -115,12 +114,16 @@ def beam(position: Position, *, side: Literal["skip", "branch"]) -> float:
     return sqrt((terms - 1) / terms) if side == "skip" else 1 / sqrt(terms)
 
 
-@DEPTH_RULES.register("deepnorm_encoder")
-def deepnorm_encoder(position: Position, *, decoder_layers: Annotated[int, whole(at_least=1)]) -> float:
-    """DeepNorm's skip in the encoder of an encoder-decoder: 0.81 (L^4 M)^(1/16), with M = `decoder_layers`.
+@DEPTH_RULES.register("deepnorm")
+def deepnorm(position: Position, *, decoder_layers: Annotated[int, whole(at_least=1)] | None = None) -> float:
+    """DeepNorm's skip: (2L)^(1/4), in a decoder with cross-attention (3L)^(1/4).
+
+    The encoder of an encoder-decoder has 0.81 (L^4 M)^(1/16), with M = `decoder_layers`.
 
     Source: Wang et al., "DeepNet", 2022, arXiv 2203.00555.
     """
+    if decoder_layers is None:
+        return position.sublayers**0.25
     return 0.81 * (position.layers**4 * decoder_layers) ** (1 / 16)
 
 

@@ -203,7 +203,7 @@ def deepnorm(
 
     Source: Wang et al., "DeepNet", 2022, arXiv 2203.00555: Xavier normal draws with that gain. The authors' code
     scales the model's own draw instead: `base="stock"`. The encoder of an encoder-decoder has 0.87 (L^4 M)^(-1/16),
-    with M = `decoder_layers`; its skip's constant is the depth rule `deepnorm_encoder`.
+    with M = `decoder_layers`; its skip's constant is the depth rule `deepnorm`.
     """
 
     def factor(position: Position) -> float:

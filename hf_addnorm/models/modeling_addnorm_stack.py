@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -16,25 +16,13 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_addnorm_stack import ENCODER_CONFIGS, AddNormStackConfig
-from .hub_files import HubFiles
+from .composite import ENCODERS, CompositeModel
+from .composite_config import ENCODER_CONFIGS, family_of
+from .configuration_addnorm_stack import AddNormStackConfig
 from .inner import same
-from .modeling_addnorm_albert import AddNormAlbertModel
-from .modeling_addnorm_bert import AddNormBertModel
-from .modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
-from .modeling_addnorm_modernbert import AddNormModernBertModel
 from .norms import Norm
-from .pretrained import AddNormPreTrainedModel
-from .pushing import PushedWhole
 from .registry import one_of
-from .token_mask import TokenMask, running_with
 
-
-# the base model of every family that a stack is made of; by name: a config may come from another copy of these files
-ENCODERS: dict[str, type[AddNormPreTrainedModel]] = {
-    base.config_class.model_type: base
-    for base in (AddNormBertModel, AddNormAlbertModel, AddNormModernBertModel, AddNormDebertaV2Model)
-}
 
 Tensors = Sequence[torch.Tensor]
 
@@ -172,19 +160,12 @@ def _taken(encoder: Any) -> list[str]:
     return [name for name in names if name in inspect.signature(encoder.forward).parameters]
 
 
-class AddNormStackPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
-    """Base of the stacks: initialisation, and the ways to make one of encoders that exist.
-
-    What an encoder is allowed to do (attention implementations, checkpointing) it says itself.
-    """
+class AddNormStackPreTrainedModel(CompositeModel):
+    """Base of the stacks: initialisation, and the ways to make one of encoders that exist."""
 
     config: AddNormStackConfig
     config_class = AddNormStackConfig
     base_model_prefix = "stack"
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     @classmethod
     def from_encoders(cls, encoders: Sequence[PreTrainedModel], **kwargs: Any) -> Any:
@@ -206,7 +187,7 @@ class AddNormStackPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
         attention = {encoder.config._attn_implementation for encoder in encoders}
         kwargs = {"attn_implementation": attention.pop()} if len(attention) == 1 else {}
         model = cls._from_config(config, dtype=encoders[0].dtype, **kwargs)
-        for index, (own, given) in enumerate(zip(model._encoders(), encoders, strict=True)):
+        for index, (own, given) in enumerate(zip(model.parts, encoders, strict=True)):
             state = given.base_model.state_dict()
             result = own.load_state_dict(state, strict=False)
             if result.missing_keys:
@@ -240,40 +221,27 @@ class AddNormStackPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
             raise ValueError(f"add_norm has {len(schemes)} entries for {len(checkpoints)} checkpoints.")
         encoders = []
         for checkpoint, scheme in zip(checkpoints, schemes, strict=True):
-            name = PreTrainedConfig.get_config_dict(checkpoint)[0].get("model_type")
-            if name not in ENCODER_CONFIGS:
-                raise ValueError(f"{checkpoint} is a {name!r} model; a stack is made of {one_of(ENCODER_CONFIGS)}.")
-            base = ENCODERS[ENCODER_CONFIGS[name].model_type]
+            base = ENCODERS[family_of(checkpoint, ENCODER_CONFIGS, "a stack is made of").model_type]
             encoders.append(base.from_pretrained(checkpoint, add_norm=scheme, **(loading or {})))
         return cls.from_encoders(encoders, **kwargs)
 
-    def _encoders(self) -> Any:
+    @property
+    def parts(self) -> list[Any]:
         base: Any = self.base_model
         return base.encoders
 
     def get_input_embeddings(self) -> Any:
-        return self._encoders()[0].get_input_embeddings()
+        return self.parts[0].get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self._encoders()[0].set_input_embeddings(value)
+        self.parts[0].set_input_embeddings(value)
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         # one tokenizer feeds all that read words
-        for encoder in self._encoders()[1:]:
+        for encoder in self.parts[1:]:
             if not isinstance(encoder.get_input_embeddings(), NoWords):
                 encoder._resize_token_embeddings(*args, **kwargs)
         return super()._resize_token_embeddings(*args, **kwargs)
-
-    @property
-    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
-        """Whether any encoder does."""
-        return any(encoder.supports_gradient_checkpointing for encoder in self._encoders())
-
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        # each encoder may refuse what its state does not survive; ALBERT's, as in Transformers, has no checkpoints
-        for encoder in self._encoders():
-            if encoder.supports_gradient_checkpointing:
-                encoder._set_gradient_checkpointing(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -369,10 +337,7 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
             return outputs[-1].last_hidden_state
 
         words = {"inputs_embeds": inputs_embeds} if input_ids is None else {"input_ids": input_ids}
-        if self.mixes_tokens:
-            h = running_with(TokenMask.of(attention_mask), self.arrangement, self, encode, words)
-        else:
-            h = self.arrangement(self, encode, words)
+        h = self.arrangement(self, encode, words)
         states = [state for output in outputs for state in output.get("hidden_states") or ()]
         attentions = [weights for output in outputs for weights in output.get("attentions") or ()]
         return BaseModelOutput(

@@ -76,7 +76,8 @@ PRESETS: dict[str, Preset] = {
             "init": ["sub_ln"],
         },
         official={"init": [{"kind": "sub_ln", "base": "stock"}]},
-        note="v, o, w1, w2 start sqrt(ln 2L) times as large as a Xavier normal draw; official: as the model's own.",
+        note="v, o, w1, w2 start sqrt(ln 2L) times as large as a Xavier normal draw; official: as the model's own. An "
+        "encoder-decoder has another factor, of both depths.",
     ),
     "normformer": Preset(
         formula="x <- x + N'(W_o (g_h * head_h(N(x)))); x <- x + W_2 N'(act(W_1 N(x))); N after the last layer",
@@ -116,15 +117,10 @@ PRESETS: dict[str, Preset] = {
         formula="x <- N((2L)^(1/4) x + F(x))",
         flow="x -+-> F -> drop --------> + -> N -> x\n   +-> * (2L)^(1/4) -------^",
         source="DeepNet, Wang et al., 2022, arXiv 2203.00555",
-        spec={
-            "residual": {
-                "kind": "constant",
-                "skip_scale": {"kind": "power", "of": "sublayers", "exponent": 0.25},
-            },
-            "init": ["deepnorm"],
-        },
+        spec={"residual": {"kind": "constant", "skip_scale": "deepnorm"}, "init": ["deepnorm"]},
         official={"init": [{"kind": "deepnorm", "base": "stock"}]},
-        note="v, o, w1, w2 start (8L)^(-1/4) times as large as a Xavier normal draw; official: as the model's own.",
+        note="v, o, w1, w2 start (8L)^(-1/4) times as large as a Xavier normal draw; official: as the model's own. An "
+        "encoder-decoder has other constants, of both depths.",
     ),
     "admin": Preset(
         formula="x <- N(omega * x + F(x)), omega a vector that starts as large as the stream has grown",

@@ -302,7 +302,7 @@ def _mask_position(forward: Any) -> int | None:
     return names.index("attention_mask") - 1 if "attention_mask" in names else None
 
 
-def _entered(forward: Any) -> Any:
+def entered(forward: Any) -> Any:
     """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
     position = _mask_position(forward)
 
@@ -315,6 +315,9 @@ def _entered(forward: Any) -> Any:
         mask = by_place[0] if by_place else kwargs.get("attention_mask")
         return running_with(TokenMask.of(mask), run, self, *args, **kwargs)
 
+    # Accelerate, where it takes its autocast away again, goes down to what no decorator is on, and would take this too
+    vars(entered)["__signature__"] = inspect.signature(forward)
+    del vars(entered)["__wrapped__"]
     return entered
 
 
@@ -336,7 +339,7 @@ class AddNormPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if cls.forward is not nn.Module.forward:
-            cls.forward = _entered(cls.forward)
+            cls.forward = entered(cls.forward)
         # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
         for stock in cls.__mro__[1:]:
             layout = get_checkpoint_conversion_mapping(stock.__name__)

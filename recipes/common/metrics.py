@@ -5,6 +5,8 @@ import math
 import datasets
 import evaluate
 import numpy as np
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -109,6 +111,46 @@ def _edits(first, second):
     return row[-1]
 
 
+class ChrF(_Metric):
+    """F-score of the n-grams of characters, 1 to 6, over all rows, where recall counts twice: 0 to 100.
+
+    Source: Popovic, "chrF", 2015, https://aclanthology.org/W15-3049, as in sacrebleu.
+    """
+
+    description, dtype = "F-score of the n-grams of characters", "string"
+
+    def _compute(self, predictions, references):
+        return {"chrf": sacrebleu.corpus_chrf(predictions, [references]).score}
+
+
+class Bleu(_Metric):
+    """Precision of the n-grams of words, 1 to 4, over all rows: 0 to 100.
+
+    Source: Papineni et al., "BLEU", 2002, https://aclanthology.org/P02-1040, as in sacrebleu.
+    """
+
+    description, dtype = "precision of the n-grams of words", "string"
+
+    def _compute(self, predictions, references):
+        return {"bleu": sacrebleu.corpus_bleu(predictions, [references]).score}
+
+
+class Rouge(_Metric):
+    """F-scores of words, pairs of words and the longest common sequence of words, mean of the rows: 0 to 100.
+
+    Source: Lin, "ROUGE", 2004, https://aclanthology.org/W04-1013, as in rouge-score, without stemming.
+    """
+
+    description, dtype = "F-scores of words, pairs of words and the longest common sequence", "string"
+
+    def _compute(self, predictions, references):
+        kinds = ["rouge1", "rouge2", "rougeL"]
+        scorer = RougeScorer(kinds)
+        scores = [scorer.score(*texts) for texts in zip(references, predictions, strict=True)]
+        return {kind: 100 * float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}
+
+
+TEXT = {"chrf": ChrF, "bleu": Bleu, "rouge": Rouge}
 CLASSIFICATION = {"accuracy": Accuracy, "f1": MacroF1, "matthews_correlation": MatthewsCorrelation}
 REGRESSION = {"pearson": Pearson, "spearman": Spearman}
 TRANSCRIPTION = {"cer": CharacterErrorRate, "wer": WordErrorRate}

@@ -10,11 +10,11 @@ from huggingface_hub.errors import StrictDataclassError
 from jsonargparse.typing import PositiveInt
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
-from hf_addnorm import AddNormStackConfig
+from hf_addnorm import AddNormEncoderDecoderModel, AddNormStackConfig
 from hf_addnorm.models.norms import Norm
 from hf_addnorm.models.weight_transforms import Transformed
 
@@ -135,6 +135,45 @@ def load_model(
         hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
         name = config.checkpoint or f"a new {config.model_config['model_type']}"
         raise UserError(f"cannot load {name}: {hint}{one_line(error)}") from error
+    return _in_own_memory(model)
+
+
+def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load the checkpoint as encoder and as decoder, in float32, with the config's add & norm of each.
+
+    Args:
+        config: the run's config, with ``decoder_add_norm``, ``share_embeddings``, ``max_target_length`` and
+            ``num_beams``.
+        device: where it will be trained, as in ``load_model``.
+        tokenizer: its first token begins a target and its last one ends it.
+    Raises:
+        UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
+    """
+    checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
+    entries = dict(config.model_config) | {"dtype": torch.float32}
+    attention = config.attn_implementation or ("eager" if device.type == "cpu" else None)
+    begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
+    schemes = {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
+    try:
+        own = AutoConfig.from_pretrained(checkpoint)
+        if config.dropout is not None:
+            part = own.encoder if own.is_encoder_decoder else own
+            entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(part, key)}
+        if own.is_encoder_decoder:
+            own = {name: entries | ({"add_norm": scheme} if scheme else {}) for name, scheme in schemes.items()}
+            model = AddNormEncoderDecoderModel.from_pretrained(checkpoint, **own)
+        else:
+            own = {f"{part}_{key}": value for part in schemes for key, value in entries.items()}
+            schemes = {f"{part}_add_norm": scheme for part, scheme in schemes.items()}
+            model = AddNormEncoderDecoderModel.from_encoder_decoder_pretrained(
+                checkpoint, checkpoint, share_embeddings=config.share_embeddings, **begins, **schemes, **own
+            )
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    if attention:
+        model.set_attn_implementation(attention)
+    ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
+    model.generation_config = GenerationConfig(**begins, **ends, num_beams=config.num_beams)
     return _in_own_memory(model)
 
 

@@ -30,13 +30,21 @@ def spread(values: list[float], digits: int) -> str:
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def scheme_of(config: dict) -> str:
+    """The add & norm, with what else makes another model of the checkpoint; null takes it as it is."""
+    scheme = json.dumps(config["add_norm"] or "stock").strip('"')
+    if stack := config.get("stack"):
+        how = {"sequence": "one after the other", "parallel": "summed"}[stack["arrangement"]]
+        return f"{scheme}` {stack['encoders']} times, {how}`".removesuffix("`")
+    return scheme
+
+
 def table(results: list[dict]) -> str:
     """The rows, as markdown."""
     groups = defaultdict(list)
     for result in results:
         config = result["config"]
-        # null takes the checkpoint as it is
-        scheme = json.dumps(config["add_norm"] or "stock").strip('"')
+        scheme = scheme_of(config)
         groups[config["dataset"], result["data"]["train"]["rows"], scheme].append(result)
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     # the stock scheme first

@@ -165,7 +165,9 @@ def test_characters_are_learned(speech, listen, tones, tmp_path):
     again = speech | {"checkpoint": str(folder), "model_config": {}, "max_steps": 1, "output_dir": str(tmp_path / "2")}
     assert listen(again)["loss_history"][0] < result["loss_history"][0] / 2
     with pytest.raises(UserError, match="train row 0: 'zero' has characters that the tokenizer lacks: rz"):
-        listen(again | {"label_column": "label", "label_names": ["zero", "one", "two"]})
+        listen(
+            again | {"label_column": "label", "label_names": ["zero", "one", "two"], "output_dir": str(tmp_path / "3")}
+        )
 
 
 def test_columns_that_hold_clips(speech, listen, tmp_path):

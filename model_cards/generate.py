@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_addnorm.hub import create_card
+from hf_addnorm.hub.description import family_of
 from hf_addnorm.hub.results import Run
 
 
@@ -20,9 +21,14 @@ OTHERS = {"README.md"}
 
 
 def runs() -> dict[str, dict[str, Any]]:
-    """Every result that is of one trained model, by the file's name; studies are not."""
+    """Every result that is of one trained model, by the file's name; studies are not.
+
+    Nor are models of several encoders: their parts are known from their folder alone.
+    """
     contents = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    return {name: content for name, content in contents.items() if "model" in content and "metrics" in content}
+    return {
+        name: content for name, content in contents.items() if "metrics" in content and family_of(content["model"])
+    }
 
 
 def stock_of(run: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any] | None:

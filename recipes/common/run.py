@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
+from hf_addnorm.hub import write_card
+
 from .config import RunConfig, difference
 from .errors import UserError, one_line
 from .progress import Progress
@@ -210,9 +212,10 @@ class RunFolder:
                 model.save_pretrained(self.path / "adapter")
 
     def finish(self, accelerator: Accelerator, result: dict[str, Any]) -> None:
-        """Write the result JSON; ``result.json`` comes last and marks the run as finished."""
+        """Write the model's card and the result JSON; ``result.json`` comes last and marks the run as finished."""
         with written(accelerator):
             if accelerator.is_main_process:
+                write_card(self.model, result)
                 for path in (self.extra_result, self.result):
                     if path is not None:
                         write_json(path, result)

@@ -1,0 +1,237 @@
+"""How runs end: by a signal, by a process that is gone, by a full disk; and what is kept of them."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from common import run
+from common.errors import UserError
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from hf_addnorm.launch import launch_file
+
+
+SCRIPT = str(Path(__file__).resolve().parents[2] / "recipes" / "finetune_text.py")
+TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2")), SCRIPT]
+BATCH_NORM = {"preset": "post_ln", "norm": "batch_norm"}
+
+
+@pytest.fixture
+def started(written, tmp_path):
+    """Start the recipe in a process of its own; returns it, when its first checkpoint is there, and its log."""
+    running = []
+
+    def start(config: dict, command: list[str], **kwargs) -> tuple[subprocess.Popen, Path]:
+        log = tmp_path / "log"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                [*command, *written(config)],
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                **kwargs,
+            )
+        running.append(process)
+        deadline = time.monotonic() + 240
+        while not any(Path(config["output_dir"], "checkpoints").glob("step_*")) and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        return process, log
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def _equal(first: Path, second: Path) -> bool:
+    one, other = _weights(first), _weights(second)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path, number):
+    config |= {"epochs": 500, "checkpoint_every": 20}
+    process, log = started(config, [sys.executable, SCRIPT])
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    last = log.read_text().strip().splitlines()[-1]
+    assert last.startswith("error: stopped after step "), last
+    newest = max((tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert last.endswith(f"of 2000; --resume goes on; the last good checkpoint is {newest}")
+    assert f"step {int(newest.name[5:])} of" in last
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, written, started, tmp_path):
+    """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
+    config |= {"epochs": 25, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
+    process, log = started(config, TWO)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 2, children
+    os.kill(int(children[1]), signal.SIGKILL)
+    killed = time.monotonic()
+    assert process.wait(60) != 0
+    assert time.monotonic() - killed < 60
+    text = log.read_text()
+    assert "another process of this run has ended; the last good checkpoint is" in text or "Signal 9" in text
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for extra, folder in ((["--resume"], "run"), ([], "whole")):
+        args = written(config | {"output_dir": str(tmp_path / folder)}, *extra)
+        done = subprocess.run([*TWO, *args], env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    resumed, whole = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole"))
+    assert resumed["resumed_at"]
+    assert resumed["loss_history"] == whole["loss_history"]
+    assert resumed["metrics_over_time"] == whole["metrics_over_time"]
+    assert any("running" in name for name in _weights(tmp_path / "run"))
+    assert _equal(tmp_path / "run", tmp_path / "whole")
+
+
+def test_running_statistics_are_those_of_one_process(config, recipe, written, tmp_path):
+    # Adam would make steps of the rounding errors of what the norm takes out again
+    config |= {"dropout": 0.0, "add_norm": BATCH_NORM, "max_steps": 4, "learning_rate": 1e-9}
+    one = recipe(config | {"output_dir": str(tmp_path / "one")})
+    done = subprocess.run(
+        [*TWO, *written(config)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert two["loss_history"] == pytest.approx(one["loss_history"], rel=1e-4)
+    first, second = _weights(tmp_path / "one"), _weights(tmp_path / "run")
+    names = [name for name in first if "running" in name]
+    assert names
+    for name in names:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_full_disk_leaves_what_there_was(config, started, tmp_path):
+    config |= {"epochs": 500, "checkpoint_every": 20}
+    # Python ignores the signal that goes with a file that is too large, and gets an error as from a full disk
+    process, log = started(config, [sys.executable, SCRIPT])
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    assert process.wait(60) == 1
+    last = log.read_text().strip().splitlines()[-1]
+    assert "error: stopped at step" in last, last
+    assert "cannot write" in last
+    assert "the last good checkpoint is" in last
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names
+    assert all(name.startswith("step_") for name in names)
+
+
+def test_a_folder_that_may_not_be_written(config, recipe, monkeypatch):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(run, "write_json", refuse)
+    with pytest.raises(UserError, match=r"cannot write to .*run\.json: Permission denied"):
+        recipe(config)
+
+
+def test_the_best_model_is_kept_and_saved(config, recipe, tmp_path):
+    # the rate ruins what the first epochs have learned
+    config |= {
+        "epochs": 6,
+        "checkpoint_every": 24,
+        "keep_checkpoints": 1,
+        "learning_rate": 3e-3,
+        "final_model": "best",
+    }
+    result = recipe(config)
+    scores = {entry["step"]: entry["accuracy"] for entry in result["metrics_over_time"]}
+    best = max(scores, key=scores.get)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert names == sorted({f"step_{best:08d}", "step_00000024"})
+    saved = load_file(tmp_path / "run" / "checkpoints" / f"step_{best:08d}" / "model.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in _weights(tmp_path / "run").items())
+    with pytest.raises(UserError, match="final_model is best, and checkpoint_every is not set"):
+        recipe(config | {"checkpoint_every": None, "output_dir": str(tmp_path / "2")})
+
+
+def test_add_norm_alone_is_trained(config, recipe, tiny, tmp_path):
+    recipe(config | {"train_only": "add_norm", "add_norm": "rezero", "max_steps": 4})
+    before = load_file(Path(tiny) / "model.safetensors")
+    changed, kept = [], []
+    for name, value in _weights(tmp_path / "run").items():
+        old = before.get(name.removeprefix("bert."))
+        if old is not None:
+            (kept if torch.equal(old, value) else changed).append(name)
+    assert any("query.weight" in name for name in kept)
+    assert all("LayerNorm" in name for name in changed), changed
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    alphas = [parameter for name, parameter in model.named_parameters() if "residual_norm" in name]
+    assert alphas
+    assert all(bool((parameter != 0).all()) for parameter in alphas)
+
+
+# PEFT asks Transformers by an old name
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_lora_is_merged_and_kept(config, recipe, tmp_path):
+    result = recipe(config | {"lora": 2, "max_steps": 4})
+    assert result["reload"]["predictions_equal"] == 13
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert not any("lora" in name for name in _weights(tmp_path / "run"))
+    with pytest.raises(UserError, match="lora is 2 and train_only is add_norm: choose one of them"):
+        recipe(config | {"lora": 2, "train_only": "add_norm", "output_dir": str(tmp_path / "2")})
+    with pytest.raises(UserError, match="this add & norm transforms weights"):
+        transformed = {"preset": "post_ln", "weights": "weight_standardization"}
+        recipe(config | {"lora": 2, "add_norm": transformed, "output_dir": str(tmp_path / "2")})
+
+
+def test_two_encoders_as_one(config, recipe):
+    for arrangement in ("sequence", "parallel"):
+        folder = f"{config['output_dir']}_{arrangement}"
+        stack = {"encoders": 2, "arrangement": arrangement}
+        result = recipe(config | {"stack": stack, "max_steps": 2, "output_dir": folder})
+        assert result["model"] == "AddNormStackForSequenceClassification"
+        assert result["reload"]["predictions_equal"] == 13
+
+
+def test_a_new_model(config, recipe, tmp_path):
+    new = {"new_weights": True, "model_config": {"num_hidden_layers": 1}, "add_norm": "pre_ln", "max_steps": 2}
+    assert recipe(config | new)["model"] == "AddNormBertForSequenceClassification"
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.num_hidden_layers == 1
+    with pytest.raises(UserError, match="no model: give checkpoint, or model_config with model_type"):
+        recipe(config | {"checkpoint": None, "output_dir": str(tmp_path / "2")})
+    with pytest.raises(UserError, match="no tokenizer: give checkpoint"):
+        without = {"checkpoint": None, "model_config": {"model_type": "bert"}, "output_dir": str(tmp_path / "2")}
+        recipe(config | without)
+
+
+def test_trackers(config, recipe, tmp_path):
+    pytest.importorskip("tensorboard")
+    recipe(config | {"track": ["tensorboard"], "max_steps": 2})
+    assert any(path.name.startswith("events.out") for path in (tmp_path / "run").rglob("*"))
+
+
+def test_a_tracker_that_is_not_installed(config, recipe, monkeypatch):
+    from common import config as config_module
+
+    monkeypatch.setattr(config_module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="track names 'wandb', which is not installed: pip install wandb"):
+        recipe(config | {"track": ["wandb"]})
+
+
+def test_the_model_has_a_card(config, recipe, tmp_path):
+    recipe(config | {"max_steps": 2, "add_norm": "pre_rms_norm"})
+    text = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "pre_rms_norm" in text
+    assert "model-index" in text

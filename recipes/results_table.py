@@ -32,10 +32,15 @@ def spread(values: list[float], digits: int) -> str:
 
 def scheme_of(config: dict) -> str:
     """The add & norm, with what else makes another model of the checkpoint; null takes it as it is."""
-    scheme = json.dumps(config["add_norm"] or "stock").strip('"')
+    name = json.dumps(config["add_norm"] or "stock").strip('"')
+    scheme = f"`{name}`"
     if stack := config.get("stack"):
         how = {"sequence": "one after the other", "parallel": "summed"}[stack["arrangement"]]
-        return f"{scheme}` {stack['encoders']} times, {how}`".removesuffix("`")
+        scheme += f" {stack['encoders']} times, {how}"
+    if config.get("lora"):
+        scheme += f", LoRA of rank {config['lora']}"
+    if config.get("train_only"):
+        scheme += f", {config['train_only']} alone trained"
     return scheme
 
 
@@ -49,12 +54,12 @@ def table(results: list[dict]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     # the stock scheme first
     for (data, rows, scheme), runs in sorted(
-        groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("stock", "post_ln"))
+        groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("`stock`", "`post_ln`"))
     ):
         cells = (
             data,
             f"{rows:,}",
-            f"`{scheme}`",
+            scheme,
             str(len(runs)),
             spread([run["metrics"]["accuracy"] for run in runs], 3),
             spread([statistics.mean(run["loss_history"][-50:]) for run in runs], 3),

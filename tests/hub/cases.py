@@ -57,6 +57,8 @@ class Case:
     config: Callable[[Any], Any]
     family: str
     prepares: Prepares
+    # what a decoder reads beside
+    has_target: bool = False
 
     def build(self, spec: Any) -> Any:
         """A model of patterned weights, whose running statistics have moved."""
@@ -67,7 +69,8 @@ class Case:
 
     def batch(self) -> dict[str, torch.Tensor]:
         """Inputs and labels."""
-        return FAMILIES[self.family].inputs(self.model)
+        batch = FAMILIES[self.family].inputs(self.model)
+        return batch | {"decoder_input_ids": batch["input_ids"].flip(1)} if self.has_target else batch
 
     def inputs(self) -> dict[str, torch.Tensor]:
         return {name: value for name, value in self.batch().items() if "label" not in name}
@@ -83,11 +86,23 @@ def _stack(spec: Any) -> Any:
     return hf_addnorm.AddNormStackConfig(encoders=encoders, norm="rms_norm")
 
 
+def _encoder_decoder(spec: Any) -> Any:
+    # norms over tokens have no meaning in a decoder
+    entries = {
+        "encoder": FAMILIES["bert"].config("", spec),
+        "decoder": FAMILIES["bert"].config("", "pre_ln", is_decoder=True, add_cross_attention=True),
+    }
+    return hf_addnorm.AddNormEncoderDecoderConfig(**entries, pad_token_id=0, decoder_start_token_id=2)
+
+
 CASES = {
     "bert": _of("bert", "AddNormBertForSequenceClassification", "AutoModelForSequenceClassification", TEXT),
     "vit": _of("vit", "AddNormViTForImageClassification", "AutoModelForImageClassification", IMAGE),
     "wav2vec2": _of("wav2vec2", "AddNormWav2Vec2ForCTC", "AutoModelForCTC", SOUND),
     "stack": Case("AddNormStackForSequenceClassification", "AutoModelForSequenceClassification", _stack, "bert", TEXT),
+    "encoder_decoder": Case(
+        "AddNormEncoderDecoderModel", "AutoModelForSeq2SeqLM", _encoder_decoder, "bert", TEXT, has_target=True
+    ),
 }
 
 SPECS: dict[str, Any] = {

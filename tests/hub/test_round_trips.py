@@ -6,7 +6,14 @@ from cases import CASES, SPECS
 
 ALL = {f"ann/{case}-{spec}": (case, spec) for case in CASES for spec in SPECS}
 # every model and every spec
-FEW = ["bert-default", "bert-hyper_connections", "vit-batch_norm", "wav2vec2-pre_rms_norm", "stack-batch_norm"]
+FEW = [
+    "bert-default",
+    "bert-hyper_connections",
+    "vit-batch_norm",
+    "wav2vec2-pre_rms_norm",
+    "stack-batch_norm",
+    "encoder_decoder-hyper_connections",
+]
 CHOICES = {"few": [f"ann/{name}" for name in FEW], "all": list(ALL)}
 
 

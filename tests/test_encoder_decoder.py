@@ -513,7 +513,10 @@ def test_attention_and_dtype_of_the_parts(tmp_path):
 @pytest.mark.parametrize("whole", [True, False], ids=["encoder_decoder", "encoder"])
 def test_accelerate_takes_its_own_wrapper_away_and_not_ours(whole):
     """It goes down to the function that no decorator is on: the token mask would be lost, and `return_dict`."""
-    accelerator = pytest.importorskip("accelerate").Accelerator(mixed_precision="bf16", cpu=True)
+    accelerate = pytest.importorskip("accelerate")
+    # an earlier test's, of another precision
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
     net = _net(encoder={"add_norm": {"norm": "instance_norm"}})
     net, inputs = (net, _inputs()) if whole else (net.encoder, _source())
     expected = net(**inputs, return_dict=True)

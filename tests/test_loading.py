@@ -86,7 +86,7 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 sublayer += 1
             elif kind == "AttentionResidual":
                 expected[key] = torch.zeros_like(parameter)
-            elif kind == "Linear" and ("_gate." in path or "_gate" in path):
+            elif kind == "Linear" and "_gate" in path and key not in expected:
                 expected[key] = Drawn(0.02)
             elif kind == "HybridSiameseConnection":
                 expected[key] = torch.ones_like(parameter)

@@ -23,7 +23,9 @@ SLOTS = {
     "pre": "before the sublayer",
     "q": "on the queries",
     "k": "on the keys",
+    "qk": "on queries and keys, one for both",
     "v": "on the values",
+    "up": "before the activation",
     "mid": "before the output projection",
     "out": "on the branch, before the sum",
     "post": "after the sum",
@@ -268,6 +270,8 @@ class Description:
         if self.spec.head != "stock":
             head = self.spec.place_norm(self.spec.head)
             rows.append(("in the head", norm_name(head) if head else "none"))
+        if logits := self.spec.place_norm(self.spec.logits):
+            rows.append(("on the logits", norm_name(logits)))
         return rows
 
 
@@ -278,7 +282,7 @@ def _norms_in(layer: LayerSpec, name: str) -> str:
 
 def _formula(layer: LayerSpec, name: str) -> str:
     filled = {slot: norm.kind for slot, norm in layer.slot_norms(name).items()}
-    inside = [f"{slot}: {filled[slot]}" for slot in ("q", "k", "v", "mid") if slot in filled]
+    inside = [f"{slot}: {filled[slot]}" for slot in ("q", "k", "qk", "v", "up", "mid") if slot in filled]
     text = f"{filled['pre']}(x)" if "pre" in filled else "x"
     if layer.pre_scale != 1.0:
         text = f"pre_scale * {text}"
@@ -293,8 +297,10 @@ def _draw(layer: LayerSpec, name: str) -> str:
     filled = {slot: norm.kind for slot, norm in layer.slot_norms(name).items()}
     kind = layer.residual_of(name).kind
     if name == "feed_forward":
-        core = ["W_1", "act", filled["mid"], "W_2"] if "mid" in filled else ["F"]
-    elif filled.keys() & {"q", "k", "v", "mid"}:
+        up, mid = ([filled[slot]] if slot in filled else [] for slot in ("up", "mid"))
+        core = ["W_1", *up, "act", *mid, "W_2"] if up or mid else ["F"]
+    elif filled.keys() & {"q", "k", "qk", "v", "mid"}:
+        filled |= {slot: filled["qk"] for slot in ("q", "k") if "qk" in filled}
         projections = ", ".join(f"{slot}: {filled[slot]}" if slot in filled else slot for slot in ("q", "k", "v"))
         core = [projections, "core", *([filled["mid"]] if "mid" in filled else []), "W_o"]
     else:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from .pushing import pushes
+
 
 class HubFiles:
     """Mixin for a model, before Transformers' own base class."""
@@ -35,7 +37,8 @@ class HubFiles:
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         write_card = type(self).write_card
-        if write_card is not None:
+        # the others' folders are empty
+        if write_card is not None and pushes():
             write_card(working_dir, repo_id)
         base: Any = super()
         return base._upload_modified_files(working_dir, repo_id, *args, **kwargs)

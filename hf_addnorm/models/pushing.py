@@ -27,6 +27,11 @@ def stale_weights(there: Iterable[str], sent: Iterable[str]) -> list[str]:
     return [name for name in there if weights and name not in weights and _WEIGHTS.fullmatch(name)]
 
 
+def pushes() -> bool:
+    """Whether this process is the one that pushes."""
+    return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+
+
 class PushedWhole(PushToHubMixin):
     """Mixin for models: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, make one commit that is the model.
 
@@ -44,7 +49,7 @@ class PushedWhole(PushToHubMixin):
         revision: str | None = None,
         commit_description: str | None = None,
     ) -> Any:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        if not pushes():
             return None
         api, folder = HfApi(token=token), Path(working_dir)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}

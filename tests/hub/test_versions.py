@@ -26,6 +26,9 @@ def older(tmp_path):
     """The folder of an older release, to be imported instead of the package."""
     folder = tmp_path / "older"
     shutil.copytree(PACKAGE, folder / "hf_addnorm", ignore=shutil.ignore_patterns("__pycache__"))
+    # where a checkout has it
+    (folder / "model_cards").mkdir()
+    shutil.copy(PACKAGE.parent / "model_cards/card.md.jinja", folder / "model_cards")
     norms = folder / "hf_addnorm/models/rms_norms.py"
     text = norms.read_text()
     formula = "return x / root(self.mean_square(x), self.eps, self.eps_place)"

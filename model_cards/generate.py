@@ -23,12 +23,11 @@ OTHERS = {"README.md"}
 def runs() -> dict[str, dict[str, Any]]:
     """Every result that is of one trained model, by the file's name; studies are not.
 
-    Nor are models of several encoders: their parts are known from their folder alone.
+    Nor are models of several encoders whose result does not have their config.
     """
     contents = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    return {
-        name: content for name, content in contents.items() if "metrics" in content and family_of(content["model"])
-    }
+    runs = {name: content for name, content in contents.items() if "metrics" in content}
+    return {name: run for name, run in runs.items() if "model_config" in run or family_of(run["model"]) is not None}
 
 
 def stock_of(run: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any] | None:

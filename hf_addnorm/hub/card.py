@@ -79,7 +79,8 @@ class Subject:
     def auto(self) -> str:
         """The Auto class that loads it as what it was saved."""
         ours = f"AddNorm{self.model.removeprefix('AddNorm')}"
-        return next((auto for auto, name in self.auto_classes.items() if name == ours), "AutoModel")
+        found = [auto for auto, name in self.auto_classes.items() if name == ours and auto != "AutoModel"]
+        return found[0] if found else "AutoModel"
 
     @property
     def task(self) -> str:
@@ -114,11 +115,13 @@ def _subject_of(config: PreTrainedConfig, name: str, parameters: int | None) -> 
 
 def _subject_of_run(run: Run) -> Subject:
     """Where there is no model: what the result says, and what is known of its checkpoint."""
+    if config := run.content.get("model_config"):
+        return _subject_of(AutoConfig.for_model(**config), run.model, run.content.get("parameters"))
     family = family_of(run.model)
     if family is None:
         raise ValueError(f"the result is of a {run.model}, which is of no AddNorm family: give its model, too.")
     spec = run.spec or stock_spec(run.model)
-    sizes = run.content.get("model_config") or run.package.get("config")
+    sizes = run.package.get("config")
     config = None if sizes is None else family(**{**sizes, "add_norm": spec.to_dict()})
     part = Description("", spec, config)
     return Subject(

@@ -40,6 +40,7 @@ def summary(
         "config": asdict(config),
         "add_norm": model.config.to_dict().get("add_norm"),
         "model": type(model).__name__,
+        "model_config": model_config(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "processes": accelerator.num_processes,
         "steps": progress.step,
@@ -58,6 +59,17 @@ def summary(
         "versions": versions(),
         "machine": machine(accelerator),
     }
+
+
+def model_config(model: PreTrainedModel) -> dict[str, Any]:
+    """The model's config, without what it says of files."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: kept(entry) for key, entry in value.items() if key not in ("_name_or_path", "auto_map")}
+        return [kept(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+    return json.loads(json.dumps(kept(model.config.to_dict())))
 
 
 def versions() -> dict[str, str]:

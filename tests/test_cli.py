@@ -14,6 +14,7 @@ import transformers
 from families import FAMILIES, PRESET_NAMES
 from typer.testing import CliRunner
 
+import hf_addnorm
 from hf_addnorm import AddNormBertConfig, AddNormBertForSequenceClassification, __version__
 from hf_addnorm.cli.app import COMMANDS, app
 from hf_addnorm.hub import check_folder, plan_push
@@ -392,3 +393,19 @@ def test_the_installed_script(saved, tmp_path):
     assert re.fullmatch(
         r"hf-addnorm needs typer, which is not installed: pip install 'hf_addnorm\[cli\]'\n", missing.stderr
     )
+
+
+def test_an_encoder_decoder_is_shown_and_looked_at(tmp_path):
+    tiny = {"model_type": "bert", **FAMILIES["bert"].tiny}
+    parts = {"encoder": {**tiny, "add_norm": "deepnorm"}, "decoder": {**tiny, "add_norm": "pre_ln"}}
+    config = hf_addnorm.AddNormEncoderDecoderConfig(**parts, pad_token_id=0, decoder_start_token_id=2)
+    folder = tmp_path / "net"
+    hf_addnorm.AddNormEncoderDecoderModel(config).save_pretrained(folder)
+    counted = run_json("show", folder)["cost"]
+    # pre_ln has one norm, the final one, more than stock
+    assert counted["parameters"] - counted["stock_parameters"] == 2 * FAMILIES["bert"].tiny["hidden_size"]
+    assert not check_folder(folder, load=False).errors
+    written = json.loads((folder / "config.json").read_text())
+    del written["auto_map"]["AutoModelForSeq2SeqLM"]
+    (folder / "config.json").write_text(json.dumps(written))
+    assert "AutoModelForSeq2SeqLM" in check_folder(folder, load=False).errors[0].what

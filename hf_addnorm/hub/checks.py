@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from huggingface_hub import ModelCard
 
-from ..models.addnorm_config import AddNormConfig
-from ..models.configuration_addnorm_stack import AddNormStackConfig
+from ..models.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .card import CARD
 from .known_code import known_code, releases_of
 from .redaction import holds_token, redact
@@ -173,7 +172,10 @@ def _auto_map(folder: Path, check: Check) -> Iterator[Finding]:
     if not isinstance(config, dict):
         yield Finding("error", "config.json", "is not JSON, or cut short.")
         return
-    kinds: list[type[Any]] = [*AddNormConfig.__subclasses__(), AddNormStackConfig]
+    kinds: list[type[Any]] = [
+        *AddNormConfig.__subclasses__(),
+        *(kind for kind in CodeCarryingConfig.__subclasses__() if kind is not AddNormConfig),
+    ]
     ours = {config_class.model_type: config_class for config_class in kinds}.get(config.get("model_type", ""))
     auto_map = config.get("auto_map") or {}
     if ours is not None:

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
+from ..models.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from ..models.configuration_addnorm_stack import AddNormStackConfig
 
 
@@ -59,7 +60,8 @@ class Cost:
 def cost(config: Any) -> Cost:
     """Parameters and matrix products of a base model of this config, counted without memory or arithmetic."""
     (parameters, products, said), (stock_parameters, stock_products, _) = _count(config), _count(_stock(config))
-    sizes = {key: getattr(config, key) for key in _SIZES}
+    # an encoder-decoder has two of each, and says none
+    sizes = {key: getattr(config, key) for key in _SIZES if hasattr(config, key)}
     return Cost(parameters, stock_parameters, products, stock_products, said, sizes)
 
 
@@ -68,6 +70,9 @@ def _stock(config: Any) -> Any:
     if isinstance(config, AddNormStackConfig):
         encoders = [encoder.to_dict() | {"add_norm": None} for encoder in config.encoders]
         return type(config).from_dict(config.to_dict() | {"encoders": encoders})
+    if isinstance(config, AddNormEncoderDecoderConfig):
+        parts = {name: getattr(config, name).to_dict() | {"add_norm": None} for name in ("encoder", "decoder")}
+        return type(config).from_dict(config.to_dict() | parts)
     return type(config).from_dict(config.to_dict() | {"add_norm": None})
 
 
@@ -78,10 +83,12 @@ def _count(config: Any) -> tuple[int, int | None, str]:
     shape, dtype, said = _INPUTS[model.main_input_name]
     if model.main_input_name == "pixel_values":
         shape = (1, config.num_channels, config.image_size, config.image_size)
-    inputs = torch.zeros(shape, dtype=dtype, device="meta")
+    inputs = {model.main_input_name: torch.zeros(shape, dtype=dtype, device="meta")}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     try:
         with FlopCounterMode(display=False) as counter:
-            model(**{model.main_input_name: inputs})
+            model(**inputs)
     except RuntimeError:
         # a model that looks at numbers, which are not there
         return parameters, None, said

@@ -7,8 +7,9 @@ import re
 
 import pytest
 import torch
+from depth_references import DEPTH_REFERENCES, INIT_REFERENCES
+from encoder_references import neutral_names
 from families import BASE_MODELS, FAMILIES
-from references import DEPTH_REFERENCES, INIT_REFERENCES, neutral_names
 from transformers import BertConfig, BertModel
 from transformers.pytorch_utils import Conv1D
 

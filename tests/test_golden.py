@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from references import (
+from encoder_references import (
     ENCODER_REFERENCES,
-    HEADS,
-    NORM_REFERENCES,
     OTHER_ENCODERS,
     STREAMS_COVERED,
     WIRINGS_COVERED,
-    assert_close,
     encode,
-    hyper_connected,
     neutral_names,
 )
+from norm_references import HEADS, NORM_REFERENCES
+from reference_checks import assert_close
 from safetensors import safe_open
+from sublayer_references import hyper_connected
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
 from hf_addnorm.models.depth import Position

@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 from families import COVERING, FAMILIES, MODELS, OTHER_SPECS, SPECS, fill_with_pattern, product
-from references import RESIDUAL_REFERENCES, Drawn
+from reference_checks import Drawn
+from residual_references import RESIDUAL_REFERENCES
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, load_pretrained
 from hf_addnorm.models.residuals import RESIDUALS

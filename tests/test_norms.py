@@ -8,7 +8,8 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from references import HEADS, MODEL_BIAS, MODEL_EPS, NORM_REFERENCES, Drawn, assert_close, combinations
+from norm_references import HEADS, MODEL_BIAS, MODEL_EPS, NORM_REFERENCES
+from reference_checks import Drawn, assert_close, combinations
 
 from hf_addnorm.models.norms import NORMS, build_norm, mixes_tokens, set_gain
 

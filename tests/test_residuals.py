@@ -6,7 +6,9 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from references import DEPTH_REFERENCES, RESIDUAL_REFERENCES, Drawn, assert_close, combinations, depth_value
+from depth_references import DEPTH_REFERENCES, depth_value
+from reference_checks import Drawn, assert_close, combinations
+from residual_references import RESIDUAL_REFERENCES
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
 from hf_addnorm.models.bounded_connections import (

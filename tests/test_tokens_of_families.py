@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import FAMILIES
-from references import sum_norm
+from norm_references import sum_norm
 from test_token_norms import ENCODERS, KINDS, base_model, build, counted, tiny
 
 from hf_addnorm.models.norms import NORMS, mixes_tokens

@@ -77,8 +77,8 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
         for layer, connections in _layers(grown)[len(_paths(model)) :]:
             for name in names:
                 _Branch(layer, connections, names, name).silence()
-            if connections.average_norm is not None:
-                connections.average_norm.reset_parameters()
+            if connections.layer_part is not None:
+                connections.layer_part.reset_parameters()
         _refuse_inexact(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
@@ -159,7 +159,7 @@ def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, t
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
         source = sources[path] + key.removeprefix(path) if path else key
         # an average is as long as its depth; a first sublayer may lack what a copy of it has
-        of_depth = source not in state or (".average_norm." in key and state[source].shape != start.shape)
+        of_depth = source not in state or state[source].shape != start.shape
         found[key] = (start if of_depth else state[source]).clone()
     return found
 
@@ -229,7 +229,7 @@ def _after(layer: Any, connections: Any, config: Any, state: Any) -> Any:
     for name in names:
         branch = _Branch(layer, connections, names, name)
         sites.append(connections.site(name, branch.run, None, branch.stock_norms, None))
-    return connections.stream.end_layer(connections.wiring(state, sites), connections.average_norm)
+    return connections.step(state, sites)
 
 
 def _refuse_inexact(model: Any, grown: Any) -> None:
@@ -241,7 +241,7 @@ def _refuse_inexact(model: Any, grown: Any) -> None:
         return torch.randn(like.shape, generator=draw, dtype=torch.float64)
 
     _, first = new[0]
-    state = first.stream.enter(drawn(torch.empty(2, 3, grown.config.hidden_size)))
+    state = copy.deepcopy(first).cpu().double().enter(drawn(torch.empty(2, 3, grown.config.hidden_size)))
     for depth, part in enumerate(new):
         state = tree_map(drawn, state)
         expected, after = state, _after(*part, grown.config, state)

@@ -299,12 +299,6 @@ LAYER_SCHEMES = (
         "Liu et al., 2023, arXiv 2305.02790",
         "Its weight depends on the training step, which a residual does not know; its schedule was not checked.",
     ),
-    _residual.left_out(
-        "nanochat",
-        "the code of nanochat and modded-nanogpt",
-        "A layer begins by mixing the embeddings into the stream, and a stream has no place at a layer's beginning. "
-        "No paper has it; in its code the parts and the start values change from version to version.",
-    ),
     _residual.built("ngpt", "Loshchilov et al., 2024, arXiv 2410.01131", "ngpt", {"residual": "normalized_lerp"}),
     _stream.built("residual", "ResiDual, Xie et al., 2023, arXiv 2304.14802", "residual"),
     _stream.built("siamese_norm", "Li et al., ICML 2026, arXiv 2602.08064", "siamese_norm"),
@@ -349,11 +343,29 @@ LAYER_SCHEMES = (
         "Qwen4-Exp, as in Transformers' models/qwen4_exp",
         {"attention": [], "feed_forward": [], "stream": "gated_streams"},
     ),
-    _stream.left_out(
+    _stream.built(
         "altup",
         "Baykal et al., NeurIPS 2023, as in Transformers' models/gemma3n",
-        "A layer begins by predicting all streams, and a stream has no place at a layer's beginning; Gemma 3n makes "
-        "its streams of the embeddings by learned maps, which the first layer has no place for either.",
+        {"preset": "pre_rms_norm", "stream": "altup"},
+    ),
+    _stream.expressible(
+        "gemma3n",
+        "Gemma 3n, as in Transformers' models/gemma3n",
+        {
+            "preset": "peri_ln",
+            "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 16}},
+            "stream": "altup",
+        },
+        reason="Without the inputs of each layer, which come from a second table of words.",
+    ),
+    _stream.built(
+        "nanochat",
+        "the code of nanochat, Karpathy, 2025-2026, after modded-nanogpt",
+        {
+            "preset": "pre_rms_norm",
+            "norm": {"kind": "rms_norm", "gain": False},
+            "stream": "embedding_skip",
+        },
     ),
     _stream.built("dense_former", "Pagliardini et al., NeurIPS 2024, arXiv 2402.02622", "dense_former"),
     _stream.built(

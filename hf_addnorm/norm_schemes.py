@@ -151,11 +151,11 @@ NORM_SCHEMES = (
         reason="Without the learned gain of each output and the constant of the activation.",
     ),
     _weight_transform.built("sigma_reparam", "Zhai et al., ICML 2023, arXiv 2303.06296", {"weights": "sigma_reparam"}),
-    _weight_transform.open(
+    _weight_transform.built(
         "fix_norm",
         "Nguyen & Salazar, 2019, arXiv 1910.05895",
-        "It normalises the rows of the word table and of the output tied to it, which is the head's. The axis weights "
-        "reaches the Linear layers of attention and feed-forward: one for the table and the head is not built yet.",
+        {"weights": "fix_norm"},
+        {"preset": "pre_ln", "norm": "scale_norm", "weights": "fix_norm"},
     ),
     _weight_transform.left_out(
         "zero_mean_output",

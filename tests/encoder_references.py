@@ -11,6 +11,9 @@ from sublayer_references import (
     ACTIVATIONS,
     Site,
     admin,
+    altup,
+    altup_end,
+    altup_start,
     attention,
     attention_residuals,
     b2t,
@@ -21,6 +24,7 @@ from sublayer_references import (
     deepnorm,
     dense_average,
     dynamic_hyper_connected,
+    embedding_skip,
     gated_streams,
     gates_of_streams,
     gemma3n,
@@ -78,7 +82,9 @@ class EncoderReference:
     finish: Callable[[Any, Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor] = lambda state, norm: state
     weights: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = lambda w: w
     stream_eps: float | None = None
-    # instead of it: from the state and the parameters of what the stream has at its end, by name
+    # instead of it: the same with the parameters of what the stream has at its start, by name
+    begin: Callable[[torch.Tensor, Callable[[str], dict[str, torch.Tensor]]], Any] | None = None
+    # instead of `finish`: from the state and the parameters of what the stream has at its end, by name
     end: Callable[[Any, Callable[[str], dict[str, torch.Tensor]]], torch.Tensor] | None = None
 
 
@@ -270,6 +276,52 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
             end=lambda outputs, params: softmax_of_outputs(params("head"), outputs),
         ),
     ),
+    "nanochat": (
+        {"preset": "pre_rms_norm", "norm": {"kind": "rms_norm", "gain": False}, "stream": "embedding_skip"},
+        EncoderReference(
+            embedding_skip(in_turn(pre_ln)),
+            norm="rms_norm",
+            start=lambda x: (x, x, x),
+            shown=lambda state: state[0],
+            end=lambda state, params: state[0] - params("backout")["weight"] * state[2],
+        ),
+    ),
+    "nanochat_without_backout": (
+        {
+            "preset": "pre_ln",
+            "stream": {"kind": "embedding_skip", "scale": 1.0, "embedding_scale": 0.0, "backout": None},
+        },
+        EncoderReference(
+            embedding_skip(in_turn(pre_ln), middle=False),
+            start=lambda x: (x, x, x),
+            shown=lambda state: state[0],
+            end=lambda state, params: state[0],
+        ),
+    ),
+    "altup": (
+        {"preset": "pre_rms_norm", "stream": "altup"},
+        EncoderReference(
+            altup(in_turn(pre_ln), 0),
+            norm="rms_norm",
+            begin=altup_start(4, 0),
+            shown=lambda streams: streams[0],
+            end=altup_end(0),
+        ),
+    ),
+    "altup_of_gemma3n": (
+        {
+            "preset": "peri_ln",
+            "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 3}, "cross_attention": "add"},
+            "stream": {"kind": "altup", "streams": 3, "active": 1},
+        },
+        EncoderReference(
+            altup(in_turn(gemma3n), 1),
+            norm="rms_norm",
+            begin=altup_start(3, 1),
+            shown=lambda streams: streams[1],
+            end=altup_end(1),
+        ),
+    ),
     "dense_dilated": (
         {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},
         _dense(dilation=2, period=2),
@@ -320,6 +372,8 @@ STREAMS_COVERED = {"single", "dual", "siamese", "dense", "hyper_connections", "m
     "independent_hyper_connections",
     "gated_streams",
     "attention_residuals",
+    "embedding_skip",
+    "altup",
 }
 WIRINGS_COVERED = {"sequential", "parallel", "b2t", "two_hop"}
 
@@ -359,7 +413,8 @@ def encode(
         return {key[len(start) :].lstrip("."): value for key, value in w.items() if f"{key}.".startswith(f"{start}.")}
 
     w = reference.weights(w)
-    state, streams = reference.start(x), []
+    state = reference.start(x) if reference.begin is None else reference.begin(x, lambda name: params("", name))
+    streams = []
     for i in range(layers):
         branches = {
             "attn": lambda u, i=i, **inner: attention(w, f"layers.{i}.", u, u, heads, allowed, **inner),
@@ -423,11 +478,14 @@ def neutral_names(path: str, cross_attention: bool = False) -> list[str]:
         return [f"final.{match[1]}"]
     if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.((?:\w+_)?stream)_norm\.(\w+)", path):
         return [f"{match[1]}.{match[2]}"]
-    if match := re.fullmatch(r"encoder\.layer\.\d+\.connections\.(head)_(?:gate|norm)\.([\w.]+)", path):
+    ends = r"encoder\.layer\.\d+\.connections\.(start|head|backout)_(?:gate|norm)\.([\w.]+)"
+    if match := re.fullmatch(ends, path):
         return [f"{match[1]}.{match[2]}"]
     _, _, i, rest = path.split(".", 3)
     if rest == "connections.average_norm.alpha":
         return [f"layers.{i}.ffn.average"]
+    if match := re.fullmatch(r"connections\.(begin|layer)_(?:gate|norm)\.([\w.]+)", rest):
+        return [f"layers.{i}.ffn.{match[1]}.{match[2]}"]
     if match := re.fullmatch(r"connections\.(\w+)\.residual_norm\.(\w+_norm\.\w+)", rest):
         return [f"layers.{i}.{_BERT_SUBLAYERS[match[1]]}.siamese.{match[2]}"]
     if match := re.fullmatch(r"connections\.residual_((?:norm|gate)\.[\w.]+)", rest):

@@ -12,6 +12,7 @@ import hf_addnorm
 from hf_addnorm import (
     AddNormAlbertConfig,
     AddNormBertConfig,
+    AddNormBertModel,
     AddNormDebertaV2Config,
     AddNormGPT2Config,
     AddNormModernBertConfig,
@@ -281,6 +282,12 @@ OTHER_SPECS: dict[str, Any] = {
     "ihc": {"preset": "mhc", "stream": "independent_hyper_connections"},
     "qwen4_gated_residual": {"attention": [], "feed_forward": [], "stream": {"kind": "gated_streams", "rank": 4}},
     "attention_residuals": {"preset": "pre_rms_norm", "stream": "attention_residuals"},
+    "nanochat": {
+        "preset": "pre_rms_norm",
+        "norm": {"kind": "rms_norm", "gain": False},
+        "stream": "embedding_skip",
+    },
+    "altup": {"preset": "pre_rms_norm", "stream": {"kind": "altup", "streams": 3, "active": 1}},
     "hybrid_siamese_norm": {
         "preset": "siamese_norm",
         "norm": "rms_norm",
@@ -375,3 +382,35 @@ def fill_with_pattern(model: torch.nn.Module) -> None:
             flat = torch.arange(parameter.numel(), dtype=torch.float64)
             values = 0.1 * torch.sin(0.7 * flat + index) + middle
             parameter.copy_(values.view_as(parameter))
+
+
+def tiny_config(add_norm: Any, layers: int = 3, **kwargs: Any) -> Any:
+    """A BERT small enough to write its formula out."""
+    return AddNormBertConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=12,
+        max_position_embeddings=8,
+        add_norm=add_norm,
+        **kwargs,
+    )
+
+
+# where a scheme has parameters of its own, beside norms
+HOMES = ("residual_", "average_norm", "begin_norm", "backout_norm", "start_gate", "layer_gate", "head_gate")
+
+
+def twins(*specs: Any, **kwargs: Any) -> list[Any]:
+    """Models of these specs in float64 with the same random weights, as far as they have the same."""
+    models = [AddNormBertModel(tiny_config(spec, **kwargs)).double().eval() for spec in specs]
+    generator = torch.Generator().manual_seed(5)
+    shared: dict[str, torch.Tensor] = {}
+    for model in models:
+        for path, parameter in model.named_parameters():
+            if path not in shared:
+                shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
+            if not any(home in path for home in HOMES):
+                parameter.data = shared[path] + ("norm.weight" in path.lower())
+    return models

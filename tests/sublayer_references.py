@@ -476,3 +476,64 @@ def dense_average(dilation: int = 1, period: int = 1) -> Callable:
         return x, outputs
 
     return layer
+
+
+def embedding_skip(layer: Callable, middle: bool = True) -> Callable:
+    """nanochat's: a mix with the embeddings first; the middle of the depth is kept."""
+
+    def run(state, sites):
+        x, embedded, kept = state
+        last = sites[-1]
+        p = last.params("begin")
+        x = layer(p["scale"] * x + p["embedding_scale"] * embedded, sites)
+        return x, embedded, x if middle and last.layer - 1 == last.layers // 2 else kept
+
+    return run
+
+
+def _sized(x, y):
+    """`y` as large as `x`, root mean square for root mean square."""
+    size = torch.sqrt((y**2).mean(-1, keepdim=True).clamp(min=1e-5))
+    return torch.sqrt((x**2).mean(-1, keepdim=True)) * y / size
+
+
+def altup_start(streams: int, active: int) -> Callable:
+    """Gemma 3n's streams: the embeddings, and projections of them."""
+
+    def start(x, params):
+        p = params("start")
+        made = [_sized(x, x @ p[f"projections.{i}.weight"].T) for i in range(streams - 1)]
+        made.insert(active, x)
+        return made
+
+    return start
+
+
+def altup_end(active: int) -> Callable:
+    """Gemma 3n's way back: the mean of the stream that ran and of projections of the others."""
+
+    def end(streams, params):
+        p, x = params("head"), streams[active]
+        others = [stream for i, stream in enumerate(streams) if i != active]
+        return (x + sum(_sized(x, y @ p[f"projections.{i}.weight"].T) for i, y in enumerate(others))) / len(streams)
+
+    return end
+
+
+def altup(layer: Callable, active: int) -> Callable:
+    """AltUp around a layer: a prediction of all streams, and their correction by what the layer made of one."""
+
+    def run(streams, sites):
+        p, n = sites[-1].params("layer"), len(streams)
+
+        def modalities(x):
+            normed = rms_norm(x, {"weight": p["input_norm.weight"]}, eps=1e-6) / x.shape[-1]
+            return torch.tanh(normed @ p["router.weight"].T)
+
+        maps = modalities(streams[active]) @ p["predict_weights.weight"].T
+        predicted = [streams[j] + sum(maps[..., j * n + i, None] * streams[i] for i in range(n)) for j in range(n)]
+        y = layer(predicted[active], sites)
+        weights = 1 + modalities(y) @ p["correct_weights.weight"].T
+        return [predicted[i] + weights[..., i, None] * (y - predicted[active]) for i in range(n)]
+
+    return run

@@ -448,7 +448,7 @@ def test_dense_stream(file, dtype, tolerance):
         block = torch.nn.Linear(x.shape[-1], x.shape[-1]).to(dtype)
         block.load_state_dict({name: given[f"layers.{i}.block.{name}"] for name in block.state_dict()})
         weights |= {f"layers.{i}.block.{name}": parameter for name, parameter in block.named_parameters()}
-        average = stream.build_average(i)
+        average = stream.build_layer_part(x.shape[-1], Position(i, params["n_blocks"], i, params["n_blocks"]))
         assert (average is not None) == (f"layers.{i}.alpha" in given)
         if average is not None:
             # theirs has an axis for several mixes

@@ -91,6 +91,13 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 expected[key] = Drawn(0.02)
             elif kind == "HybridSiameseConnection":
                 expected[key] = torch.ones_like(parameter)
+            elif kind == "EmbeddingMix":
+                # nanochat's, by layer of the four
+                first, last = {"scale": (1.15, 1.05), "embedding_scale": (0.2, 0.05)}[name]
+                depth = int(re.search(r"\.(\d+)\.connections", path)[1]) / 3
+                expected[key] = torch.tensor([first + (last - first) * depth])
+            elif kind == "Backout":
+                expected[key] = torch.tensor([0.2])
             elif kind == "DepthWeightedAverage":
                 expected[key] = torch.eye(len(parameter))[-1]
             elif kind == "DynamicHyperConnection":

@@ -4,7 +4,12 @@ import pytest
 import torch
 from families import BASE_MODELS, FAMILIES, fill_with_pattern
 
-from hf_addnorm import AddNormBertForSequenceClassification, AddNormBertModel
+from hf_addnorm import (
+    AddNormBertConfig,
+    AddNormBertForMaskedLM,
+    AddNormBertForSequenceClassification,
+    AddNormBertModel,
+)
 from hf_addnorm.models.weight_transforms import WEIGHTS, Transformed
 
 
@@ -20,6 +25,13 @@ SPECS = {
     "unit": {"kind": "unit_vectors", "roles": ["q", "k", "v", "o", "w1", "w2"]},
     "sigma": {"kind": "sigma_reparam"},
     "sigma_of_some": {"kind": "sigma_reparam", "roles": ["q", "w2"], "start": "spectral_norm"},
+}
+TINY_BERT = {
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
 }
 CASES = [
     (family, spec)
@@ -94,6 +106,62 @@ def test_sigma_starts_as_documented(start, size):
     norm = torch.linalg.svdvals(w)[0].item()
     assert transform.sigma.item() == pytest.approx(size or norm, rel=0.02)
     assert torch.linalg.svdvals(transform.eval()(w))[0].item() == pytest.approx(size or norm, rel=0.02)
+
+
+@pytest.mark.parametrize("length", [None, 3.0])
+def test_fix_norm_is_the_formula(length):
+    w = torch.randn(5, 7, dtype=torch.float64)
+    unit = lambda w: w / torch.sqrt((w * w).sum(-1, keepdim=True))  # noqa: E731
+    size = length or 7**0.5
+    compare(build("fix_norm", role="embed", length=length), lambda w: size * unit(w), w)
+    compare(build("fix_norm", role="output", length=length), unit, w)
+    w[2] = 0
+    transform = build("fix_norm", role="embed", length=length)
+    assert torch.equal(transform(w)[2], w[2])
+
+
+@pytest.mark.parametrize(
+    "family", [family for family, row in FAMILIES.items() if "input_ids" in row.inputs(BASE_MODELS[family])]
+)
+def test_fix_norm_reaches_the_words_alone(family):
+    """A model with plain weights that hold what the transform gives is the same model."""
+    row, model = FAMILIES[family], BASE_MODELS[family]
+    net = row.model_class(model)(row.config(model, {"weights": "fix_norm"})).eval()
+    fill_with_pattern(net)
+    plain = row.model_class(model)(row.config(model)).eval()
+    plain.load_state_dict(net.state_dict())
+    inputs = row.inputs(model)
+    words = plain.get_input_embeddings().weight
+    assert net.get_input_embeddings()(torch.arange(4)).norm(dim=-1).tolist() == pytest.approx(
+        4 * [words.shape[1] ** 0.5]
+    )
+    with torch.no_grad():
+        before = plain(**inputs)[0]
+        words.mul_(words.shape[1] ** 0.5 / words.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+        expected = plain(**inputs)[0]
+    torch.testing.assert_close(net(**inputs)[0], expected)
+    assert not torch.allclose(before, expected)
+
+
+def test_fix_norm_makes_the_logits_cosines():
+    """The table tied to the output layer stays one parameter, and has another length at each end."""
+    config = AddNormBertConfig(
+        **TINY_BERT, add_norm={"preset": "pre_ln", "final": "scale_norm", "weights": "fix_norm"}
+    )
+    net = AddNormBertForMaskedLM(config).eval()
+    fill_with_pattern(net)
+    decoder = net.get_output_embeddings()
+    assert decoder.weight is net.get_input_embeddings().weight
+    hidden = net.cls.predictions.transform(net.bert(torch.arange(5)[None]).last_hidden_state)
+    rows = torch.nn.functional.normalize(decoder.weight, dim=-1)
+    torch.testing.assert_close(net(torch.arange(5)[None]).logits, hidden @ rows.T + decoder.bias)
+
+
+@pytest.mark.parametrize("family", ["vit", "wav2vec2"])
+def test_fix_norm_is_refused_where_there_are_no_words(family):
+    row, model = FAMILIES[family], BASE_MODELS[family]
+    with pytest.raises(ValueError, match=r"add_norm.weights is 'fix_norm': it is for the table of the words"):
+        row.model_class(model)(row.config(model, {"weights": "fix_norm"}))
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES)

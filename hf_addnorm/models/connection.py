@@ -173,8 +173,9 @@ class Connections(nn.Module):
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        ends (`dict[str, torch.nn.Module]`, *optional*): what the stream itself has after the last layer, its norms
-            say; None in another layer.
+        starts, ends (`dict[str, torch.nn.Module]`, *optional*): what the stream itself has before the first layer and
+            after the last one, its norms say; None in another layer.
+        layer_part (`torch.nn.Module`, *optional*): what acts on the stream where the layer begins and ends.
     """
 
     def __init__(
@@ -184,17 +185,26 @@ class Connections(nn.Module):
         stream: Any,
         wiring: Any,
         depth: int,
+        starts: Mapping[str, nn.Module] | None,
         ends: Mapping[str, nn.Module] | None,
+        layer_part: Any,
     ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
         hold_residual(self, residual)
-        self.average_norm = stream.build_average(depth)
-        for name, end in (ends or {}).items():
-            self.add_module(name, end)
+        for name, part in {**(starts or {}), **(ends or {})}.items():
+            self.add_module(name, part)
+        self.layer_home = None if layer_part is None else layer_part.home
+        if layer_part is not None:
+            self.add_module(layer_part.home, layer_part)
         self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, ends is not None
-        self.ends = tuple(ends or ())
+        self.starts, self.ends = tuple(starts or ()), tuple(ends or ())
+
+    @property
+    def layer_part(self) -> Any:
+        """What acts on the stream where the layer begins and ends, or None."""
+        return None if self.layer_home is None else self._modules[self.layer_home]
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
@@ -213,16 +223,25 @@ class Connections(nn.Module):
 
         Without sites the layer is skipped: the state stays as it is.
         """
-        state = self.stream.enter(hidden)
+        state = self.step(self.enter(hidden), sites, then)
+        if self.last:
+            return self.stream.finish(state, *(getattr(self, name) for name in self.ends))
+        return self.stream.leave(state)
+
+    def enter(self, hidden: Hidden) -> Any:
+        """The state, from what the layer is given."""
+        return self.stream.enter(hidden, *(getattr(self, name) for name in self.starts))
+
+    def step(self, state: Any, sites: list[Site], then: Any = None) -> Any:
+        """The state after the layer, from that before it; `forward` says the rest."""
+        part = self.layer_part if sites else None
+        state = self.stream.begin_layer(state, part)
         if sites:
             state = self.wiring(state, sites)
         if sites and then is not None:
             x, kept = self.stream.read(state)
             state = self.stream.write(kept, then(x), None, same)
-        state = self.stream.end_layer(state, self.average_norm if sites else None)
-        if self.last:
-            return self.stream.finish(state, *(getattr(self, name) for name in self.ends))
-        return self.stream.leave(state)
+        return self.stream.end_layer(state, part)
 
 
 def in_chunks(function: Callable, chunk: tuple[int, int] | None, x: Any) -> Any:

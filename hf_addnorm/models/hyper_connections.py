@@ -135,7 +135,7 @@ class SeveralStreams(SingleStream):
     def __init__(self, streams: int, reduce: str):
         self.streams, self.reduce = streams, reduce
 
-    def enter(self, hidden: Hidden) -> Any:
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
         if isinstance(hidden, tuple):
             return hidden[1]
         return hidden.unsqueeze(-2).expand(*hidden.shape[:-1], self.streams, hidden.shape[-1])

@@ -154,10 +154,12 @@ class AddNormLayer(nn.Module):
         if spec.asks_model(layers) and not self.is_told:
             self.is_told = True
             self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
-        last = depth == layers - 1
         new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
-        ends = stream.build_ends(config.hidden_size, new_norm) if last else None
-        return Connections(blocks, shared, stream, wiring, depth, ends)
+        starts = stream.build_starts(config.hidden_size) if depth == 0 else None
+        ends = stream.build_ends(config.hidden_size, new_norm) if depth == layers - 1 else None
+        first = next(position for position, _ in positions(layers, names, wiring) if position.layer == depth)
+        part = stream.build_layer_part(config.hidden_size, first)
+        return Connections(blocks, shared, stream, wiring, depth, starts, ends, part)
 
     def _place_norms(
         self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any

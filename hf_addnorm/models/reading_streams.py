@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from .bounded_connections import STREAMS
 from .depth import Position
 from .hyper_connections import SeveralStreams
+from .layer_streams import STREAMS
 from .registry import Choice, Positive, whole
 from .residuals import Residual
 from .rms_norms import GroupedRMSNorm, RMSNorm
@@ -195,7 +195,7 @@ class AttentionResidualStream(SingleStream):
     def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {"head_norm": AttentionResidual(hidden_size, self.eps)}
 
-    def enter(self, hidden: Any) -> Any:
+    def enter(self, hidden: Any, *starts: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
     def finish(self, state: Any, *ends: Any) -> torch.Tensor:

@@ -15,6 +15,7 @@ from .registry import Choice, one_of
 from .residuals import RESIDUALS
 from .spec import PLACES, AddNormSpec, LayerSpec
 from .streams import STREAMS
+from .weight_transforms import WEIGHTS
 from .wirings import WIRINGS
 
 
@@ -67,6 +68,15 @@ REFUSALS: dict[str, Refusal] = {
         ),
         "it draws the tables of the embeddings, and images and sound are embedded without one",
         "another init rule",
+    ),
+    "words_that_are_not_there": Refusal(
+        lambda spec, config: (
+            [("add_norm.weights", spec.weights)]
+            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.has_tables
+            else []
+        ),
+        "it is for the table of the words, and images and sound are embedded without one",
+        "another weight transform",
     ),
     "zero_out_norm_on_rep_bn": Refusal(
         lambda spec, config: (

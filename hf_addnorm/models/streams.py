@@ -6,14 +6,13 @@ makes one tensor of it again.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization as init
 
 from .depth import Position
-from .registry import Choice, Finite, Positive, Registry, whole
+from .registry import Choice, Finite, Positive, Registry
 from .residuals import RESIDUALS, Residual
 
 
@@ -47,24 +46,35 @@ class SingleStream:
         """The module by which a sublayer reads from and writes to the state; `new_norm` makes one of its layer's."""
         return RESIDUALS.build(residual, hidden_size, position)
 
-    def build_average(self, depth: int) -> Any:
-        """The module that acts on the state at the end of layer `depth`, or None."""
+    def build_layer_part(self, hidden_size: int, position: Position) -> Any:
+        """What acts on the state where a layer begins and ends, or None; `position` is its first sublayer's."""
         return None
 
     def own_norm(self, norm: Choice) -> Choice:
         """What its `norms` are, where the spec's is `norm`."""
         return norm
 
+    def build_starts(self, hidden_size: int) -> dict[str, nn.Module]:
+        """What the first layer has for the stream itself, by its name in a checkpoint."""
+        return {}
+
     def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         """What the last layer has for the stream itself, by its name in a checkpoint; `new_norm` is as above."""
         return {name: new_norm() for name in self.norms}
 
-    def enter(self, hidden: Hidden) -> Any:
-        """The state, from what a layer is given: the embeddings' output, or what `leave` gave."""
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+        """The state, from what a layer is given: what `leave` gave, or in the first one the embeddings' output.
+
+        The first layer passes what the stream has there (see `build_starts`).
+        """
         return hidden
 
-    def end_layer(self, state: Any, average: Any) -> Any:
-        """The state after a layer, which `average` (see `build_average`) has changed; None where it was skipped."""
+    def begin_layer(self, state: Any, part: Any) -> Any:
+        """The state at a layer's first sublayer; `part` (see `build_layer_part`) is None where it is skipped."""
+        return state
+
+    def end_layer(self, state: Any, part: Any) -> Any:
+        """The state after a layer; `part` is as in `begin_layer`."""
         return state
 
     def leave(self, state: Any) -> Hidden:
@@ -110,7 +120,7 @@ class DualStream(SingleStream):
         own = self.eps is not None and "eps" in norm.options
         return Choice(norm.kind, norm.options | {"eps": self.eps}) if own else norm
 
-    def enter(self, hidden: Hidden) -> Any:
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
     def finish(self, state: Any, *ends: Function) -> torch.Tensor:
@@ -221,7 +231,7 @@ class SiameseStream(SingleStream):
             return HybridSiameseConnection(hidden_size, branch_scale, new_norm)
         return SiameseConnection(branch_scale, new_norm)
 
-    def enter(self, hidden: Hidden) -> Any:
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
     def finish(self, state: Any, *ends: Function) -> torch.Tensor:
@@ -233,78 +243,3 @@ class SiameseStream(SingleStream):
     def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
         x, y = (kept[0] + f, kept[1] + f) if residual is None else residual(kept, f)
         return post(x), y
-
-
-class DepthWeightedAverage(Residual):
-    """A learned weighted sum of the outputs of layers: `sum_j alpha[j] X_j`.
-
-    Args:
-        terms (`int`): how many outputs, from the oldest to the newest.
-    Parameters: alpha [terms]. Init: 0, and 1 for the newest. Dtype: that of the outputs; alpha stays in float32.
-    """
-
-    home = "average_norm"
-    keep_in_float32 = (r"average_norm\.alpha",)
-
-    def __init__(self, terms: int):
-        super().__init__()
-        self.terms = terms
-        self.alpha = nn.Parameter(torch.empty(terms))
-
-    def reset_parameters(self) -> None:
-        init.copy_(self.alpha, torch.eye(self.terms)[-1])
-
-    def forward(self, *outputs: torch.Tensor) -> torch.Tensor:
-        """`terms` tensors `[batch, seq, hidden]` -> one."""
-        alpha = self.alpha.to(outputs[0].dtype)
-        total = alpha[0] * outputs[0]
-        for weight, output in zip(alpha[1:], outputs[1:], strict=True):
-            total = total + weight * output
-        return total
-
-    def extra_repr(self) -> str:
-        return f"terms={self.terms}"
-
-
-@STREAMS.register("dense")
-class DenseStream(SingleStream):
-    """One tensor, which at the end of a layer becomes an average over the outputs of all layers so far.
-
-        x -> layer i -> X_i;  x <- sum_j alpha_ij X_j      X_0: the embeddings; X_j: before layer j's average
-
-    Source: DenseFormer, Pagliardini et al., 2024, arXiv 2402.02622. It begins as the plain stream.
-
-    Args:
-        dilation (`int`, *optional*, defaults to 1): layer i sees only every so many outputs back from its own.
-        period (`int`, *optional*, defaults to 1): only every so many layers end with an average.
-    """
-
-    is_tuple = True
-
-    def __init__(
-        self, *, dilation: Annotated[int, whole(at_least=1)] = 1, period: Annotated[int, whole(at_least=1)] = 1
-    ):
-        self.dilation, self.period = dilation, period
-
-    def build_average(self, depth: int) -> Any:
-        newest = depth + 1
-        return DepthWeightedAverage(newest // self.dilation + 1) if newest % self.period == 0 else None
-
-    def enter(self, hidden: Hidden) -> Any:
-        return hidden if isinstance(hidden, tuple) else (hidden, hidden)
-
-    def end_layer(self, state: Any, average: Any) -> Any:
-        x, *outputs = state
-        outputs.append(x)
-        if average is not None:
-            x = average(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
-        return (x, *outputs)
-
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        return state[0]
-
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
-        return state[0], state
-
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return (super().write(kept[0], f, residual, post), *kept[1:])

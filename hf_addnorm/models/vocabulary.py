@@ -9,7 +9,7 @@ from transformers import initialization as init
 from .adoption import adopt, adopt_at
 from .norm_base import Norm
 from .registry import Choice
-from .weight_transforms import TransformedLinear, WeightTransform, transforms
+from .weight_transforms import WEIGHTS, TransformedLinear, WeightTransform, transforms
 
 
 class TransformedEmbedding(nn.Embedding):
@@ -36,11 +36,12 @@ class OutputLayer(TransformedLinear):
         return self.logits_norm(super().forward(x))
 
 
-def transform_tables(model: nn.Module, paths: tuple[str, ...], weights: Choice) -> None:
+def transform_tables(model: Any, paths: tuple[str, ...], weights: Choice) -> None:
     """Let the tables of the embeddings, which are at or under `paths`, be adopted if their rows are transformed."""
+    only = model.get_input_embeddings() if getattr(WEIGHTS[weights.kind], "words_only", False) else None
     for path in paths:
         for name, table in list(model.get_submodule(path).named_modules(prefix=path)):
-            if isinstance(table, nn.Embedding):
+            if isinstance(table, nn.Embedding) and only in (None, table):
                 found = transforms(weights, ("embed",), table.num_embeddings, table.embedding_dim)
                 if found is not None:
                     adopt_at(model, name, TransformedEmbedding).weight_norm = found[0]

@@ -56,6 +56,8 @@ class WeightTransform(nn.Module):
 
     # whether a training forward changes it, which a checkpoint's recomputation must know of
     iterates = False
+    # whether of the embeddings' tables it is for that of the words alone
+    words_only = False
     possible_roles: ClassVar[tuple[str, ...]] = LINEAR_ROLES
 
     def __init__(self, out_features: int, in_features: int, role: str, roles: Sequence[str] | None):
@@ -158,6 +160,39 @@ class UnitVectors(WeightTransform):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         w = weight.to(torch.promote_types(weight.dtype, torch.float32))
         return (unit(w.T, 1e-12).T if self.in_columns else unit(w, 1e-12)).to(weight.dtype)
+
+
+@WEIGHTS.register("fix_norm")
+class FixNorm(WeightTransform):
+    """FixNorm: the vectors of all words have one length, whatever is stored.
+
+        words w [vocabulary, width] -> / length of each row -> * length -> embeddings
+        output w [vocabulary, hidden] -> / length of each row -> logits
+
+    For the table of the words, no other table of the embeddings, and the output layer, of which the logits become
+    cosines times the length of the last hidden state: the authors have `scale_norm` there, in the place `final`. A
+    vector of exactly 0, as that of a padding token, stays 0.
+
+    Source: Nguyen & Salazar, "Transformers without Tears", 2019, arXiv 1910.05895, after Nguyen & Chiang, 2018. Their
+    code draws the vectors uniformly from -0.01 to 0.01.
+
+    Args:
+        out_features, in_features (`int`): vocabulary and width.
+        role (`str`): embed or output.
+        length (`float`, *optional*): of a word's embedding, above 0; by default the root of the width.
+    Dtype: computed in float32 at least, returned in that of the weight. No parameters.
+    """
+
+    possible_roles = ("embed", "output")
+    words_only = True
+
+    def __init__(self, out_features: int, in_features: int, role: str, *, length: Positive | None = None):
+        super().__init__(out_features, in_features, role, None)
+        self.length = (length or in_features**0.5) if role == "embed" else 1.0
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        w = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return (unit(w, 1e-12) * self.length).to(weight.dtype)
 
 
 @WEIGHTS.register("sigma_reparam")

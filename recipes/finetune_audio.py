@@ -16,7 +16,7 @@ from common import clips, data
 from common.config import RunConfig, parse
 from common.ending import predict, save_and_load_again
 from common.errors import run
-from common.metrics import CLASSIFICATION, TRANSCRIPTION, load_metrics
+from common.metrics import CLASSIFICATION, TRANSCRIPTION, leading_figure, load_metrics
 from common.model import choose_trained, load_model
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
@@ -146,8 +146,7 @@ def main(args=None):
         collate=collate,
         loss=partial(character_loss, blank=tokenizer.pad_token_id) if ctc else class_loss,
         evaluate=evaluate,
-        # of error rates the lowest is the best
-        best=("-" if ctc else "") + (config.metrics or list(known))[0],
+        best=leading_figure(config.metrics, known),
         sizes=clips.sizes,
         augment=augment if config.stretch else None,
     )

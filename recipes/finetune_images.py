@@ -16,7 +16,7 @@ from common.config import RunConfig, parse
 from common.ending import predict, save_and_load_again
 from common.errors import run
 from common.images import Pixels, load_processor, moved
-from common.metrics import CLASSIFICATION, load_metrics
+from common.metrics import CLASSIFICATION, leading_figure, load_metrics
 from common.model import choose_trained, load_model
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
@@ -116,7 +116,7 @@ def main(args=None):
         collate=collate,
         loss=loss,
         evaluate=evaluate,
-        best=(config.metrics or list(CLASSIFICATION))[0],
+        best=leading_figure(config.metrics, CLASSIFICATION),
         sizes=sizes,
         augment=augment if config.shift or config.flip else None,
     )

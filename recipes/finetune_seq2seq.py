@@ -15,7 +15,7 @@ from common import batches, data
 from common.config import RunConfig, parse
 from common.ending import PADDING, predict, save_and_load_again
 from common.errors import run
-from common.metrics import TEXT, load_metrics
+from common.metrics import TEXT, leading_figure, load_metrics
 from common.model import choose_trained, load_pair, load_tokenizer
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
@@ -131,7 +131,7 @@ def main(args=None):
         collate=collate,
         loss=loss,
         evaluate=lambda model: compare(write(model)),
-        best=config.metrics[0],
+        best=leading_figure(config.metrics, TEXT),
         sizes=sizes,
     )
     model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)

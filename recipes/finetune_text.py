@@ -15,7 +15,7 @@ from common import batches, data
 from common.config import RunConfig, parse
 from common.ending import predict, save_and_load_again
 from common.errors import run
-from common.metrics import CLASSIFICATION, REGRESSION, load_metrics
+from common.metrics import CLASSIFICATION, REGRESSION, leading_figure, load_metrics
 from common.model import Stack, choose_trained, load_model, load_tokenizer
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
@@ -117,7 +117,7 @@ def main(args=None):
         collate=collate,
         loss=loss,
         evaluate=evaluate,
-        best=(config.metrics or list(known))[0],
+        best=leading_figure(config.metrics, known),
     )
     model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
 

@@ -14,7 +14,7 @@ from common import batches, data
 from common.config import RunConfig, parse
 from common.ending import PADDING, predict, save_and_load_again
 from common.errors import run
-from common.metrics import load_metrics
+from common.metrics import leading_figure, load_metrics
 from common.model import choose_trained, load_model, load_tokenizer
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
@@ -128,7 +128,7 @@ def main(args=None):
         collate=collate,
         loss=loss,
         evaluate=evaluate,
-        best=(config.metrics or list(known))[0],
+        best=leading_figure(config.metrics, known),
     )
     model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
 

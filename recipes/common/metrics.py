@@ -4,6 +4,7 @@ import math
 
 import datasets
 import evaluate
+import jiwer
 import numpy as np
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
@@ -19,6 +20,7 @@ class _Metric(evaluate.Metric):
     Args:
         description: what the figure is.
         dtype: type of both columns.
+        leads: see ``leading_figure``.
     """
 
     description: str
@@ -80,35 +82,19 @@ class Spearman(_Metric):
 class CharacterErrorRate(_Metric):
     """Characters to put in, take out or replace, over those of the references; nan where these have none."""
 
-    description, dtype = "edits of characters per character", "string"
+    description, dtype, leads = "edits of characters per character", "string", "-cer"
 
     def _compute(self, predictions, references):
-        return {"cer": _error_rate(predictions, references)}
+        return {"cer": float(jiwer.cer(references, predictions)) if any(references) else math.nan}
 
 
 class WordErrorRate(_Metric):
     """The same for words."""
 
-    description, dtype = "edits of words per word", "string"
+    description, dtype, leads = "edits of words per word", "string", "-wer"
 
     def _compute(self, predictions, references):
-        return {"wer": _error_rate([text.split() for text in predictions], [text.split() for text in references])}
-
-
-def _error_rate(predictions, references):
-    total = sum(map(len, references))
-    return sum(map(_edits, predictions, references)) / total if total else math.nan
-
-
-def _edits(first, second):
-    """The fewest insertions, deletions and replacements that make ``second`` of ``first`` (Levenshtein distance)."""
-    # of what has been read of `first`, to every beginning of `second`
-    row = list(range(len(second) + 1))
-    for count, one in enumerate(first, 1):
-        above, row = row, [count]
-        for column, other in enumerate(second):
-            row.append(min(above[column] + (one != other), above[column + 1] + 1, row[column] + 1))
-    return row[-1]
+        return {"wer": float(jiwer.wer(references, predictions)) if any(map(str.split, references)) else math.nan}
 
 
 class ChrF(_Metric):
@@ -142,6 +128,7 @@ class Rouge(_Metric):
     """
 
     description, dtype = "F-scores of words, pairs of words and the longest common sequence", "string"
+    leads = "rougeL"
 
     def _compute(self, predictions, references):
         kinds = ["rouge1", "rouge2", "rougeL"]
@@ -166,3 +153,12 @@ def load_metrics(names: list[str] | None, known: dict[str, type[evaluate.Metric]
         if name not in known:
             raise UserError(f"metric {name!r} is not one of this task's: {', '.join(known)}")
     return evaluate.combine([known[name](keep_in_memory=True) for name in names or known])
+
+
+def leading_figure(names: list[str] | None, known: dict[str, type[evaluate.Metric]]) -> str:
+    """The figure by which evaluations of a run are compared: that of the first metric, or of all known ones.
+
+    It has the metric's name unless the metric's ``leads`` says otherwise, with a minus where less is better.
+    """
+    first = (names or list(known))[0]
+    return getattr(known[first], "leads", first)

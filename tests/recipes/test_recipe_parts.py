@@ -9,7 +9,7 @@ import keys_table
 import numpy as np
 import pytest
 import torch
-from common import batches, config, data, docstring_match, metrics, model
+from common import answers, batches, config, data, docstring_match, metrics, model, words
 from common.training import Task
 from datasets import ClassLabel, Dataset, Features, Value
 from depth import DepthConfig
@@ -195,6 +195,27 @@ def test_classification_metrics_against_formulas():
     over = right.sum() * total - rows @ columns
     under = math.sqrt((total**2 - columns @ columns) * (total**2 - rows @ rows))
     assert values["matthews_correlation"] == pytest.approx(over / under)
+
+
+_CLASSES, _NUMBERS, _TEXTS = [0, 1, 1], [0.0, 1.0, 2.5], ["a cat", "a dog", "the cat sat"]
+FIGURES = {
+    "classification": (metrics.CLASSIFICATION, _CLASSES, _CLASSES),
+    "regression": (metrics.REGRESSION, _NUMBERS, _NUMBERS),
+    "texts": (metrics.TEXT, _TEXTS, _TEXTS),
+    "transcription": (metrics.TRANSCRIPTION, _TEXTS, _TEXTS),
+    "answers": (answers.ANSWERS, _TEXTS, [[text] for text in _TEXTS]),
+    "entities": (words.ENTITIES, [["B-a", "O"]], [["B-a", "O"]]),
+    "words": (words.LABELS, [["DET", "NOUN"]], [["DET", "NOUN"]]),
+}
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task, (known, _, _) in FIGURES.items() for name in known])
+def test_evaluations_can_be_compared_by_any_metric(task, name):
+    known, predictions, references = FIGURES[task]
+    figure = metrics.leading_figure([name], known)
+    figures = metrics.load_metrics([name], known).compute(predictions=predictions, references=references)
+    assert figures[figure.lstrip("-")] == pytest.approx(0 if figure.startswith("-") else max(figures.values()))
+    assert metrics.leading_figure(None, known) == metrics.leading_figure([next(iter(known))], known)
 
 
 def test_regression_metrics_against_formulas():

@@ -7,6 +7,7 @@ One YAML is one run, and every key can be given on the command line too; README.
 
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from accelerate.utils import set_seed
 from common import batches, data
 from common.config import RunConfig, parse
 from common.ending import PADDING, predict, save_and_load_again
-from common.errors import run
+from common.errors import UserError, run
 from common.metrics import TEXT, leading_figure, load_metrics
 from common.model import choose_trained, load_pair, load_tokenizer
+from common.own_tokenizer import train_tokenizer
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
 from common.training import Task, by_mask, train
@@ -32,6 +34,8 @@ class Seq2SeqConfig(RunConfig):
     Args:
         checkpoint: a model of which encoder and decoder are copies, or an encoder-decoder.
         decoder_add_norm: that of the decoder; ``add_norm`` is that of the encoder.
+        new_tokenizer: take a tokenizer with so many pieces that is trained on the training texts (byte-level BPE), in
+            the place of the checkpoint's; for new weights.
         share_embeddings: encoder and decoder have one table of words, as they start with the same.
         source_column: column of the text that is read.
         target_column: column of the text that is written.
@@ -43,6 +47,7 @@ class Seq2SeqConfig(RunConfig):
     """
 
     decoder_add_norm: dict[str, Any] | str | None = None
+    new_tokenizer: PositiveInt | None = None
     share_embeddings: bool = False
     source_column: str = "source"
     target_column: str = "target"
@@ -50,6 +55,11 @@ class Seq2SeqConfig(RunConfig):
     max_target_length: PositiveInt = 128
     num_beams: PositiveInt = 1
     metrics: list[str] = field(default_factory=lambda: ["chrf", "bleu"])
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.new_tokenizer and self.checkpoint and not self.new_weights:
+            raise UserError("new_tokenizer has other tokens than the checkpoint's weights are for: set new_weights")
 
 
 def loss(model, batch):
@@ -76,7 +86,12 @@ def main(args=None):
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
         splits = data.load_splits(config, [source, target], target)
-    tokenizer = load_tokenizer(config.checkpoint, max(config.max_length, config.max_target_length))
+    longest = max(config.max_length, config.max_target_length)
+    if config.new_tokenizer:
+        texts = chain(splits["train"][source], splits["train"][target])
+        tokenizer = train_tokenizer(accelerator, texts, config.new_tokenizer, longest)
+    else:
+        tokenizer = load_tokenizer(config.checkpoint, longest)
 
     def tokenize(part):
         encoded = tokenizer(part[source], truncation=True, max_length=config.max_length)

@@ -150,8 +150,9 @@ def test_weight_decay_takes_what_it_takes_in_the_stock_model(family, spec):
     stock = row.stock_class(type(net).__name__)(row.stock_config(""))
     expected = Trainer.get_decay_parameter_names(None, stock)
     assert expected
-    # and the weights of the gates of residuals and of a stream's head, not their biases and gains
-    gates = [name for name, _ in net.named_parameters() if "residual_gate" in name or "head_gate" in name]
+    # and the weights of the gates of residuals and of a stream, not their biases and gains
+    homes = ("residual_gate", "start_gate", "layer_gate", "head_gate")
+    gates = [name for name, _ in net.named_parameters() if any(home in name for home in homes)]
     weights = [name for name in gates if "_norm." not in name and "bias" not in name]
     assert sorted(Trainer.get_decay_parameter_names(None, net)) == sorted([*expected, *weights])
 

@@ -5,9 +5,8 @@ import torch
 from families import BASE_MODELS, FAMILIES, ONLY_IN, fill_with_pattern
 from test_weight_transforms import build, compare
 
-from hf_addnorm import AddNormBertForMaskedLM, AddNormGPT2LMHeadModel, AddNormSpec
+from hf_addnorm import AddNormSpec
 from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.vocabulary import OutputLayer
 from hf_addnorm.models.weight_transforms import Transformed
 
 
@@ -238,46 +237,3 @@ def test_unit_draws_are_unit_vectors(family):
         rows = table.weight.norm(dim=-1)
         assert ((rows - 1).abs() < 1e-5).sum() >= len(rows) - 1
     assert INITS["unit_vectors"]().roles[-1] == "embed"
-
-
-@pytest.mark.parametrize("model", ["AddNormBertForMaskedLM", "AddNormGPT2LMHeadModel", "AddNormModernBertForMaskedLM"])
-@pytest.mark.parametrize("roles", [["embed"], ["output"], ["embed", "output"]], ids="-".join)
-def test_tables_and_output_layer_by_role(model, roles):
-    """A plain, untied model with weights that hold the unit vectors is the same model."""
-    family = next(family for family, row in FAMILIES.items() if model in row.models)
-    spec = {"weights": {"kind": "unit_vectors", "roles": roles}}
-    net, inputs = net_of(family, spec, model, tie_word_embeddings=False)
-    plain, _ = net_of(family, {}, model, tie_word_embeddings=False)
-    plain.load_state_dict(net.state_dict(), strict=False)
-    before = plain(**inputs).logits
-    with torch.no_grad():
-        tables = plain.base_model._embedding_tables() if "embed" in roles else []
-        output = [plain.get_output_embeddings()] if "output" in roles else []
-        for module in (*tables, *output):
-            module.weight.copy_(torch.nn.functional.normalize(module.weight, dim=-1))
-    torch.testing.assert_close(net(**inputs).logits, plain(**inputs).logits, rtol=1e-4, atol=1e-5)
-    # a norm takes the length of a single table's rows away
-    seen = roles != ["embed"] or "ModernBert" not in model
-    assert torch.allclose(before, net(**inputs).logits, atol=1e-3) != seen
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("model_class", [AddNormBertForMaskedLM, AddNormGPT2LMHeadModel])
-def test_another_number_of_tokens(model_class, tied, tmp_path):
-    family = "bert" if "Bert" in model_class.__name__ else "gpt2"
-    net, inputs = net_of(family, "ngpt", model_class.__name__, tie_word_embeddings=tied)
-    fill_with_pattern(net)
-    before = net(**inputs).logits
-    for tokens in (110, 99):
-        net.resize_token_embeddings(tokens, mean_resizing=False)
-        output = net.get_output_embeddings()
-        assert isinstance(output, OutputLayer)
-        assert output.logits_norm.weight.shape == (tokens,)
-        torch.testing.assert_close(net(**inputs).logits[..., :99], before)
-        torch.testing.assert_close(output.logits_norm.weight[99:], torch.full((tokens - 99,), 32**-0.5))
-        assert output.logits_norm.weight.requires_grad
-        # an untied BERT that was resized loses its bias when it is saved, as in the stock model
-        if tied:
-            net.save_pretrained(tmp_path / str(tokens))
-            back = model_class.from_pretrained(tmp_path / str(tokens))
-            torch.testing.assert_close(back(**inputs).logits, net(**inputs).logits)

@@ -9,7 +9,8 @@ import torch
 import transformers
 from families import FAMILIES, fill_with_pattern
 
-from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel
+from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
+from hf_addnorm.models.spec import STREAMS
 
 
 SPECS = {
@@ -25,8 +26,11 @@ SPECS = {
     "frac_connections": "frac_connections",
     "mhc": {"preset": "mhc", "stream": {"kind": "manifold_hyper_connections", "reduce": "learned"}},
     "two_hop": "two_hop",
+    "attention_residuals": {"preset": "pre_rms_norm", "stream": "attention_residuals"},
+    "nanochat": {"preset": "pre_rms_norm", "stream": "embedding_skip"},
+    "altup": {"preset": "pre_rms_norm", "stream": {"kind": "altup", "streams": 3, "active": 1}},
 }
-TUPLES = ("residual", "hyper_connections", "siamese_norm", "dense_former", "frac_connections", "mhc")
+TUPLES = tuple(name for name, spec in SPECS.items() if STREAMS.build(AddNormSpec.parse(spec).stream).is_tuple)
 CASES = [(family, spec) for family in FAMILIES for spec in SPECS]
 BASE = {family: row.config_class.auto_classes["AutoModel"] for family, row in FAMILIES.items()}
 CHECKPOINTED = [f for f, row in FAMILIES.items() if row.stock_class(BASE[f]).supports_gradient_checkpointing]
@@ -231,9 +235,41 @@ def test_hyper_connections_start_as_the_plain_model(family, streams):
 def test_the_convolution_zeroes_padding_in_every_stream():
     inputs = _inputs("deberta_v2_conv")
     padding = ~inputs["attention_mask"].bool()
-    for spec in ("post_ln", *TUPLES):
+    # where all outputs are kept, that of the convolution is one of them
+    for spec in {"post_ln", *TUPLES} - {"attention_residuals"}:
         state = _net("deberta_v2_conv", spec)(**inputs, output_hidden_states=True).hidden_states[1]
         assert not state[padding].any(), spec
+
+
+def test_the_convolution_after_a_single_layer_adds_to_its_one_tensor():
+    inputs = _inputs("deberta_v2_conv")
+    for spec in TUPLES:
+        output = _net("deberta_v2_conv", spec, num_hidden_layers=1)(**inputs)
+        assert output.last_hidden_state.shape == (*inputs["input_ids"].shape, 32), spec
+
+
+def test_the_convolution_adds_to_the_stream_that_altup_runs_on():
+    nets = [_net("deberta_v2_conv", spec) for spec in ("pre_rms_norm", "altup")]
+    added = []
+    for net in nets:
+        conv = net.encoder.conv
+        conv.LayerNorm = torch.nn.Identity()
+        with torch.no_grad():
+            for layer in net.encoder.layer:
+                if hasattr(layer.connections, "layer_gate"):
+                    layer.connections.layer_gate.predict_weights.weight.zero_()
+        net(**_inputs("deberta_v2_conv"))
+        hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+        state = (
+            hidden
+            if net is nets[0]
+            else net.encoder.layer[1].connections.stream.leave(torch.stack([hidden + 1, hidden, hidden - 1], -2))
+        )
+        after = conv(hidden, state, torch.ones(2, 5))
+        added.append(after if net is nets[0] else after[0])
+    torch.testing.assert_close(added[1], added[0])
+    torch.testing.assert_close(after[1][..., 0, :], hidden + 1)
+    torch.testing.assert_close(after[1][..., 1, :], added[0])
 
 
 SOUND = [family for family, row in FAMILIES.items() if "layerdrop" in inspect.signature(row.config_class).parameters]

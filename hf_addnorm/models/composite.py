@@ -12,6 +12,7 @@ from .modeling_addnorm_gpt2 import AddNormGPT2LMHeadModel
 from .modeling_addnorm_modernbert import AddNormModernBertModel
 from .pretrained import AddNormPreTrainedModel, entered
 from .pushing import PushedWhole
+from .vocabulary import HasOutputLayer
 
 
 Models = dict[str, type[AddNormPreTrainedModel]]
@@ -27,7 +28,7 @@ ENCODERS = _by_model_type(AddNormBertModel, AddNormAlbertModel, AddNormModernBer
 DECODERS = _by_model_type(AddNormBertLMHeadModel, AddNormGPT2LMHeadModel)
 
 
-class CompositeModel(HubFiles, PushedWhole, PreTrainedModel):
+class CompositeModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedModel):
     """Mixin for a model of several AddNorm models.
 
     What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add

@@ -215,6 +215,8 @@ def _as_large_as(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """`y` with the root mean square that `x` has, token by token."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     size, own = (z.to(dtype).square().mean(-1, keepdim=True) for z in (x, y))
+    # a token of zeros (padding, in some families) must not get the gradient of a root at 0
+    size = size.clamp(min=torch.finfo(dtype).tiny)
     return y * (size.sqrt() / own.clamp(min=1e-5).sqrt()).to(y.dtype)
 
 
@@ -380,6 +382,12 @@ class AltUpStream(SeveralStreams):
 
     def leave(self, state: Any) -> Hidden:
         return state[..., self.active, :], state
+
+    def add_between_layers(self, hidden: Hidden, f: torch.Tensor, post: Function) -> Hidden:
+        # there it is no layer's output, which all streams would follow
+        streams = list(self.enter(hidden).unbind(-2))
+        streams[self.active] = post(streams[self.active] + f)
+        return self.leave(torch.stack(streams, -2))
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state

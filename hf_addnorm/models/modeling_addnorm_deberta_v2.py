@@ -43,7 +43,8 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
     stream: Any
 
     def forward(self, hidden_states: torch.Tensor, residual_states: Hidden, input_mask: torch.Tensor) -> Hidden:
-        if not self.stream.is_tuple:
+        # one tensor after a single layer too
+        if not isinstance(residual_states, tuple):
             return super().forward(hidden_states, residual_states, input_mask)
         alone: Any = Seen(self, {"LayerNorm": same})
         f = ConvLayer.forward(alone, hidden_states, torch.zeros_like(hidden_states), input_mask)
@@ -52,7 +53,7 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
             # as the stock convolution does, padding is left at 0
             return self.LayerNorm(y) * input_mask.view(*input_mask.shape, *[1] * (y.dim() - 2)).to(y.dtype)
 
-        return self.stream.leave(self.stream.write(self.stream.enter(residual_states), f, None, post))
+        return self.stream.add_between_layers(residual_states, f, post)
 
 
 class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):

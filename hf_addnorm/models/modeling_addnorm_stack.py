@@ -453,7 +453,8 @@ class AddNormStackForTokenClassification(AddNormStackPreTrainedModel):
 class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
     """A stack with a masked-LM head: `decoder(LayerNorm(act(W h)))`.
 
-    W maps to the width of the first encoder's word embeddings, to which the decoder is tied whatever the widths are.
+    W maps to the width of the first encoder's word embeddings, to which the decoder is tied whatever the widths are;
+    so its weight transform and the norm of the logits, if it has any, are those of the first encoder's scheme.
     """
 
     # the values depend on the first encoder's family
@@ -470,7 +471,11 @@ class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
         self.decoder = nn.Linear(words.embedding_dim, config.vocab_size)
         path = next(name for name, module in self.named_modules() if module is words)
         self._tied_weights_keys = {"decoder.weight": f"{path}.weight"}
+        self.install_output_layer()
         self.post_init()
+
+    def output_config(self) -> Any:
+        return self.config.encoders[0]
 
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder

@@ -40,7 +40,7 @@ from .residuals import RESIDUALS, Residual
 from .spec import AddNormSpec
 from .streams import STREAMS, Hidden
 from .token_mask import TokenMask, current, running_with
-from .vocabulary import OutputLayer, install_output_layer, resized_output_layer, transform_tables
+from .vocabulary import HasOutputLayer, transform_tables
 from .weight_transforms import Transformed, linear_size, transformed_class, transforms
 from .wirings import WIRINGS
 
@@ -310,6 +310,8 @@ def entered(forward: Any) -> Any:
 
     @wraps(forward)
     def entered(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.changes_output:
+            self.require_output_layer()
         run: Any = partial(with_losses, forward) if self.adds_loss else forward
         if not (self.asks_model or self.mixes_tokens):
             return run(self, *args, **kwargs)
@@ -323,7 +325,7 @@ def entered(forward: Any) -> Any:
     return entered
 
 
-class AddNormPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
+class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedModel):
     """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
@@ -385,7 +387,7 @@ class AddNormPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
             setattr(self, self.base_model_prefix, base)
             if spec.head != "stock":
                 self._place_at(self.anatomy_of(self.config).head_norms, spec, spec.head, "head")
-            install_output_layer(self, spec.weights, self._new_logits_norm())
+            self.install_output_layer()
         self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         present = {type(module).__name__ for module in self.modules()}
         layer = self.anatomy_of(self.config).layer.__name__
@@ -397,18 +399,6 @@ class AddNormPreTrainedModel(HubFiles, PushedWhole, PreTrainedModel):
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
         norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
         return nn.Identity() if norm is None else AddNormConfig.build_norm(config, norm, config.place_width(name))
-
-    def _new_logits_norm(self) -> Any:
-        """What makes a norm of so many logits, or None if they have none."""
-        config = cast(AddNormConfig, self.config)
-        norm = config.add_norm.place_norm(config.add_norm.logits)
-        return None if norm is None else partial(AddNormConfig.build_norm, config, norm)
-
-    def _get_resized_lm_head(self, old_lm_head: Any, *args: Any, **kwargs: Any) -> Any:
-        new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)
-        if not isinstance(old_lm_head, OutputLayer):
-            return new
-        return resized_output_layer(old_lm_head, new, self._new_logits_norm())
 
     def _place_at(self, paths: tuple[str, ...], spec: AddNormSpec, place: Any, name: str) -> None:
         for path in paths:

@@ -81,6 +81,11 @@ class SingleStream:
         """What a layer gives to the next one."""
         return state
 
+    def add_between_layers(self, hidden: Hidden, f: torch.Tensor, post: Function) -> Hidden:
+        """What the next layer is given where something outside of all layers adds `f` to the stream."""
+        _, kept = self.read(self.enter(hidden))
+        return self.leave(self.write(kept, f, None, post))
+
     def finish(self, state: Any, *ends: Function) -> torch.Tensor:
         """One tensor, from the state after the last layer and what the stream has there (see `build_ends`)."""
         return state

@@ -1,5 +1,6 @@
 """The two ends of a text model: tables of the embeddings with transformed weights, the layer that gives the logits."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,24 +48,59 @@ def transform_tables(model: Any, paths: tuple[str, ...], weights: Choice) -> Non
                     adopt_at(model, name, TransformedEmbedding).weight_norm = found[0]
 
 
-def install_output_layer(model: Any, weights: Choice, build_norm: Any) -> None:
-    """Let the output layer of a model that has one be adopted if its weight is transformed or its logits have a norm.
+class HasOutputLayer:
+    """Mixin for a model whose output layer, if it has one, is as a spec says."""
 
-    Args:
-        model (`PreTrainedModel`): with the head.
-        weights (`Choice`): the weight transform.
-        build_norm (`Callable`, *optional*): from the number of logits to their norm; None if they have none.
-    """
-    stock = model.get_output_embeddings()
-    if not isinstance(stock, nn.Linear):
-        return
-    found = transforms(weights, ("output",), stock.out_features, stock.in_features)
-    if found is None and build_norm is None:
-        return
-    (path,) = (name for name, module in model.named_modules() if module is stock)
-    layer = adopt_at(model, path, OutputLayer)
-    layer.weight_norm = nn.ModuleList(found or [nn.Identity()])
-    layer.logits_norm = nn.Identity() if build_norm is None else build_norm(stock.out_features)
+    # whether the output layer has something of the spec's
+    changes_output = False
+
+    def output_config(self) -> Any:
+        """The config whose `add_norm` says what the output layer has."""
+        return self.config  # type: ignore[attr-defined]
+
+    def install_output_layer(self) -> None:
+        """Let the output layer be adopted if its weight is transformed or its logits have a norm."""
+        model: Any = self
+        stock, weights, build_norm = (
+            model.get_output_embeddings(),
+            self.output_config().add_norm.weights,
+            self._new_norm(),
+        )
+        if not isinstance(stock, nn.Linear):
+            return
+        found = transforms(weights, ("output",), stock.out_features, stock.in_features)
+        if found is None and build_norm is None:
+            return
+        (path,) = (name for name, module in model.named_modules() if module is stock)
+        layer = adopt_at(model, path, OutputLayer)
+        layer.weight_norm = nn.ModuleList(found or [nn.Identity()])
+        layer.logits_norm = nn.Identity() if build_norm is None else build_norm(stock.out_features)
+        self.changes_output = True
+
+    def require_output_layer(self) -> None:
+        """Refuse an output layer that has been replaced, by a quantiser say, and has lost what the spec says.
+
+        Raises:
+            RuntimeError: in one sentence.
+        """
+        layer = self.get_output_embeddings()  # type: ignore[attr-defined]
+        # an adapter is around the layer, or beside a copy of it
+        inside = getattr(layer, "base_layer", None) or getattr(layer, "original_module", layer)
+        if not isinstance(inside, OutputLayer):
+            raise RuntimeError(
+                f"the output layer has been replaced by a {type(layer).__name__}, which has neither the weight "
+                "transform nor the norm of the logits that add_norm says: leave it out of the quantisation."
+            )
+
+    def _new_norm(self) -> Any:
+        """What makes a norm of so many logits, or None if they have none."""
+        config = self.output_config()
+        norm = config.add_norm.place_norm(config.add_norm.logits)
+        return None if norm is None else partial(config.build_norm, norm)
+
+    def _get_resized_lm_head(self, old_lm_head: Any, *args: Any, **kwargs: Any) -> Any:
+        new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)  # type: ignore[misc]
+        return resized_output_layer(old_lm_head, new, self._new_norm()) if self.changes_output else new
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
-from hf_addnorm import AddNormEncoderDecoderModel, AddNormStackConfig
+from hf_addnorm import AddNormEncoderDecoderConfig, AddNormEncoderDecoderModel, AddNormStackConfig
 from hf_addnorm.models.norms import Norm
 from hf_addnorm.models.weight_transforms import Transformed
 
@@ -133,43 +133,58 @@ def load_model(
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
     except UNLOADABLE as error:
         hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
-        name = config.checkpoint or f"a new {config.model_config['model_type']}"
-        raise UserError(f"cannot load {name}: {hint}{one_line(error)}") from error
+        raise UserError(f"cannot load {_name(config)}: {hint}{one_line(error)}") from error
     return _in_own_memory(model)
 
 
+def _name(config: RunConfig) -> str:
+    return config.checkpoint or f"a new {config.model_config['model_type']}"
+
+
 def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load the checkpoint as encoder and as decoder, in float32, with the config's add & norm of each.
+    """Load the checkpoint as encoder and as decoder, or make new ones, in float32, with the add & norm of each.
 
     Args:
         config: the run's config, with ``decoder_add_norm``, ``share_embeddings``, ``max_target_length`` and
             ``num_beams``.
         device: where it will be trained, as in ``load_model``.
-        tokenizer: its first token begins a target and its last one ends it.
+        tokenizer: its first token begins a target and its last one ends it; new weights have a table of its size.
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
-    entries = dict(config.model_config) | {"dtype": torch.float32}
+    entries = dict(config.model_config)
     attention = config.attn_implementation or ("eager" if device.type == "cpu" else None)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
     schemes = {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
     try:
-        own = AutoConfig.from_pretrained(checkpoint)
+        own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
         if config.dropout is not None:
             part = own.encoder if own.is_encoder_decoder else own
             entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(part, key)}
-        if own.is_encoder_decoder:
-            own = {name: entries | ({"add_norm": scheme} if scheme else {}) for name, scheme in schemes.items()}
-            model = AddNormEncoderDecoderModel.from_pretrained(checkpoint, **own)
+        chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
+        if config.new_weights or not checkpoint:
+            parts = dict.fromkeys(schemes, own) if not own.is_encoder_decoder else vars(own)
+            made = {
+                name: {"model_type": own.model_type}
+                | ({key: value for key, value in parts[name].to_dict().items() if key not in ABOUT_A_FILE})
+                | (entries | {"vocab_size": len(tokenizer)} | chosen[name])
+                for name in schemes
+            }
+            shared = {"share_embeddings": config.share_embeddings, **begins}
+            model = AddNormEncoderDecoderModel(AddNormEncoderDecoderConfig(**made, **shared))
+        elif own.is_encoder_decoder:
+            loading = {name: entries | {"dtype": torch.float32} | chosen[name] for name in schemes}
+            model = AddNormEncoderDecoderModel.from_pretrained(checkpoint, **loading)
         else:
+            entries["dtype"] = torch.float32
             own = {f"{part}_{key}": value for part in schemes for key, value in entries.items()}
             schemes = {f"{part}_add_norm": scheme for part, scheme in schemes.items()}
             model = AddNormEncoderDecoderModel.from_encoder_decoder_pretrained(
                 checkpoint, checkpoint, share_embeddings=config.share_embeddings, **begins, **schemes, **own
             )
     except UNLOADABLE as error:
-        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+        raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
     if attention:
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from common.errors import UserError
 from common.metrics import TEXT, load_metrics
 from datasets import Dataset
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_addnorm import AddNormEncoderDecoderModel
 
@@ -88,6 +88,46 @@ def test_it_learns_the_pairs(pairs, translate):
     assert result["metrics"]["tokenized_chrf"] == result["metrics"]["chrf"]
 
 
+NEW = {"model_type": "bert", "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4}
+
+
+def test_new_weights_with_a_tokenizer_of_their_own(pairs, translate, tmp_path):
+    """Capitals and umlauts, which the tiny tokenizer does not have, are learned and written."""
+    rows = Dataset.from_parquet(pairs["train_file"])
+    rows = rows.map(lambda row: {"target": row["target"].replace("a", "Ä").replace("o", "ß")})
+    rows.to_parquet(tmp_path / "cased.parquet")
+    files = dict.fromkeys(("train_file", "validation_file"), str(tmp_path / "cased.parquet"))
+    new = {
+        "checkpoint": None,
+        "model_config": NEW | {"intermediate_size": 64},
+        "new_tokenizer": 280,
+        "max_length": 96,
+        "max_target_length": 96,
+        "share_embeddings": True,
+    }
+    length = {"epochs": 120, "eval_every": 1000, "learning_rate": 5e-3}
+    schemes = ("--add_norm", "pre_ln", "--decoder_add_norm", "pre_rms_norm")
+    result = translate(pairs | files | new | length, *schemes)
+    assert result["metrics"]["chrf"] > 90
+    assert any("Ä" in example["written"] for example in result["examples"])
+    assert result["add_norm"]["encoder"]["preset"] == "pre_ln"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "1" / "model")
+    assert len(tokenizer) == 280
+    assert tokenizer.decode(tokenizer("Größe 7 & ñ").input_ids, skip_special_tokens=True).strip() == "Größe 7 & ñ"
+    # goes on from there, with its tokenizer and its words
+    again = {"max_steps": 1, "checkpoint": str(tmp_path / "1" / "model"), "output_dir": str(tmp_path / "2")}
+    kept = translate(pairs | files | again | {"max_target_length": 96})
+    assert kept["add_norm"] == result["add_norm"]
+    assert kept["metrics"]["chrf"] > 80
+
+
+def test_new_weights_of_a_checkpoint_are_new(pairs, translate):
+    made = translate(pairs | {"max_steps": 1, "new_weights": True, "learning_rate": 1e-9, "seed": 1})
+    old, new = (AutoModel.from_pretrained(path) for path in (pairs["checkpoint"], pairs["output_dir"] + "/model"))
+    assert made["parameters"] > 0 and new.encoder.config.num_hidden_layers == old.config.num_hidden_layers
+    assert not torch.allclose(new.encoder.get_input_embeddings().weight, old.get_input_embeddings().weight, atol=1e-3)
+
+
 def test_accumulation_gives_the_same_losses(pairs, translate, tmp_path):
     whole = translate(pairs | {"max_steps": 3})
     split = translate(pairs | {"max_steps": 3, "micro_batch_size": 2, "output_dir": str(tmp_path / "2")})
@@ -112,10 +152,17 @@ def test_what_cannot_be_loaded_is_named(pairs, translate):
         ("decoder_add_norm", "instance_norm", "cannot load .*unknown preset 'instance_norm'"),
         ("decoder_add_norm", {"norm": "instance_norm"}, "cannot load .*its statistics over tokens would let a token"),
         ("target_column", "de", "the train split has no column 'de'; it has source, target"),
+        (
+            "new_tokenizer",
+            300,
+            "new_tokenizer has other tokens than the checkpoint's weights are for",
+        ),
         ("metrics", ["bleurt"], "metric 'bleurt' is not one of this task's: chrf, bleu, rouge"),
     ):
         with pytest.raises(UserError, match=sentence):
             translate(pairs | {key: value})
+    with pytest.raises(UserError, match="new_tokenizer is 100; the bytes and the special tokens alone are 261 pieces"):
+        translate(pairs | {"new_tokenizer": 100, "new_weights": True})
 
 
 def test_metrics_of_texts():

@@ -1,7 +1,7 @@
-"""The README's table of the fine-tuned models in `recipes/results`, a row per data, rows and scheme, over its seeds.
+"""The tables of the runs in `recipes/results`: schemes over seeds in the README, every run in recipes/README.md.
 
-python recipes/results_table.py          # writes the table anew
-python recipes/results_table.py --check  # says whether it is the one of the files
+python recipes/results_table.py          # writes the tables anew
+python recipes/results_table.py --check  # says whether they are those of the files
 """
 
 import json
@@ -14,20 +14,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+ALL_RUNS = ROOT / "recipes" / "README.md"
 BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
-COLUMNS = ("data", "train rows", "`add_norm`", "runs", "accuracy", "loss of the last 50 steps")
+COLUMNS = ("data", "train rows", "`add_norm`", "runs", "figure", "loss of the last 50 steps")
+RUN_COLUMNS = ("result", "data", "rows", "`add_norm`", "epochs", "figures", "minutes", "tokens/s", "MB", "padding")
+# what an evaluation says beside its figures
+BESIDE = ("step", "epoch", "loss")
 
 
-def load_results() -> list[dict]:
-    """Every result JSON of a fine-tuning, in the order of the file names."""
-    results = [json.loads(path.read_text()) for path in sorted((ROOT / "recipes" / "results").glob("*.json"))]
-    return [result for result in results if result["recipe"] == "finetune_text"]
+def load_results(recipe: str = "") -> dict[str, dict]:
+    """The result JSON of every single run (of one script), by the file's name and in the order of these."""
+    files = sorted((ROOT / "recipes" / "results").glob("*.json"))
+    results = {file.stem: json.loads(file.read_text()) for file in files}
+    return {name: result for name, result in results.items() if "reload" in result and recipe in result["recipe"]}
 
 
 def spread(values: list[float], digits: int) -> str:
     """Mean, and the smallest and largest where there are several."""
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def figures(result: dict) -> dict[str, float]:
+    """What the last evaluation measured; the first is the one that the task is judged by."""
+    return {name: value for name, value in result["metrics"].items() if name not in BESIDE}
 
 
 def scheme_of(config: dict) -> str:
@@ -44,37 +54,72 @@ def scheme_of(config: dict) -> str:
     return scheme
 
 
+def data_of(config: dict) -> str:
+    """The name of the data: the folder of the file, or that on the Hub."""
+    file = config["train_file"]
+    return Path(file).parent.name if file else config["dataset"]
+
+
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def table(results: list[dict]) -> str:
-    """The rows, as markdown."""
+    """A row per data, rows and scheme, over its seeds, as markdown; the stock scheme is the first."""
     groups = defaultdict(list)
     for result in results:
         config = result["config"]
-        scheme = scheme_of(config)
-        groups[config["dataset"], result["data"]["train"]["rows"], scheme].append(result)
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    # the stock scheme first
-    for (data, rows, scheme), runs in sorted(
-        groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("`stock`", "`post_ln`"))
+        groups[data_of(config), result["data"]["train"]["rows"], scheme_of(config)].append(result)
+    rows = []
+    for (data, count, scheme), runs in sorted(
+        groups.items(), key=lambda item: (*item[0][:2], item[0][2] not in ("`stock`", "`post_ln`"), item[0][2])
     ):
-        cells = (
-            data,
-            f"{rows:,}",
-            scheme,
-            str(len(runs)),
-            spread([run["metrics"]["accuracy"] for run in runs], 3),
-            spread([statistics.mean(run["loss_history"][-50:]) for run in runs], 3),
+        name = next(iter(figures(runs[0])))
+        figure = f"{name} {spread([run['metrics'][name] for run in runs], 3)}"
+        loss = spread([statistics.mean(run["loss_history"][-50:]) for run in runs], 3)
+        rows.append((data, f"{count:,}", scheme, str(len(runs)), figure, loss))
+    return _markdown(COLUMNS, rows)
+
+
+def all_runs(results: dict[str, dict]) -> str:
+    """A row per run, as markdown."""
+    rows = []
+    for name, result in sorted(results.items(), key=lambda item: (item[1]["recipe"], item[0])):
+        config, train = result["config"], result["data"]["train"]
+        measured = ", ".join(f"{figure} {value:.4g}" for figure, value in figures(result).items())
+        if copied := result.get("copied_source"):
+            measured += f" (copying the source: {next(iter(copied))} {next(iter(copied.values())):.4g})"
+        rows.append(
+            (
+                f"[{name}](results/{name}.json)",
+                data_of(config),
+                f"{train['rows']:,}",
+                scheme_of(config),
+                f"{result['metrics']['epoch']:.3g}",
+                measured,
+                f"{result['train_seconds'] / 60:.1f}",
+                f"{result['tokens_per_second']:,.0f}",
+                f"{result['peak_memory_mb']:,.0f}",
+                f"{100 * result['padding_share']:.0f}%",
+            )
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return _markdown(RUN_COLUMNS, rows)
+
+
+def tables() -> dict[Path, str]:
+    """The table of each page."""
+    return {README: table([*load_results("finetune_text").values()]), ALL_RUNS: all_runs(load_results())}
 
 
 def main() -> None:
-    text = README.read_text()
-    new = BLOCK.sub(lambda block: block[1] + table(load_results()) + block[2], text)
-    if "--check" not in sys.argv:
-        README.write_text(new)
-    elif new != text:
-        sys.exit("the README's table is not the one of recipes/results: run python recipes/results_table.py")
+    for page, text in tables().items():
+        old = page.read_text()
+        new = BLOCK.sub(lambda block, text=text: block[1] + text + block[2], old)
+        if "--check" not in sys.argv:
+            page.write_text(new)
+        elif new != old:
+            sys.exit(f"{page.name}'s table is not the one of recipes/results: run python recipes/results_table.py")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import depth_report
 import keys_table
 import pytest
 import sweep_report
-from results_table import README, ROOT, load_results, table
+from results_table import README, ROOT, tables
 
 
 STUDIES = [depth_report.RESULT, depth_report.HIGH_RATE]
@@ -15,8 +15,9 @@ SWEEP = ROOT / "recipes" / "results" / "sweep.json"
 FILES = sorted(set((ROOT / "recipes" / "results").glob("*.json")) - {*STUDIES, SWEEP})
 
 
-def test_the_readmes_table_is_that_of_the_files():
-    assert table(load_results()) in README.read_text(), "run: python recipes/results_table.py"
+@pytest.mark.parametrize("page", tables(), ids=lambda page: page.parent.name)
+def test_the_tables_of_results_are_those_of_the_files(page):
+    assert tables()[page] in page.read_text(), "run: python recipes/results_table.py"
 
 
 def test_the_readmes_part_on_depth_is_that_of_the_study():

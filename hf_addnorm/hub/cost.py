@@ -1,5 +1,6 @@
 """What an add & norm costs beside the stock one: parameters and matrix products, counted, not measured."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-from ..models.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
-from ..models.configuration_addnorm_stack import AddNormStackConfig
+from .description import parts_of
 
 
 # one input of each kind: its shape (of an image, the config says the rest), and how it is called
@@ -67,13 +67,10 @@ def cost(config: Any) -> Cost:
 
 def _stock(config: Any) -> Any:
     """The same model with the stock scheme."""
-    if isinstance(config, AddNormStackConfig):
-        encoders = [encoder.to_dict() | {"add_norm": None} for encoder in config.encoders]
-        return type(config).from_dict(config.to_dict() | {"encoders": encoders})
-    if isinstance(config, AddNormEncoderDecoderConfig):
-        parts = {name: getattr(config, name).to_dict() | {"add_norm": None} for name in ("encoder", "decoder")}
-        return type(config).from_dict(config.to_dict() | parts)
-    return type(config).from_dict(config.to_dict() | {"add_norm": None})
+    stock = copy.deepcopy(config)
+    for part in parts_of(stock).values():
+        part.add_norm = None
+    return stock
 
 
 def _count(config: Any) -> tuple[int, int | None, str]:

@@ -347,15 +347,19 @@ def as_ours(config: PreTrainedConfig) -> Any:
     return family.from_dict(config.to_dict())
 
 
+def parts_of(config: Any) -> dict[str, Any]:
+    """The configs that a model's config is made of, by what they are called; "" for one that is made of no others."""
+    if isinstance(config, AddNormStackConfig):
+        return {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
+    # Transformers' own too
+    if hasattr(config, "encoder") and hasattr(config, "decoder"):
+        return {"encoder": config.encoder, "decoder": config.decoder}
+    return {"": config}
+
+
 def described(config: Any) -> list[Description]:
     """One description for a model, one for every encoder of a stack, one each for encoder and decoder."""
-    if isinstance(config, AddNormStackConfig):
-        found = {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
-    elif hasattr(config, "encoder") and hasattr(config, "decoder"):
-        found = {"encoder": config.encoder, "decoder": config.decoder}
-    else:
-        found = {"": config}
-    ours = {title: part for title, part in found.items() if isinstance(part, AddNormConfig)}
+    ours = {title: part for title, part in parts_of(config).items() if isinstance(part, AddNormConfig)}
     return [Description(title, part.add_norm, part) for title, part in ours.items()]
 
 

@@ -19,10 +19,11 @@ from common.errors import UserError, run
 from common.metrics import TEXT, leading_figure, load_metrics
 from common.model import choose_trained, load_pair, load_tokenizer
 from common.own_tokenizer import train_tokenizer
+from common.pairs import changing, summed_loss, tokenizing
 from common.report import summary
 from common.run import RunFolder, main_process_first, start
 from common.training import Task, by_mask, train
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
@@ -41,6 +42,10 @@ class Seq2SeqConfig(RunConfig):
         target_column: column of the text that is written.
         max_length: longer sources are cut to this many tokens.
         max_target_length: longer targets are cut to this many tokens, and generation ends there.
+        copied_targets: share of the training rows that are read as they are to be written, drawn anew in each epoch;
+            against forgetting how to copy names.
+        swapped_names: share of the names and numbers in both texts of a training row that others take the place of.
+        label_smoothing: share of each token's weight in the loss that all tokens have alike.
         num_beams: beams of the search in evaluation; 1 takes the likeliest next token.
         metrics: names of the metrics, of the text as it is and (``tokenized_...``) as the tokenizer writes it: an
             uncased one has neither capitals nor accents, and no model that writes with it can have them.
@@ -53,6 +58,9 @@ class Seq2SeqConfig(RunConfig):
     target_column: str = "target"
     max_length: PositiveInt = 128
     max_target_length: PositiveInt = 128
+    copied_targets: ClosedUnitInterval = 0.0
+    swapped_names: ClosedUnitInterval = 0.0
+    label_smoothing: ClosedUnitInterval = 0.0
     num_beams: PositiveInt = 1
     metrics: list[str] = field(default_factory=lambda: ["chrf", "bleu"])
 
@@ -60,11 +68,6 @@ class Seq2SeqConfig(RunConfig):
         super().__post_init__()
         if self.new_tokenizer and self.checkpoint and not self.new_weights:
             raise UserError("new_tokenizer has other tokens than the checkpoint's weights are for: set new_weights")
-
-
-def loss(model, batch):
-    """Summed over the tokens of the targets."""
-    return model(**batch, num_items_in_batch=1).loss
 
 
 def sizes(batch):
@@ -93,12 +96,7 @@ def main(args=None):
     else:
         tokenizer = load_tokenizer(config.checkpoint, longest)
 
-    def tokenize(part):
-        encoded = tokenizer(part[source], truncation=True, max_length=config.max_length)
-        written = tokenizer(part[target], truncation=True, max_length=config.max_target_length)
-        # the decoder begins with [CLS], and writes the rest
-        return {**encoded, "labels": [tokens[1:] for tokens in written["input_ids"]]}
-
+    tokenize = tokenizing(tokenizer, config)
     encoded, sources = {}, {}
     for split, rows in splits.items():
         rows = rows.select_columns([source, target])
@@ -138,16 +136,17 @@ def main(args=None):
     def write(model):
         rows = predict(accelerator, model, validation, outputs)[0]
         rows = [torch.where(row == PADDING, tokenizer.pad_token_id, row) for row in rows]
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     task = Task(
         rows=encoded["train"],
         lengths=batches.lengths(encoded["train"]),
         collate=collate,
-        loss=loss,
+        loss=summed_loss(config.label_smoothing),
         evaluate=lambda model: compare(write(model)),
         best=leading_figure(config.metrics, TEXT),
         sizes=sizes,
+        augment=changing(config, encoded["train"], tokenize),
     )
     model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
 

@@ -1,6 +1,7 @@
 """The recipe for translation and summarisation, whole runs of a tiny encoder-decoder, and its metrics."""
 
 import json
+import shutil
 from pathlib import Path
 
 import finetune_seq2seq
@@ -133,6 +134,24 @@ def test_accumulation_gives_the_same_losses(pairs, translate, tmp_path):
     split = translate(pairs | {"max_steps": 3, "micro_batch_size": 2, "output_dir": str(tmp_path / "2")})
     assert split["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)
     assert split["metrics"] == whole["metrics"]
+
+
+def interrupted(*args):
+    raise UserError("stopped")
+
+
+def test_changed_pairs_are_the_same_in_a_resumed_run(pairs, translate, tmp_path):
+    changes = {"copied_targets": 0.5, "swapped_names": 0.5, "label_smoothing": 0.1, "checkpoint_every": 2}
+    whole = translate(pairs | changes | {"max_steps": 6})
+    plain = translate(pairs | {"max_steps": 6, "output_dir": str(tmp_path / "2")})
+    assert whole["loss_history"] != plain["loss_history"]
+    config = pairs | changes | {"max_steps": 6, "output_dir": str(tmp_path / "3")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_seq2seq, "save_and_load_again", interrupted)
+        with pytest.raises(UserError, match="stopped"):
+            translate(config)
+    shutil.rmtree(max((tmp_path / "3" / "checkpoints").iterdir()))
+    assert translate(config, "--resume")["loss_history"] == whole["loss_history"]
 
 
 def test_embeddings_are_shared_if_wanted(pairs, translate):

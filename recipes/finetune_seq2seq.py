@@ -45,6 +45,8 @@ class Seq2SeqConfig(RunConfig):
         copied_targets: share of the training rows that are read as they are to be written, drawn anew in each epoch;
             against forgetting how to copy names.
         swapped_names: share of the names and numbers in both texts of a training row that others take the place of.
+        bpe_dropout: probability with which a merge of the tokenizer is left out in training, so that words are seen in
+            other pieces.
         label_smoothing: share of each token's weight in the loss that all tokens have alike.
         num_beams: beams of the search in evaluation; 1 takes the likeliest next token.
         metrics: names of the metrics, of the text as it is and (``tokenized_...``) as the tokenizer writes it: an
@@ -60,6 +62,7 @@ class Seq2SeqConfig(RunConfig):
     max_target_length: PositiveInt = 128
     copied_targets: ClosedUnitInterval = 0.0
     swapped_names: ClosedUnitInterval = 0.0
+    bpe_dropout: ClosedUnitInterval = 0.0
     label_smoothing: ClosedUnitInterval = 0.0
     num_beams: PositiveInt = 1
     metrics: list[str] = field(default_factory=lambda: ["chrf", "bleu"])
@@ -146,7 +149,7 @@ def main(args=None):
         evaluate=lambda model: compare(write(model)),
         best=leading_figure(config.metrics, TEXT),
         sizes=sizes,
-        augment=changing(config, encoded["train"], tokenize),
+        augment=changing(config, encoded["train"], tokenizer),
     )
     model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
 

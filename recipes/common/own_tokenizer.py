@@ -1,6 +1,9 @@
-"""A tokenizer of one's own, trained on the rows of a run: byte-level BPE, which can write every text."""
+"""A tokenizer of one's own, trained on the rows of a run: byte-level BPE, which can write every text; BPE-dropout."""
 
+import json
+import random
 from collections.abc import Iterable
+from itertools import pairwise
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -56,3 +59,46 @@ def train_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(written), model_max_length=max_length, **SPECIAL
     )
+
+
+class DroppedMerges:
+    """BPE whose merges are left out at random, so that a word has other pieces every time it is seen.
+
+    Source: BPE-dropout, Provilkov, Emelianenko & Voita, 2020, arXiv 1910.13267: at each step every merge that could be
+    done is left out with some probability, and the first of the others is done. Tokenizers draws by itself, from
+    numbers that cannot be repeated.
+
+    Args:
+        tokenizer: one with byte-pair encoding.
+        rate: the probability.
+    Raises:
+        UserError: the tokenizer has no merges.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rate: float):
+        model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        if model["type"] != "BPE":
+            raise UserError(f"bpe_dropout is {rate}, and the tokenizer is a {model['type']}: only BPE has merges")
+        self.rate, self.vocabulary = rate, model["vocab"]
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
+        self.words = tokenizer.backend_tokenizer.pre_tokenizer
+        self.ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+
+    def __call__(self, text: str, max_length: int, draw: random.Random) -> list[int]:
+        """The tokens of a text with both ends, cut to ``max_length``."""
+        pieces = [piece for word, _ in self.words.pre_tokenize_str(text) for piece in self._pieces(word, draw)]
+        first, last = self.ends
+        return [first, *(self.vocabulary[piece] for piece in pieces[: max_length - 2]), last]
+
+    def _pieces(self, word: str, draw: random.Random) -> list[str]:
+        pieces = list(word)
+        while True:
+            kept = [
+                (self.ranks[pair], at)
+                for at, pair in enumerate(pairwise(pieces))
+                if pair in self.ranks and draw.random() >= self.rate
+            ]
+            if not kept:
+                return pieces
+            _, at = min(kept)
+            pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]

@@ -9,6 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
+from .own_tokenizer import DroppedMerges
+
 
 # with an apostrophe of either kind, a hyphen, a dot or a comma inside
 WORD = re.compile(r"\w+(?:[.,'\u2019-]\w+)*")
@@ -74,16 +76,24 @@ def tokenizing(tokenizer: PreTrainedTokenizerBase, config: Any) -> Callable[[dic
     return tokenize
 
 
-def changing(config: Any, rows: Any, tokenize: Callable[[dict], dict]) -> Callable[[dict, random.Random], dict] | None:
+def changing(
+    config: Any, rows: Any, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[dict, random.Random], dict] | None:
     """What changes a training row as the config says and tokenizes it again; None where it changes nothing."""
-    if not (config.copied_targets or config.swapped_names):
+    if not (config.copied_targets or config.swapped_names or config.bpe_dropout):
         return None
+    encode = DroppedMerges(tokenizer, config.bpe_dropout) if config.bpe_dropout else None
+    tokenize = tokenizing(tokenizer, config)
     columns = (config.source_column, config.target_column)
     pairs = zip(*(rows[column] for column in columns), strict=True)
     changes = PairChanges(pairs, config.copied_targets, config.swapped_names)
 
     def augment(row: dict, draw: random.Random) -> dict:
         texts = changes(*(row[column] for column in columns), draw)
+        if encode is not None:
+            read = encode(texts[0], config.max_length, draw)
+            written = encode(texts[1], config.max_target_length, draw)
+            return row | {"input_ids": read, "attention_mask": [1] * len(read), "labels": written[1:]}
         parts = tokenize({column: [text] for column, text in zip(columns, texts, strict=True)})
         return row | {key: values[0] for key, values in parts.items()}
 

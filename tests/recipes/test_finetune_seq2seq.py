@@ -141,11 +141,18 @@ def interrupted(*args):
 
 
 def test_changed_pairs_are_the_same_in_a_resumed_run(pairs, translate, tmp_path):
-    changes = {"copied_targets": 0.5, "swapped_names": 0.5, "label_smoothing": 0.1, "checkpoint_every": 2}
-    whole = translate(pairs | changes | {"max_steps": 6})
-    plain = translate(pairs | {"max_steps": 6, "output_dir": str(tmp_path / "2")})
+    pairs |= {
+        "new_weights": True,
+        "new_tokenizer": 300,
+        "max_target_length": 40,
+        "max_steps": 6,
+        "checkpoint_every": 2,
+    }
+    changes = {"copied_targets": 0.5, "swapped_names": 0.5, "bpe_dropout": 0.2, "label_smoothing": 0.1}
+    whole = translate(pairs | changes)
+    plain = translate(pairs | {"output_dir": str(tmp_path / "2")})
     assert whole["loss_history"] != plain["loss_history"]
-    config = pairs | changes | {"max_steps": 6, "output_dir": str(tmp_path / "3")}
+    config = pairs | changes | {"output_dir": str(tmp_path / "3")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune_seq2seq, "save_and_load_again", interrupted)
         with pytest.raises(UserError, match="stopped"):

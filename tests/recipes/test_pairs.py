@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from common.errors import UserError
-from common.own_tokenizer import train_tokenizer
+from common.own_tokenizer import DroppedMerges, train_tokenizer
 from common.pairs import PairChanges, shared_words, summed_loss
+from transformers import BertTokenizer
 
 
 PAIRS = [
@@ -80,6 +81,35 @@ def test_a_tokenizer_writes_every_text():
         assert tokenizer.decode(ids, skip_special_tokens=True).removeprefix(" ") == text
     again = train_tokenizer(accelerator, [text for pair in PAIRS for text in pair], 300, 64)
     assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_without_a_rate_merges_are_those_of_the_tokenizer():
+    tokenizer = train_tokenizer(SimpleNamespace(is_main_process=True), [" ".join(pair) for pair in PAIRS], 330, 64)
+    for text in (*PAIRS[0], *PAIRS[1], "Größe 日本", ""):
+        assert DroppedMerges(tokenizer, 0.0)(text, 64, random.Random(0)) == tokenizer(text).input_ids
+    assert (
+        DroppedMerges(tokenizer, 0.0)(PAIRS[0][0], 9, random.Random(0))
+        == tokenizer(PAIRS[0][0], truncation=True, max_length=9).input_ids
+    )
+
+
+def test_merges_are_dropped_at_their_rate():
+    tokenizer = train_tokenizer(SimpleNamespace(is_main_process=True), ["ab ab ab"] * 9, 264, 64)
+    encode, counts = DroppedMerges(tokenizer, 0.25), []
+    for seed in range(2000):
+        ids = encode("ab", 64, random.Random(seed))
+        assert ids == encode("ab", 64, random.Random(seed))
+        assert tokenizer.decode(ids, skip_special_tokens=True) == " ab"
+        counts.append("ab" in [token.strip("Ġ") for token in tokenizer.convert_ids_to_tokens(ids)])
+    # two merges are possible at first; where the first is dropped, the other may be done
+    assert 0.7 < sum(counts) / len(counts) < 0.8
+    assert len(DroppedMerges(tokenizer, 1.0)("ab", 64, random.Random(0))) == 2 + len(" ab")
+
+
+def test_only_bpe_has_merges():
+    words = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5})
+    with pytest.raises(UserError, match=r"bpe_dropout is 0\.1, and the tokenizer is a WordPiece: only BPE has merges"):
+        DroppedMerges(words, 0.1)
 
 
 @pytest.mark.parametrize("pieces", [0, 260])

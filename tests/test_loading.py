@@ -92,9 +92,10 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
             elif kind == "HybridSiameseConnection":
                 expected[key] = torch.ones_like(parameter)
             elif kind == "EmbeddingMix":
-                # nanochat's, by layer of the four
+                # nanochat's, by layer
                 first, last = {"scale": (1.15, 1.05), "embedding_scale": (0.2, 0.05)}[name]
-                depth = int(re.search(r"(\d+)(?=\.connections|\.begin_norm)", path)[1]) / 3
+                depth = int(re.search(r"(\d+)(?=\.connections|\.begin_norm)", path)[1])
+                depth /= model.config.add_norm_depth() - 1
                 expected[key] = torch.tensor([first + (last - first) * depth])
             elif kind == "Backout":
                 expected[key] = torch.tensor([0.2])

@@ -47,6 +47,7 @@ class RunConfig:
         learning_rate: peak of the schedule.
         warmup: share of the steps in which the rate rises; after that it falls linearly to 0.
         weight_decay: for weight matrices; biases, norms and residual scales are spared.
+        adam_beta2: how much of AdamW's mean of squared gradients is kept at each step.
         max_grad_norm: gradients are clipped to this norm; 0 clips nothing.
         eval_every: steps between evaluations; default once per epoch. The last step is always evaluated.
         checkpoint_every: steps between checkpoints; null writes none.
@@ -84,6 +85,7 @@ class RunConfig:
     learning_rate: PositiveFloat = 5e-5
     warmup: ClosedUnitInterval = 0.1
     weight_decay: NonNegativeFloat = 0.01
+    adam_beta2: ClosedUnitInterval = 0.999
     max_grad_norm: NonNegativeFloat = 1.0
     eval_every: PositiveInt | None = None
     checkpoint_every: PositiveInt | None = None

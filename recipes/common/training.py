@@ -102,7 +102,8 @@ def train(
     total = min(config.max_steps or math.inf, config.epochs * order.steps_per_epoch)
     # another dropout on each process, after the same new weights
     set_seed(config.seed, device_specific=True)
-    optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.learning_rate, fused=True)
+    groups, betas = decay_groups(model, config.weight_decay), (0.9, config.adam_beta2)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * total), total)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
 

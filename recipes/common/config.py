@@ -102,6 +102,8 @@ class RunConfig:
             raise UserError(
                 "final_model is best, and checkpoint_every is not set: without checkpoints only the last is left"
             )
+        if self.adam_beta2 == 1:
+            raise UserError("adam_beta2 is 1; allowed is a number from 0 to below 1")
         if self.lora and self.train_only:
             raise UserError(f"lora is {self.lora} and train_only is {self.train_only}: choose one of them")
         for name in self.track:

@@ -188,6 +188,8 @@ def test_lora_is_merged_and_kept(config, recipe, tmp_path):
     assert result["reload"]["predictions_equal"] == 13
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     assert not any("lora" in name for name in _weights(tmp_path / "run"))
+    with pytest.raises(UserError, match="adam_beta2 is 1; allowed is a number from 0 to below 1"):
+        recipe(config | {"adam_beta2": 1.0})
     with pytest.raises(UserError, match="lora is 2 and train_only is add_norm: choose one of them"):
         recipe(config | {"lora": 2, "train_only": "add_norm", "output_dir": str(tmp_path / "2")})
     with pytest.raises(UserError, match="this add & norm transforms weights"):

@@ -259,8 +259,10 @@ LAYER_SCHEMES = (
         "Parisotto et al., 2019, arXiv 1910.06764",
         "Input, output and sigmoid-tanh gates: their formulas were not checked.",
     ),
-    _residual.left_out(
-        "gru_cell_residual", "x-transformers' code", "A stock GRU cell as the residual: without a paper."
+    _residual.built(
+        "gru_cell_residual",
+        "x-transformers' code (gate_residual)",
+        {"preset": "pre_ln", "residual": "gru_cell"},
     ),
     _residual.built("laurel_lr", "LAuReL, Menghani et al., 2024, arXiv 2411.07501", {"residual": "laurel_lr"}),
     _residual.left_out(

@@ -273,7 +273,7 @@ OTHER_SPECS: dict[str, Any] = {
                 "index": 0,
                 "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 4}, "feed_forward": "deep_delta"},
             },
-            {"index": 1, "residual": {"attention": "orthogonal"}},
+            {"index": 1, "residual": {"attention": "orthogonal", "feed_forward": "gru_cell"}},
             {"index": -2, "residual": {"attention": "muse_gate", "feed_forward": "affine"}},
             {"index": -1, "residual": {"kind": "gpas", "place": "on_skip"}},
         ],

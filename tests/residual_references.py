@@ -61,6 +61,21 @@ def gru_gate(x, f, p, *, relu=True, **_):
     return (1 - z) * x + z * h
 
 
+def _gru_cell(x, f, p, **_):
+    of_f = (f @ p["cell.weight_ih"].T + p["cell.bias_ih"]).chunk(3, -1)
+    of_x = (x @ p["cell.weight_hh"].T + p["cell.bias_hh"]).chunk(3, -1)
+    r, z = sigmoid(of_f[0] + of_x[0]), sigmoid(of_f[1] + of_x[1])
+    return (1 - z) * torch.tanh(of_f[2] + r * of_x[2]) + z * x
+
+
+def _gru_cell_start(width):
+    drawn = Drawn(std=(3 * width) ** -0.5, bound=width**-0.5)
+    sides = ("ih", "hh")
+    return {f"cell.weight_{side}": ((3 * width, width), drawn) for side in sides} | {
+        f"cell.bias_{side}": ((3 * width,), drawn) for side in sides
+    }
+
+
 def _laurel_start(width, *, rank):
     # column j of the paper's A: 1 / sqrt(r D) in the rows i with i mod r = j
     a = torch.tensor([[float(i % rank == j) for i in range(width)] for j in range(rank)]) / math.sqrt(rank * width)
@@ -156,6 +171,7 @@ RESIDUAL_REFERENCES = {
         },
         samples={"start": [2.0, "admin"], "relu": [True, False]},
     ),
+    "gru_cell": Reference(formula=_gru_cell, start=_gru_cell_start, samples={}),
     "normalized_lerp": Reference(
         formula=normalized_lerp,
         start=lambda width, *, stored="rsqrt_width", **_: {"weight": ((width,), stored_start(stored, width))},

@@ -363,7 +363,7 @@ def test_gpas_has_one_gate_per_layer_unless_told_otherwise(share):
 
 
 @pytest.mark.parametrize(
-    "kind", ["gpas", "muse_gate", "highway", "gru_gate", "laurel_lr", "laurel_gemma3n", "deep_delta"]
+    "kind", ["gpas", "muse_gate", "highway", "gru_gate", "gru_cell", "laurel_lr", "laurel_gemma3n", "deep_delta"]
 )
 def test_gates_stay_in_float32(kind, tmp_path):
     spec = {"preset": "pre_ln", "residual": {"kind": kind, **SMALL.get(kind, {})}}

@@ -131,6 +131,34 @@ class GRUGate(MatrixResidual):
         return f"start={self.start:.6g}, relu={self.relu}"
 
 
+@RESIDUALS.register("gru_cell")
+class GRUCellResidual(MatrixResidual):
+    """A GRU cell whose state is the stream and whose input is the branch: `GRUCell(f, x)`.
+
+        r = sigmoid(W_r f + b_r + U_r x + c_r)
+        z = sigmoid(W_z f + b_z + U_z x + c_z)
+        n = tanh(W_n f + b_n + r * (U_n x + c_n))
+        y = (1 - z) * n + z * x
+
+    It is never the plain sum: at its start about half of the stream is kept.
+
+    Source: the gated residual of x-transformers (`gate_residual`), with torch's cell; Cho et al., 2014,
+    arXiv 1406.1078. No paper has it as a residual; GTrXL's gate (`gru_gate`) has other weights and a bias.
+
+    Dtype: computed in float32, returned in that of `x`. Init: all uniform within 1 / sqrt(hidden), as torch's.
+    """
+
+    def __init__(self, hidden_size: int, position: Position):
+        super().__init__()
+        self.cell = nn.GRUCell(hidden_size, hidden_size)
+
+    def reset_parameters(self) -> None:
+        self.cell.reset_parameters()
+
+    def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return self.cell(f.flatten(0, -2), x.flatten(0, -2)).view_as(x)
+
+
 @RESIDUALS.register("laurel_lr")
 class LowRankResidual(MatrixResidual):
     """A learned map of low rank beside the identity on the stream, `f + x + B A x`.

@@ -106,6 +106,8 @@ def load_model(
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
+    if stack is not None and (config.new_weights or not config.checkpoint):
+        raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     entries = dict(config.model_config)
     if attention := config.attn_implementation or ("eager" if device.type == "cpu" else None):

@@ -213,6 +213,9 @@ def test_a_new_model(config, recipe, tmp_path):
     assert model.config.num_hidden_layers == 1
     with pytest.raises(UserError, match="no model: give checkpoint, or model_config with model_type"):
         recipe(config | {"checkpoint": None, "output_dir": str(tmp_path / "2")})
+    with pytest.raises(UserError, match="stack is made of copies of a checkpoint: give checkpoint, and leave new_w"):
+        stack = {"stack": {"encoders": 2, "arrangement": "sequence"}, "output_dir": str(tmp_path / "2")}
+        recipe(config | new | stack)
     with pytest.raises(UserError, match="no tokenizer: give checkpoint"):
         without = {"checkpoint": None, "model_config": {"model_type": "bert"}, "output_dir": str(tmp_path / "2")}
         recipe(config | without)

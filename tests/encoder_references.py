@@ -112,6 +112,16 @@ def _hyper(streams: int, reduce: Callable[[list[torch.Tensor]], torch.Tensor], s
     )
 
 
+def _altup(sublayer: Callable, streams: int, active: int) -> EncoderReference:
+    return EncoderReference(
+        altup(in_turn(sublayer), active),
+        norm="rms_norm",
+        begin=altup_start(streams, active),
+        shown=lambda state: state[active],
+        end=altup_end(active),
+    )
+
+
 def _mean(streams: list[torch.Tensor]) -> torch.Tensor:
     return sum(streams) / len(streams)
 
@@ -300,13 +310,7 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
     ),
     "altup": (
         {"preset": "pre_rms_norm", "stream": "altup"},
-        EncoderReference(
-            altup(in_turn(pre_ln), 0),
-            norm="rms_norm",
-            begin=altup_start(4, 0),
-            shown=lambda streams: streams[0],
-            end=altup_end(0),
-        ),
+        _altup(pre_ln, streams=4, active=0),
     ),
     "altup_of_gemma3n": (
         {
@@ -314,13 +318,7 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
             "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 3}, "cross_attention": "add"},
             "stream": {"kind": "altup", "streams": 3, "active": 1},
         },
-        EncoderReference(
-            altup(in_turn(gemma3n), 1),
-            norm="rms_norm",
-            begin=altup_start(3, 1),
-            shown=lambda streams: streams[1],
-            end=altup_end(1),
-        ),
+        _altup(gemma3n, streams=3, active=1),
     ),
     "dense_dilated": (
         {"preset": "pre_ln", "stream": {"kind": "dense", "dilation": 2, "period": 2}},

@@ -61,13 +61,10 @@ class HasOutputLayer:
     def install_output_layer(self) -> None:
         """Let the output layer be adopted if its weight is transformed or its logits have a norm."""
         model: Any = self
-        stock, weights, build_norm = (
-            model.get_output_embeddings(),
-            self.output_config().add_norm.weights,
-            self._new_norm(),
-        )
+        stock, build_norm = model.get_output_embeddings(), self._new_norm()
         if not isinstance(stock, nn.Linear):
             return
+        weights = self.output_config().add_norm.weights
         found = transforms(weights, ("output",), stock.out_features, stock.in_features)
         if found is None and build_norm is None:
             return
@@ -100,7 +97,9 @@ class HasOutputLayer:
 
     def _get_resized_lm_head(self, old_lm_head: Any, *args: Any, **kwargs: Any) -> Any:
         new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)  # type: ignore[misc]
-        return resized_output_layer(old_lm_head, new, self._new_norm()) if self.changes_output else new
+        return (
+            resized_output_layer(old_lm_head, new, self._new_norm()) if isinstance(old_lm_head, OutputLayer) else new
+        )
 
 
 @torch.no_grad()

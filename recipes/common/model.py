@@ -166,7 +166,7 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
             entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(part, key)}
         chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
         if config.new_weights or not checkpoint:
-            parts = dict.fromkeys(schemes, own) if not own.is_encoder_decoder else vars(own)
+            parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
             made = {
                 name: {"model_type": own.model_type}
                 | ({key: value for key, value in parts[name].to_dict().items() if key not in ABOUT_A_FILE})

@@ -123,9 +123,9 @@ def test_new_weights_with_a_tokenizer_of_their_own(pairs, translate, tmp_path):
 
 
 def test_new_weights_of_a_checkpoint_are_new(pairs, translate):
-    made = translate(pairs | {"max_steps": 1, "new_weights": True, "learning_rate": 1e-9, "seed": 1})
+    translate(pairs | {"max_steps": 1, "new_weights": True, "learning_rate": 1e-9, "seed": 1})
     old, new = (AutoModel.from_pretrained(path) for path in (pairs["checkpoint"], pairs["output_dir"] + "/model"))
-    assert made["parameters"] > 0 and new.encoder.config.num_hidden_layers == old.config.num_hidden_layers
+    assert new.encoder.config.num_hidden_layers == old.config.num_hidden_layers
     assert not torch.allclose(new.encoder.get_input_embeddings().weight, old.get_input_embeddings().weight, atol=1e-3)
 
 

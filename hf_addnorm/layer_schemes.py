@@ -121,7 +121,8 @@ LAYER_SCHEMES = (
     _placement.left_out(
         "macaron",
         "Conformer's layer, as in x-transformers",
-        "It has a third sublayer, a feed-forward before attention, which no family here has weights for.",
+        "It adds a sublayer to every layer, a feed-forward before attention, while an add & norm scheme is about the "
+        "sublayers that a model has. Its half step is the residual constant with branch_scale 0.5.",
     ),
     _placement.left_out(
         "deep_scale_lm",

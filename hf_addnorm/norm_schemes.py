@@ -31,11 +31,11 @@ NORM_SCHEMES = (
         {"norm": {"kind": "rms_norm", "zero_centered": True}},
     ),
     _norm.built("prms_norm", "Zhang & Sennrich, NeurIPS 2019, arXiv 1910.07467", {"norm": "prms_norm"}),
-    _norm.left_out(
+    _norm.built(
         "crms_norm",
         "Jiang, Gu, Zhu & Pan, NeurIPS 2023, arXiv 2305.14858",
-        "The stream has one feature less than the model is wide: it is an offline conversion of a trained pre-norm "
-        "model, not a norm to train with.",
+        {"norm": "crms_norm"},
+        {"preset": "pre_ln", "norm": "crms_norm"},
     ),
     _norm.built("scale_norm", "Nguyen & Salazar, 2019, arXiv 1910.05895", {"norm": "scale_norm"}),
     _norm.built("l2_norm", "nGPT, Loshchilov et al., 2024, arXiv 2410.01131", {"norm": "l2_norm"}),
@@ -65,10 +65,11 @@ NORM_SCHEMES = (
     ),
     _norm.built("unified_norm", "Yang et al., ACM MM 2022, arXiv 2208.01313", {"norm": "unified_norm"}),
     _norm.built("regularized_bn", "Wang et al., NeurIPS 2022, arXiv 2210.05153", {"norm": "regularized_bn"}),
-    _norm.left_out(
+    _norm.built(
         "dynamic_token_norm",
         "Shao et al., ICLR 2022, arXiv 2112.02624",
-        "It reads positions on a fixed grid of image patches; no form for text is published.",
+        {"norm": "dynamic_token_norm"},
+        {"norm": {"kind": "dynamic_token_norm", "variant": "official"}},
     ),
     _norm.built("dyt", "Zhu, Chen, He, LeCun & Liu, CVPR 2025, arXiv 2503.10622", "dyt", {"norm": "dyt"}),
     _norm.expressible(
@@ -157,10 +158,16 @@ NORM_SCHEMES = (
         {"weights": "fix_norm"},
         {"preset": "pre_ln", "norm": "scale_norm", "weights": "fix_norm"},
     ),
-    _weight_transform.left_out(
+    _weight_transform.built(
         "zero_mean_output",
         "Jiang, Gu, Zhu & Pan, NeurIPS 2023, arXiv 2305.14858",
-        "A step of the offline conversion to CRMSNorm (crms_norm).",
+        {"weights": "zero_mean_output"},
+        {
+            "preset": "pre_rms_norm",
+            "norm": {"kind": "rms_norm", "bias": True},
+            "embed": {"kind": "fixed_sigma", "gain": False, "bias": False},
+            "weights": "zero_mean_output",
+        },
     ),
     _weight_transform.left_out(
         "bit_net",

@@ -248,6 +248,19 @@ OTHER_SPECS: dict[str, Any] = {
         "head": {"kind": "bhyt_star", "learned": True},
         "final": "derf",
     },
+    # and all kinds of norm over tokens without a state
+    "norm_over_tokens_of_each_kind": {
+        "norm": "instance_norm",
+        "attention": {
+            "pre": "contra_norm",
+            "q": {"kind": "sum_norm", "over": "tokens", "signed": False},
+            "mid": {"kind": "contra_norm", "over": "features"},
+            "post": {"kind": "dynamic_token_norm", "variant": "official"},
+        },
+        "feed_forward": {"pre": {"kind": "instance_norm", "variance": "unbiased"}, "post": "sequence_group_norm"},
+        "embed": "dynamic_token_norm",
+        "final": "layer_norm",
+    },
     "no_norms": {"attention": [], "feed_forward": [], "embed": False, "head": False},
     "all_slots": {
         "attention": {"pre": True, "mid": "rms_norm", "out": "dyt", "post": {"kind": "layer_norm", "bias": False}},
@@ -293,6 +306,12 @@ OTHER_SPECS: dict[str, Any] = {
         "norm": "rms_norm",
         "stream": {"kind": "siamese", "hybrid": True},
         "attention": ["q", "k", "v"],
+    },
+    "stream_without_a_mean": {
+        "preset": "pre_rms_norm",
+        "norm": {"kind": "rms_norm", "bias": True},
+        "embed": {"kind": "fixed_sigma", "gain": False, "bias": False},
+        "weights": "zero_mean_output",
     },
     "by_layer": {
         "preset": "pre_ln",
@@ -345,15 +364,20 @@ ONLY_IN = {
 }
 
 
-def specs_of(family: str) -> list[str]:
-    """The specs that a family can have."""
-    return [spec for spec in SPECS if family in ONLY_IN.get(spec, FAMILIES)]
+# those that a causal model can have: the others have norms over tokens
+CAUSAL = [name for name, spec in SPECS.items() if not AddNormSpec.parse(spec).token_norms(4)]
+
+
+def specs_of(family: str, model: str) -> list[str]:
+    """The specs that a family's model can have."""
+    causal = CAUSAL if family == "gpt2" or "LMHead" in model else SPECS
+    return [spec for spec in causal if family in ONLY_IN.get(spec, FAMILIES)]
 
 
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model: all for BERT and ViT, a covering set for other families."""
     quick = _quick_specs(family, model)
-    return [spec for spec in specs_of(family) if spec in quick]
+    return [spec for spec in specs_of(family, model) if spec in quick]
 
 
 def _quick_specs(family: str, model: str) -> Iterable[str]:
@@ -367,7 +391,7 @@ def product(models: list[tuple[str, str]]) -> list[Any]:
     return [
         pytest.param(family, model, spec, marks=() if spec in quick_specs(family, model) else pytest.mark.slow)
         for family, model in models
-        for spec in specs_of(family)
+        for spec in specs_of(family, model)
     ]
 
 

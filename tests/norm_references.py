@@ -51,6 +51,12 @@ def rms_norm(x, p, *, eps=1e-6, eps_place="inside", **_):
     return _affine(x / ((mean_square + eps) ** 0.5 if eps_place == "inside" else mean_square**0.5 + eps), p)
 
 
+def _crms_norm(x, p, *, eps=1e-5):
+    # as LayerNorm of the token with the feature that makes its mean 0, of which the last is not kept
+    whole = torch.cat([x, -x.sum(-1, keepdim=True)], -1)
+    return layer_norm(whole, p, eps=eps)[..., :-1]
+
+
 def _dyt(x, p, **_):
     return _affine(torch.tanh(p["alpha"] * x), p)
 
@@ -238,6 +244,7 @@ NORM_REFERENCES = {
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
     ),
+    "crms_norm": Reference(_crms_norm, samples={"eps": [1e-5, 1e-3]}),
     "prms_norm": Reference(
         formula=_prms_norm,
         start=lambda width, *, bias=False, **options: _gain_and_bias(width, bias=bias, **options),

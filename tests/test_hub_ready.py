@@ -26,7 +26,7 @@ CODE = Path(hf_addnorm.__file__).parent / "models"
 
 # every model once, with the next of the specs that it can have; the base models once more as stock models
 _NEXT = itertools.cycle(SPECS)
-CASES = [(family, model, next(spec for spec in _NEXT if spec in specs_of(family))) for family, model in MODELS]
+CASES = [(family, model, next(spec for spec in _NEXT if spec in specs_of(family, model))) for family, model in MODELS]
 STOCK_CASES = [(family, row.config_class.auto_classes["AutoModel"]) for family, row in FAMILIES.items()]
 
 

@@ -32,6 +32,7 @@ NORM_STARTS: dict[str, dict[str, float]] = {
     **{kind: {} for kind in ("LayerNorm", "DeviationNorm", "GroupNorm", "CenterNorm", "FixedSigmaNorm")},
     **{kind: {} for kind in ("RMSNorm", "PartialRMSNorm", "SumNorm", "Affine")},
     **{kind: {} for kind in ("GroupedRMSNorm", "InputScaledRMSNorm")},
+    **{kind: {} for kind in ("InstanceNorm", "ContraNorm", "SequenceGroupNorm")},
     "BoundedTanhNorm": {"alpha": 2.0},
     # the root of the width
     "ScaleNorm": {"scalar_weight": 32**0.5},
@@ -77,6 +78,11 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
             elif kind in NORM_STARTS:
                 value = ({"weight": 1.0, "bias": 0.0, "zero_centered_weight": 0.0} | NORM_STARTS[kind])[name]
                 expected[key] = torch.full_like(parameter, 0.0 if zeroed and ".out_norm." in key else value)
+            elif kind == "DynamicTokenNorm":
+                # four heads at the corners of 2 x 2 tokens, halfway between them and the token
+                corners = torch.tensor([[-1.0, y, x] for x in (-1.0, 1.0) for y in (-1.0, 1.0)])
+                starts = {"position_weights": corners, "weight": torch.ones(32)}
+                expected[key] = starts.get(name, torch.zeros_like(parameter))
             elif kind == "HyperConnection" and name == "beta":
                 expected[key] = torch.ones(len(parameter))
             elif kind == "HyperConnection":

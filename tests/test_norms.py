@@ -38,6 +38,7 @@ REPRESENTATIVES = [
     ("ada_norm", {"k": 0.0}),
     ("center_norm", {}),
     ("fixed_sigma", {}),
+    ("crms_norm", {}),
     ("prms_norm", {}),
     ("scale_norm", {}),
     ("input_scaled_layer_norm", {}),

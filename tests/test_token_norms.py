@@ -318,6 +318,7 @@ SPECS = {
         "head": True,
     },
     "pre_contra": {"preset": "pre_ln", "norm": "contra_norm"},
+    "pre_around": {"preset": "pre_ln", "norm": "dynamic_token_norm"},
     "post_sum": {"preset": "post_ln", "norm": {"kind": "sum_norm", "over": "tokens", "signed": False}},
     "dual": {"preset": "residual", "norm": "batch_norm"},
     "hyper": {"preset": "hyper_connections", "norm": "sequence_group_norm"},
@@ -524,7 +525,9 @@ def test_shared_layers_have_statistics_for_every_depth(spec):
     assert len({tuple(buffer.tolist()) for buffer in kept}) == 9
 
 
-@pytest.mark.parametrize("spec", ["post_batch", "pre_instance", "pre_contra", "post_sum", *RUNNING_SPECS])
+@pytest.mark.parametrize(
+    "spec", ["post_batch", "pre_instance", "pre_contra", "pre_around", "post_sum", *RUNNING_SPECS]
+)
 def test_a_causal_model_refuses_them(spec):
     row = FAMILIES["gpt2"]
     with pytest.raises(ValueError, match="its statistics over tokens"):

@@ -44,12 +44,44 @@ def sequence_group(x, norm, groups, eps=1e-5):
     return torch.cat(parts, -1) * norm.weight + norm.bias
 
 
+def around(x, norm, groups, variant="paper", eps=1e-5, grid=None):
+    """Dynamic token norm of one sequence, or of the patches of a grid, token by token and head by head."""
+    rows, columns = grid or (1, len(x))
+    places = [divmod(token, columns) for token in range(rows * columns)]
+    shares = 1 / (1 + torch.exp(-norm.own_share))
+    heads = x.chunk(groups, -1)
+    if variant == "official":
+        heads = [head / ((head * head).sum(-1, keepdim=True) / head.shape[-1] + eps) ** 0.5 for head in heads]
+    tokens = torch.cat(heads, -1)
+    first, out = len(x) - len(places), []
+    for i, token in enumerate(tokens):
+        mean = token.sum() / len(token)
+        var = ((token - mean) ** 2).sum() / (len(token) - (variant == "official"))
+        parts = []
+        for head, values in enumerate(heads):
+            mean_i, var_i = mean, var
+            if i >= first:
+                shifts = [[places[i - first][axis] - place[axis] for axis in (0, 1)] for place in places]
+                a = norm.position_weights[head]
+                weights = torch.stack([torch.exp(a[0] * (y * y + x * x) + a[1] * y + a[2] * x) for y, x in shifts])
+                weights = weights / weights.sum()
+                mean_j = (weights[:, None] * values[first:]).sum(0)
+                var_j = (weights[:, None] * (values[first:] - mean_j) ** 2).sum(0)
+                mean_i = shares[0, head] * mean + (1 - shares[0, head]) * mean_j
+                var_i = shares[-1, head] * var + (1 - shares[-1, head]) * var_j
+            parts.append((values[i] - mean_i) / (var_i + eps) ** 0.5)
+        out.append(torch.cat(parts) * norm.weight + norm.bias)
+    return torch.stack(out)
+
+
 # norms without a state: the options, and the function of one sequence without padding
 SEQUENCE_NORMS = {
     "group": ("sequence_group_norm", {"groups": 1}, sequence_group),
     "group_of_one_feature": ("sequence_group_norm", {"groups": 5, "eps": 1e-3}, sequence_group),
     "contra": ("contra_norm", {}, contra),
     "contra_bert": ("contra_norm", {"scale": 0.5, "identity": True, "temperature": 0.5}, contra),
+    "around": ("dynamic_token_norm", {"groups": 1}, around),
+    "around_official": ("dynamic_token_norm", {"groups": 5, "variant": "official", "eps": 1e-3}, around),
     "contra_of_features": ("contra_norm", {"over": "features", "scale": 0.5, "temperature": 0.5}, contra_of_features),
     **{
         f"{'signed' if signed else 'sizes'}_sum": (
@@ -156,8 +188,8 @@ def test_tokens_of_nothing_and_sequences_without_tokens_are_finite():
 
 def test_whether_tokens_are_mixed_may_be_a_matter_of_options():
     mixing = {kind for kind in NORMS if mixes_tokens(NORMS.parse(kind, "norm"))}
-    assert {"batch_norm", "instance_norm", "contra_norm", "sequence_group_norm"} <= mixing
-    assert not mixing & {"layer_norm", "rms_norm", "none", "sum_norm"}
+    # every one of them is among those that are tested here or in test_token_norms
+    assert mixing == {*KINDS, *(kind for kind, _, _ in SEQUENCE_NORMS.values())} - {"sum_norm"}
     assert mixes_tokens(NORMS.parse({"kind": "sum_norm", "over": "tokens"}, "norm"))
 
 

@@ -10,7 +10,7 @@ from hf_addnorm import (
     AddNormBertForSequenceClassification,
     AddNormBertModel,
 )
-from hf_addnorm.models.weight_transforms import WEIGHTS, Transformed
+from hf_addnorm.models.weight_transforms import WEIGHTS, Transformed, TransformedLinear
 
 
 SPECS = {
@@ -118,6 +118,51 @@ def test_fix_norm_is_the_formula(length):
     w[2] = 0
     transform = build("fix_norm", role="embed", length=length)
     assert torch.equal(transform(w)[2], w[2])
+
+
+def test_zero_mean_output_is_the_formula():
+    x, w, b = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 7), (5, 7), (5,)))
+    layer = torch.nn.Linear(7, 5).double()
+    layer.__class__ = TransformedLinear
+    layer.weight_norm = torch.nn.ModuleList([build("zero_mean_output", role="o")])
+
+    def ours(x, w, b):
+        return torch.func.functional_call(layer, {"weight": w, "bias": b}, (x,))
+
+    def formula(x, w, b):
+        y = x @ w.T + b
+        return y - y.mean(-1, keepdim=True)
+
+    compare(ours, formula, x, w, b)
+    layer.bias = None
+    torch.testing.assert_close(layer(x), formula(x, layer.weight, torch.zeros(5, dtype=torch.float64)))
+
+
+# in the others something else has a mean: ALBERT's map behind the embeddings' norm, DeBERTa's convolution
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"albert", "albert_groups", "deberta_v2_conv"}))
+def test_rms_norm_of_a_stream_without_a_mean_is_layer_norm(family):
+    """A pre-norm model with LayerNorm, and its weights in one with RMSNorm whose branches have no mean."""
+    row, model = FAMILIES[family], BASE_MODELS[family]
+    mean_out = {"kind": "fixed_sigma", "gain": False, "bias": False}
+    specs = [
+        {"preset": "pre_ln", "norm": {"kind": "layer_norm", "bias": True, "eps": 1e-3}, "embed": False},
+        {
+            "preset": "pre_ln",
+            "norm": {"kind": "rms_norm", "bias": True, "eps": 1e-3},
+            "embed": mean_out,
+            "weights": "zero_mean_output",
+        },
+    ]
+    more = {"adapter_attn_dim": None} if family == "wav2vec2_stable" else {}
+    layer, rms = (row.model_class(model)(row.config(model, spec, **more)).double().eval() for spec in specs)
+    fill_with_pattern(layer)
+    rms.load_state_dict(layer.state_dict())
+    inputs = {key: x.double() if x.is_floating_point() else x for key, x in row.inputs(model).items()}
+    expected, y = layer(**inputs)[0], rms(**inputs)[0]
+    torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+    plain = row.model_class(model)(row.config(model, specs[1] | {"weights": "none"}, **more)).double().eval()
+    plain.load_state_dict(layer.state_dict())
+    assert not torch.allclose(plain(**inputs)[0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -299,14 +299,29 @@ class EmbedDropout(nn.Dropout):
         return super().forward(self.embed_norm(x))
 
 
-def _mask_position(forward: Any) -> int | None:
+def _reader(forward: Any, name: str) -> Any:
+    """What gives an argument of a model's forward, by place or by name; None where it has none."""
     names = list(inspect.signature(forward).parameters)
-    return names.index("attention_mask") - 1 if "attention_mask" in names else None
+    position = names.index(name) - 1 if name in names else None
+
+    def read(args: tuple, kwargs: dict[str, Any]) -> Any:
+        by_place = args[position : position + 1] if position is not None else ()
+        return by_place[0] if by_place else kwargs.get(name)
+
+    return read
+
+
+def _patch_grid(config: Any, image: Any) -> tuple[int, int] | None:
+    """Rows and columns of the patches of images [batch, channels, height, width]."""
+    if image is None:
+        return None
+    sizes = config.patch_size if isinstance(config.patch_size, (list, tuple)) else 2 * (config.patch_size,)
+    return image.shape[-2] // sizes[0], image.shape[-1] // sizes[1]
 
 
 def entered(forward: Any) -> Any:
     """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
-    position = _mask_position(forward)
+    mask, image = _reader(forward, "attention_mask"), _reader(forward, "pixel_values")
 
     @wraps(forward)
     def entered(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -315,9 +330,8 @@ def entered(forward: Any) -> Any:
         run: Any = partial(with_losses, forward) if self.adds_loss else forward
         if not (self.asks_model or self.mixes_tokens):
             return run(self, *args, **kwargs)
-        by_place = args[position : position + 1] if position is not None else ()
-        mask = by_place[0] if by_place else kwargs.get("attention_mask")
-        return running_with(TokenMask.of(mask), run, self, *args, **kwargs)
+        tokens = TokenMask.of(mask(args, kwargs), _patch_grid(self.config, image(args, kwargs)))
+        return running_with(tokens, run, self, *args, **kwargs)
 
     # Accelerate, where it takes its autocast away again, goes down to what no decorator is on, and would take this too
     vars(entered)["__signature__"] = inspect.signature(forward)

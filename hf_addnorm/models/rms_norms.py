@@ -58,6 +58,32 @@ class RMSNorm(Norm):
         return f"{self.hidden_size}, eps={self.eps}, eps_place={self.eps_place}"
 
 
+@NORMS.register("crms_norm")
+class CompressedRMSNorm(RMSNorm):
+    """CRMSNorm, LayerNorm of a token whose features sum to 0 and of which the last one is not stored.
+
+        x [..., hidden] -> / sqrt((sum(x^2) + sum(x)^2) / (hidden + 1) + eps) -> [..., hidden]
+
+    The feature left out is `-sum(x)`. LayerNorm of the `hidden + 1` features, without gain and bias, has these
+    outputs, the last one not stored either: a gain or a bias would end that, and there is none.
+
+    Source: Jiang, Gu, Zhu & Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers", 2023, arXiv 2305.14858, with the eps of
+    the authors' code.
+
+    Args:
+        hidden_size (`int`): size of the last axis: the features that are stored.
+        eps (`float`, *optional*, defaults to 1e-5): above 0, inside the root.
+    Dtype: computed in float32 at least, returned in `x.dtype`. No parameters.
+    """
+
+    def __init__(self, hidden_size: int, *, eps: Positive = 1e-5):
+        super().__init__(hidden_size, gain=False, eps=eps)
+
+    def mean_square(self, x: torch.Tensor) -> torch.Tensor:
+        total = x.square().sum(-1, keepdim=True) + x.sum(-1, keepdim=True).square()
+        return total / (self.hidden_size + 1)
+
+
 @NORMS.register("prms_norm")
 class PartialRMSNorm(RMSNorm):
     """pRMSNorm, whose mean square is that of the first features alone: `x / (sqrt(mean(x[:k]^2)) + eps) * gain`.

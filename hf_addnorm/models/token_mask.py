@@ -1,4 +1,4 @@
-"""Which tokens are real, for the norms that take statistics over tokens, and what these took during a forward.
+"""Which tokens are real, for the norms that take statistics over tokens, where they stand, and what these norms took.
 
 Only the model's entry knows it: layers are given masks of other shapes, or none. So the entry says it for the time of
 one forward, and a layer is handed it as an argument, which lasts until a checkpoint's recomputation.
@@ -19,26 +19,42 @@ class TokenMask:
         mask (`torch.Tensor`, *optional*): [batch, seq], true for a real token; None if all are real. With a cache it
             is longer than the tokens, and its end counts.
         problem (`str`): why the mask that the model was given does not say it; empty if it does.
+        grid (`tuple[int, int]`, *optional*): rows and columns of an image's patches, which are the last tokens; None
+            for a sequence.
     """
 
-    def __init__(self, mask: torch.Tensor | None, problem: str = ""):
-        self.mask, self.problem = mask, problem
+    def __init__(self, mask: torch.Tensor | None, problem: str = "", grid: tuple[int, int] | None = None):
+        self.mask, self.problem, self.grid = mask, problem, grid
         self._kept: dict[Any, list[Any]] = {}
         self._asked: dict[Any, int] = {}
 
     @classmethod
-    def of(cls, attention_mask: Any) -> "TokenMask":
-        """From what a model is given as `attention_mask`."""
+    def of(cls, attention_mask: Any, grid: tuple[int, int] | None = None) -> "TokenMask":
+        """From what a model is given as `attention_mask`, and the grid of its patches."""
         if attention_mask is None:
-            return cls(None)
+            return cls(None, grid=grid)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
-            return cls(attention_mask.bool())
+            return cls(attention_mask.bool(), grid=grid)
         shape = f"of shape {list(attention_mask.shape)}" if isinstance(attention_mask, torch.Tensor) else "no tensor"
         return cls(
             None,
             f"a norm that takes statistics over tokens needs attention_mask as [batch, seq]; it is {shape}, from "
             "which the real tokens cannot be read.",
         )
+
+    def grid_of(self, tokens: int) -> tuple[int, int]:
+        """Rows and columns in which the last of so many tokens stand; those of a sequence are one row.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        rows, columns = self.grid or (1, tokens)
+        if rows * columns > tokens:
+            raise ValueError(
+                f"a norm that knows where its tokens stand was given {tokens}, and the image has {rows} x {columns} "
+                "patches."
+            )
+        return rows, columns
 
     def on(self, x: torch.Tensor) -> torch.Tensor | None:
         """The mask of the tokens of `x` [batch, seq, ..., features], [batch, seq, 1, ...]; None: all are real.

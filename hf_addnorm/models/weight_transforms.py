@@ -58,6 +58,8 @@ class WeightTransform(nn.Module):
     iterates = False
     # whether of the embeddings' tables it is for that of the words alone
     words_only = False
+    # whether the layer's bias is transformed too
+    has_bias_too = False
     possible_roles: ClassVar[tuple[str, ...]] = LINEAR_ROLES
 
     def __init__(self, out_features: int, in_features: int, role: str, roles: Sequence[str] | None):
@@ -68,6 +70,10 @@ class WeightTransform(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
+
+    def of_bias(self, bias: torch.Tensor) -> torch.Tensor:
+        """What the layer works with in the place of its bias [out]."""
+        return bias
 
 
 @WEIGHTS.register("none")
@@ -195,6 +201,39 @@ class FixNorm(WeightTransform):
         return (unit(w, 1e-12) * self.length).to(weight.dtype)
 
 
+@WEIGHTS.register("zero_mean_output")
+class ZeroMeanOutput(WeightTransform):
+    """Zero-mean output: the mean over the outputs taken out of weight and bias, `w - mean(w)`, `b - mean(b)`.
+
+        w [out, in] -> - mean over out -> [out, in];  b [out] -> - mean -> [out]
+
+    What such a layer gives has a mean of 0. Where every branch ends in one, and what enters the first layer has a mean
+    of 0 too, so has the stream, and RMSNorm of it is LayerNorm: a trained pre-norm model with LayerNorm goes on as the
+    same function with `rms_norm` (`bias` as it was, and its eps), this transform, and in the place `embed` a norm that
+    takes the mean out, `{"kind": "fixed_sigma", "gain": false, "bias": false}`.
+
+    Source: Jiang, Gu, Zhu & Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers", 2023, arXiv 2305.14858.
+
+    Args:
+        out_features, in_features (`int`): of the role.
+        role (`str`): o or w2, which write to the stream.
+    Dtype: computed in float32 at least, returned in that of the weight. No parameters.
+    """
+
+    possible_roles = ("o", "w2")
+    has_bias_too = True
+
+    def __init__(self, out_features: int, in_features: int, role: str):
+        super().__init__(out_features, in_features, role, None)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        w = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return (w - w.mean(0)).to(weight.dtype)
+
+    def of_bias(self, bias: torch.Tensor) -> torch.Tensor:
+        return self(bias)
+
+
 @WEIGHTS.register("sigma_reparam")
 class SigmaReparam(WeightTransform):
     """Sigma-reparam: `sigma * w / norm(w)`, a learned size and the spectral norm, estimated by power iteration.
@@ -263,7 +302,7 @@ class SigmaReparam(WeightTransform):
 
 
 class Transformed(nn.Module):
-    """Mixin for a Linear layer that works with a transformed weight; its transforms are `weight_norm`, by role."""
+    """Mixin for a Linear layer that works with transformed weights; its transforms are `weight_norm`, by role."""
 
     weight_norm: nn.ModuleList
 
@@ -281,6 +320,9 @@ class Transformed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = [transform(part) for transform, part in zip(self.weight_norm, self.parts(), strict=True)]
         bias: Any = self.bias
+        if bias is not None and any(getattr(transform, "has_bias_too", False) for transform in self.weight_norm):
+            parts = zip(self.weight_norm, bias.chunk(len(weights)), strict=True)
+            bias = torch.cat([transform.of_bias(part) for transform, part in parts])  # type: ignore[operator]
         return linear(x, torch.cat(weights) if len(weights) > 1 else weights[0], bias)
 
 

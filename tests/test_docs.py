@@ -5,13 +5,21 @@
 
 import re
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from hf_addnorm import catalogue, presets
+from hf_addnorm import AddNormSpec, catalogue, presets
+from hf_addnorm.models.gates import RESIDUALS
+from hf_addnorm.models.initialization import INITS
+from hf_addnorm.models.norms import NORMS
+from hf_addnorm.models.positions import POSITIONS
+from hf_addnorm.models.reading_streams import STREAMS
+from hf_addnorm.models.weight_transforms import WEIGHTS
+from hf_addnorm.models.wirings import WIRINGS
 
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +67,15 @@ def with_table(text: str, name: str) -> str:
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_the_codes(name):
     assert with_table(README.read_text(), name) == README.read_text(), "run: python tests/test_docs.py"
+
+
+def test_the_axes_table_names_every_part():
+    text = README.read_text()
+    table = text[text.index("| axis | values | default |") :]
+    table = table[: table.index("\n\n")]
+    axes = {axis.name for axis in fields(AddNormSpec)} - {"format_version", "preset", "variant"}
+    parts = {name for registry in (NORMS, RESIDUALS, INITS, POSITIONS, STREAMS, WEIGHTS, WIRINGS) for name in registry}
+    assert {name for name in axes | parts if f"`{name}`" not in table} == set()
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "recipes/README.md"])

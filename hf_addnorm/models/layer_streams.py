@@ -93,61 +93,65 @@ class DenseStream(SingleStream):
         return (super().write(kept[0], f, residual, post), *kept[1:])
 
 
-class EmbeddingMix(Residual):
-    """What a layer begins with: the stream and the embeddings' output, `scale * x + embedding_scale * x_0`.
+class Factors(Residual):
+    """Base of what sums tensors with a learned factor for each of some of them.
 
     Args:
-        scale, embedding_scale (`float`): where the two factors start.
-        until_middle (`bool`): whether the layer lies in the first half of the depth, or in its middle.
-    Parameters: scale [1], embedding_scale [1]. Dtype: that of x; the factors stay in float32.
+        starts (`dict[str, float]`): where the factors start, by name.
+    Parameters: each factor [1]. Dtype: that of the tensors; the factors stay in float32.
     """
 
-    home = "begin_norm"
-    keep_in_float32 = ("begin_norm",)
-
-    def __init__(self, scale: float, embedding_scale: float, until_middle: bool):
+    def __init__(self, **starts: float):
         super().__init__()
-        self.until_middle = until_middle
-        self.starts = {"scale": scale, "embedding_scale": embedding_scale}
-        self.scale, self.embedding_scale = nn.Parameter(torch.empty(1)), nn.Parameter(torch.empty(1))
+        self.starts = starts
+        for name in starts:
+            self.register_parameter(name, nn.Parameter(torch.empty(1)))
 
     def reset_parameters(self) -> None:
         for name, start in self.starts.items():
             init.constant_(self.get_parameter(name), start)
 
-    def forward(self, x: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Two tensors `[batch, seq, hidden]` -> one."""
-        return self.scale.to(x.dtype) * x + self.embedding_scale.to(x.dtype) * embedded
+    def times(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """`x` times the factor `name`."""
+        return self.get_parameter(name).to(x.dtype) * x
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={start:.6g}" for name, start in self.starts.items())
 
 
-class Backout(Residual):
+class EmbeddingMix(Factors):
+    """What a layer begins with: the stream and the embeddings' output, `scale * x + embedding_scale * x_0`.
+
+    Args:
+        until_middle (`bool`): whether the layer lies in the first half of the depth, or in its middle.
+        scale, embedding_scale (`float`): where the two factors start.
+    """
+
+    home = "begin_norm"
+    keep_in_float32 = ("begin_norm",)
+
+    def __init__(self, until_middle: bool, scale: float, embedding_scale: float):
+        super().__init__(scale=scale, embedding_scale=embedding_scale)
+        self.until_middle = until_middle
+
+    def forward(self, x: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Two tensors `[batch, seq, hidden]` -> one."""
+        return self.times("scale", x) + self.times("embedding_scale", embedded)
+
+
+class Backout(Factors):
     """The last output less what stood in the middle of the depth: `x - weight * middle`.
 
     Args:
-        start (`float`): where the factor starts.
-    Parameters: weight [1]. Dtype: that of x; the factor stays in float32.
+        weight (`float`): where the factor starts.
     """
 
     home = "backout_norm"
     keep_in_float32 = ("backout_norm",)
 
-    def __init__(self, start: float):
-        super().__init__()
-        self.start = start
-        self.weight = nn.Parameter(torch.empty(1))
-
-    def reset_parameters(self) -> None:
-        init.constant_(self.weight, self.start)
-
     def forward(self, x: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
         """Two tensors `[batch, seq, hidden]` -> one."""
-        return x - self.weight.to(x.dtype) * middle
-
-    def extra_repr(self) -> str:
-        return f"start={self.start:.6g}"
+        return x - self.times("weight", middle)
 
 
 _SCALE = Choice("linear", {"first": 1.15, "last": 1.05})
@@ -185,10 +189,10 @@ class EmbeddingSkipStream(SingleStream):
 
     def build_layer_part(self, hidden_size: int, position: Position) -> Any:
         until_middle = position.layer <= position.layers // 2
-        return EmbeddingMix(at_depth(self.scale, position), at_depth(self.embedding_scale, position), until_middle)
+        return EmbeddingMix(until_middle, at_depth(self.scale, position), at_depth(self.embedding_scale, position))
 
     def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
-        return {} if self.backout is None else {Backout.home: Backout(self.backout)}
+        return {} if self.backout is None else {Backout.home: Backout(weight=self.backout)}
 
     def enter(self, hidden: Hidden, *starts: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden, hidden)

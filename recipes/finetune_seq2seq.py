@@ -92,6 +92,8 @@ def main(args=None):
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
         splits = data.load_splits(config, [source, target], target)
+    splits = {split: rows.select_columns([source, target]) for split, rows in splits.items()}
+    splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
     longest = max(config.max_length, config.max_target_length)
     if config.new_tokenizer:
         texts = chain(splits["train"][source], splits["train"][target])
@@ -102,8 +104,6 @@ def main(args=None):
     tokenize = tokenizing(tokenizer, config)
     encoded, sources = {}, {}
     for split, rows in splits.items():
-        rows = rows.select_columns([source, target])
-        rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
         sources[split] = data.source(rows)
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
         with main_process_first(accelerator):

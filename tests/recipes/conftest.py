@@ -1,7 +1,9 @@
 """A tiny BERT, a tiny data set, and the recipe called in this process: starting one takes seconds."""
 
 import json
+import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,8 @@ import datasets
 import finetune_text
 from accelerate.state import AcceleratorState, GradientState
 from transformers import BertConfig, BertModel, BertTokenizer
+
+from hf_addnorm.launch import launch_file
 
 
 GOOD, BAD = ["good", "great", "fine", "warm"], ["bad", "poor", "dull", "cold"]
@@ -116,5 +120,24 @@ def recipe(written):
         GradientState._reset_state()
         main(written(config, *args))
         return json.loads((Path(config["output_dir"]) / "result.json").read_text())
+
+    return call
+
+
+@pytest.fixture
+def two_processes(written):
+    """Run a recipe with two processes of one thread; returns its result JSON, and what it printed."""
+
+    def call(config: dict, *args: str, main=finetune_text.main) -> tuple[dict, subprocess.CompletedProcess]:
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2"))]
+        done = subprocess.run(
+            [*launch, sys.modules[main.__module__].__file__, *written(config | {"num_processes": 2}, *args)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads((Path(config["output_dir"]) / "result.json").read_text()), done
 
     return call

@@ -1,10 +1,7 @@
 """Question answering: windows and the answer's place in them, the best span, SQuAD's figures, what is refused."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import finetune_qa
@@ -261,21 +258,12 @@ def test_an_answer_that_no_window_holds(asking, ask, tmp_path):
     assert result["data"]["train"]["answer_in_no_window"] == 1
 
 
-def test_two_processes_give_the_same_losses_and_metrics(asking, ask, written, tmp_path):
+def test_two_processes_give_the_same_losses_and_metrics(asking, ask, two_processes, tmp_path):
     asking |= {"dropout": 0.0, "epochs": 1}
     whole = ask(asking | {"output_dir": str(tmp_path / "whole")})
     split = ask(asking | {"output_dir": str(tmp_path / "split"), "micro_batch_size": 2})
     assert split["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, "--main_process_port", "0", SCRIPT, *written(asking | {"num_processes": 2})],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "run" / "result.json").read_text())
+    two, _ = two_processes(asking, main=finetune_qa.main)
     assert two["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)
     assert two["metrics"] == whole["metrics"]
     # in the order of the windows, which differ in length: rows of both processes were filled up

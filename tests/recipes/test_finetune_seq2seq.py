@@ -122,6 +122,19 @@ def test_new_weights_with_a_tokenizer_of_their_own(pairs, translate, tmp_path):
     assert kept["metrics"]["chrf"] > 80
 
 
+def test_a_tokenizer_is_trained_on_the_drawn_rows_alone(pairs, translate, tmp_path):
+    words = ["xylophone", "zeppelin"]
+    rows = {"source": [" ".join([word] * 5) for word in words], "target": words}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "words.parquet")
+    new = {"new_weights": True, "new_tokenizer": 285, "max_steps": 1, "max_target_length": 40}
+    for drawn in (1, 2):
+        folder = str(tmp_path / f"of_{drawn}")
+        files = {"train_file": str(tmp_path / "words.parquet"), "output_dir": folder}
+        translate(pairs | new | files | {"max_train_rows": drawn})
+        tokenizer = AutoTokenizer.from_pretrained(f"{folder}/model")
+        assert sum(len(tokenizer.tokenize(f" {word}")) == 1 for word in words) == drawn
+
+
 def test_new_weights_of_a_checkpoint_are_new(pairs, translate):
     translate(pairs | {"max_steps": 1, "new_weights": True, "learning_rate": 1e-9, "seed": 1})
     old, new = (AutoModel.from_pretrained(path) for path in (pairs["checkpoint"], pairs["output_dir"] + "/model"))

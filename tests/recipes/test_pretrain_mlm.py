@@ -1,10 +1,6 @@
 """Masked-LM training: packed rows, which tokens are masked, whole runs however a step is split, figures, bad input."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -128,20 +124,11 @@ def test_a_new_model_learns(mlm, tmp_path):
     assert result["metrics"]["accuracy"] > 0.5
 
 
-def test_two_processes_and_accumulation_give_the_same(mlm, config, written, tmp_path):
+def test_two_processes_and_accumulation_give_the_same(mlm, config, two_processes, tmp_path):
     whole = mlm(output_dir=str(tmp_path / "whole"))
     split = mlm(output_dir=str(tmp_path / "split"), micro_batch_size=2)
-    keys = config | {"max_length": 16, "dropout": 0.0, "masked": 0.3, "micro_batch_size": 2, "num_processes": 2}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, "--main_process_port", "0", SCRIPT, *written(keys)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "run" / "result.json").read_text())
+    keys = config | {"max_length": 16, "dropout": 0.0, "masked": 0.3, "micro_batch_size": 2}
+    two, _ = two_processes(keys, main=pretrain_mlm.main)
     assert two["processes"] == 2
     for other in (split, two):
         assert other["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)

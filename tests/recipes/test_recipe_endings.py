@@ -1,6 +1,5 @@
 """How runs end: by a signal, by a process that is gone, by a full disk; and what is kept of them."""
 
-import json
 import os
 import resource
 import signal
@@ -75,7 +74,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, written, started, tmp_path):
+def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
     """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
     config |= {"epochs": 25, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
     process, log = started(config, TWO)
@@ -87,12 +86,8 @@ def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, writ
     assert time.monotonic() - killed < 60
     text = log.read_text()
     assert "another process of this run has ended; the last good checkpoint is" in text or "Signal 9" in text
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    for extra, folder in ((["--resume"], "run"), ([], "whole")):
-        args = written(config | {"output_dir": str(tmp_path / folder)}, *extra)
-        done = subprocess.run([*TWO, *args], env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-    resumed, whole = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole"))
+    resumed, _ = two_processes(config, "--resume")
+    whole, _ = two_processes(config | {"output_dir": str(tmp_path / "whole")})
     assert resumed["resumed_at"]
     assert resumed["loss_history"] == whole["loss_history"]
     assert resumed["metrics_over_time"] == whole["metrics_over_time"]
@@ -100,19 +95,11 @@ def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, writ
     assert _equal(tmp_path / "run", tmp_path / "whole")
 
 
-def test_running_statistics_are_those_of_one_process(config, recipe, written, tmp_path):
+def test_running_statistics_are_those_of_one_process(config, recipe, two_processes, tmp_path):
     # Adam would make steps of the rounding errors of what the norm takes out again
     config |= {"dropout": 0.0, "add_norm": BATCH_NORM, "max_steps": 4, "learning_rate": 1e-9}
     one = recipe(config | {"output_dir": str(tmp_path / "one")})
-    done = subprocess.run(
-        [*TWO, *written(config)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "run" / "result.json").read_text())
+    two, _ = two_processes(config)
     assert two["loss_history"] == pytest.approx(one["loss_history"], rel=1e-4)
     first, second = _weights(tmp_path / "one"), _weights(tmp_path / "run")
     names = [name for name in first if "running" in name]

@@ -1,7 +1,6 @@
 """Whole runs: one loss however a step is split, exact resume, the tasks, what a run leaves behind."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -39,19 +38,9 @@ def test_accumulation_gives_the_same_losses(config, recipe, whole):
     assert split["metrics"] == whole["metrics"]
 
 
-def test_two_processes_give_the_same_losses_and_metrics(config, written, whole, tmp_path):
+def test_two_processes_give_the_same_losses_and_metrics(config, two_processes, whole):
     # The last batch of an epoch has 3 rows: one process then has micro-batches without any.
-    args = written(config | {"dropout": 0.0, "micro_batch_size": 2, "num_processes": 2})
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, "--main_process_port", "0", SCRIPT, *args],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "run" / "result.json").read_text())
+    two, done = two_processes(config | {"dropout": 0.0, "micro_batch_size": 2})
     assert two["processes"] == 2
     assert whole["processes"] == 1
     assert two["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)

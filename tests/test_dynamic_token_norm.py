@@ -3,8 +3,8 @@
 import pytest
 import torch
 from families import FAMILIES, fill_with_pattern
-from test_token_norms import build
 from test_tokens_of_families import around
+from token_specs import build
 
 from hf_addnorm.models import dynamic_token_norm
 from hf_addnorm.models.dynamic_token_norm import DynamicTokenNorm

@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import FAMILIES
 from norm_references import sum_norm
-from test_token_norms import ENCODERS, KINDS, base_model, build, counted, tiny
+from token_specs import ENCODERS, KINDS, base_model, build, counted, tiny
 
 from hf_addnorm.models.norms import NORMS, mixes_tokens
 from hf_addnorm.models.token_mask import TokenMask, running_with

@@ -48,7 +48,7 @@ def around(x, norm, groups, variant="paper", eps=1e-5, grid=None):
     """Dynamic token norm of one sequence, or of the patches of a grid, token by token and head by head."""
     rows, columns = grid or (1, len(x))
     places = [divmod(token, columns) for token in range(rows * columns)]
-    shares = 1 / (1 + torch.exp(-norm.own_share))
+    shares = (1 / (1 + torch.exp(-norm.own_share))).split(groups)
     heads = x.chunk(groups, -1)
     if variant == "official":
         heads = [head / ((head * head).sum(-1, keepdim=True) / head.shape[-1] + eps) ** 0.5 for head in heads]
@@ -67,8 +67,8 @@ def around(x, norm, groups, variant="paper", eps=1e-5, grid=None):
                 weights = weights / weights.sum()
                 mean_j = (weights[:, None] * values[first:]).sum(0)
                 var_j = (weights[:, None] * (values[first:] - mean_j) ** 2).sum(0)
-                mean_i = shares[0, head] * mean + (1 - shares[0, head]) * mean_j
-                var_i = shares[-1, head] * var + (1 - shares[-1, head]) * var_j
+                mean_i = shares[0][head] * mean + (1 - shares[0][head]) * mean_j
+                var_i = shares[-1][head] * var + (1 - shares[-1][head]) * var_j
             parts.append((values[i] - mean_i) / (var_i + eps) ** 0.5)
         out.append(torch.cat(parts) * norm.weight + norm.bias)
     return torch.stack(out)

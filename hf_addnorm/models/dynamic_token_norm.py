@@ -52,7 +52,8 @@ class DynamicTokenNorm(TokenNorm):
         eps (`float`, *optional*, defaults to 1e-5): above 0, inside the root.
     Raises:
         ValueError: if `groups` does not divide `hidden_size`.
-    Parameters: position_weights (a) [groups, 3], own_share [1, groups], [2, groups] for "official".
+    Parameters: position_weights (a) [groups, 3]; own_share [groups], for "official" [2 * groups], the mean's first. A
+    vector, as weight decay would draw the shares to 1/2; the authors' code decays a alone.
     Dtype: computed in float32 at least, also under autocast, returned in `x.dtype`; these two stay in float32.
     Init: gain = 1, bias = 0, own_share = 0, so that s = 1/2; the first k^2 heads, k the root of their number rounded
     down, look at the tokens of a k x k neighbourhood, one each, a = (-1, 2 y, 2 x); a of the others N(0, 0.02^2).
@@ -74,7 +75,7 @@ class DynamicTokenNorm(TokenNorm):
         self.groups, self.eps = slices("dynamic_token_norm", groups, hidden_size), eps
         self.is_official = variant == "official"
         self.position_weights = nn.Parameter(torch.empty(self.groups, 3))
-        self.own_share = nn.Parameter(torch.empty(2 if self.is_official else 1, self.groups))
+        self.own_share = nn.Parameter(torch.empty(2 * self.groups if self.is_official else self.groups))
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -98,7 +99,7 @@ class DynamicTokenNorm(TokenNorm):
         with in_full_precision(x):
             mean, variance = self._around(heads, real if current().on(x) is not None else None)
         outside = heads.shape[-2] - mean.shape[-2]
-        share = torch.sigmoid(self.own_share.to(x.dtype)).unsqueeze(-1).unsqueeze(-1)
+        share = torch.sigmoid(self.own_share.to(x.dtype)).view(-1, self.groups, 1, 1)
 
         def mixed(own: torch.Tensor, around: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
             before, patches = own.split([outside, own.shape[-2] - outside], -2)

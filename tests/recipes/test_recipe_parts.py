@@ -288,13 +288,13 @@ def test_what_a_preset_adds_is_spared_but_for_gates(preset, tiny):
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
-def test_the_matrices_of_a_norm_are_decayed(tiny):
+@pytest.mark.parametrize(("kind", "matrix"), [("gated_rms_norm", "gate_"), ("dynamic_token_norm", "position_weights")])
+def test_the_matrices_of_a_norm_are_decayed(kind, matrix, tiny):
     addnorm = hf_addnorm.load_pretrained(
-        AutoModelForSequenceClassification, tiny, add_norm={"preset": "pre_ln", "norm": "gated_rms_norm"}
+        AutoModelForSequenceClassification, tiny, add_norm={"preset": "pre_ln", "norm": kind}
     )
     decayed, spared = ({id(p) for p in group["params"]} for group in model.decay_groups(addnorm, 0.1))
-    gates = {name for name, parameter in addnorm.named_parameters() if "gate_" in name}
-    assert gates
+    assert any(matrix in name for name, _ in addnorm.named_parameters())
     for name, parameter in addnorm.named_parameters():
         is_matrix = parameter.ndim == 2
         assert (id(parameter) in decayed, id(parameter) in spared) == (is_matrix, not is_matrix), name

@@ -210,7 +210,8 @@ def _in_own_memory(model: PreTrainedModel) -> PreTrainedModel:
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: weight matrices, and the biases, norms and residual scales, which are not decayed.
 
-    A norm may have matrices (`gated_rms_norm`, `dynamic_token_norm`): these are decayed like any other, which Trainer does not do.
+    A norm may have matrices (`gated_rms_norm`, `dynamic_token_norm`): these are decayed like any other, which Trainer
+    does not do.
     """
     decayed = set(get_parameter_names(model, [nn.LayerNorm, Norm], SPARED))
     decayed |= {

@@ -1,4 +1,4 @@
-"""What the tests of the references' formulas share: closeness, samples of options, weights that are drawn."""
+"""What the tests of the references' formulas share: closeness, gradients, samples of options, drawn weights."""
 
 import itertools
 import math
@@ -19,6 +19,20 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float,
     # a row of exact zeros must be met exactly
     worst = torch.where(error == 0, 0.0, error / scale).max().item()
     assert worst <= tolerance, f"{what}: off by {worst:.3g} of the row's maximum, allowed {tolerance:.3g}"
+
+
+def compare(
+    function: Any, reference: Any, *tensors: torch.Tensor, parameters: Any = (), tolerance: float = 1e-10
+) -> None:
+    """Both give the same, and the same gradients of the tensors that they are given and of `parameters`."""
+    results, learned = [], list(parameters)
+    for f in (function, reference):
+        given = [tensor.clone().requires_grad_() for tensor in tensors]
+        y = f(*given)
+        cotangent = torch.sin(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
+        results.append((y, *torch.autograd.grad(y, [*given, *learned], cotangent)))
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
 
 def combinations(samples: Mapping[str, list]) -> Iterator[dict[str, Any]]:

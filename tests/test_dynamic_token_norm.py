@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import FAMILIES, fill_with_pattern
+from reference_checks import compare
 from test_tokens_of_families import around
 from token_specs import build
 
@@ -36,17 +37,13 @@ def test_on_a_grid_is_the_formula(grid, before, variant):
     with torch.no_grad():
         norm.position_weights.copy_(0.4 * drawn(4, 3))
         norm.own_share.copy_(drawn(*norm.own_share.shape))
-    results = []
-    for function in (
+    compare(
         lambda z: on_grid(norm, z, grid),
         lambda z: torch.stack([around(one, norm, grid=grid, **options) for one in z]),
-    ):
-        z = x.clone().requires_grad_()
-        y = function(z)
-        grads = torch.autograd.grad((y * torch.sin(torch.arange(y.numel()).view_as(y))).sum(), [z, *norm.parameters()])
-        results.append((y, *grads))
-    for one, two in zip(*results, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
+        x,
+        parameters=norm.parameters(),
+        tolerance=1e-11,
+    )
 
 
 def test_it_is_layer_norm_or_instance_norm_at_its_ends():

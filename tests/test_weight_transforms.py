@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import BASE_MODELS, FAMILIES, fill_with_pattern
+from reference_checks import compare
 
 from hf_addnorm import (
     AddNormBertConfig,
@@ -59,17 +60,6 @@ def standardized(w, *, eps=1e-5, eps_place="inside", variance="biased", fan_in=F
         deviation = (var + eps) ** 0.5 if eps_place == "inside" else var**0.5 + eps
         rows.append((row - mean) / deviation / (n**0.5 if fan_in else 1))
     return torch.stack(rows)
-
-
-def compare(function, reference, *tensors):
-    results = []
-    for f in (function, reference):
-        given = [t.clone().requires_grad_() for t in tensors]
-        y = f(*given)
-        cotangent = torch.sin(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
-        results.append((y, *torch.autograd.grad(y, given, cotangent)))
-    for one, two in zip(*results, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("fan_in", [False, True])

@@ -11,12 +11,7 @@ from transformers import AutoModel
 from .description import parts_of
 
 
-# one input of each kind: its shape (of an image, the config says the rest), and how it is called
-_INPUTS: dict[str, tuple[tuple[int, ...], torch.dtype, str]] = {
-    "input_ids": ((1, 128), torch.long, "128 tokens"),
-    "pixel_values": ((1,), torch.float, "one image"),
-    "input_values": ((1, 16000), torch.float, "16,000 samples of sound"),
-}
+_TOKENS, _SAMPLES = 128, 16_000
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
 
 
@@ -73,13 +68,27 @@ def _stock(config: Any) -> Any:
     return stock
 
 
+def _input(name: str, config: Any) -> tuple[tuple[int, ...], torch.dtype, str]:
+    """Shape and dtype of one input, and what it is called."""
+    if name == "pixel_values":
+        return (1, config.num_channels, config.image_size, config.image_size), torch.float, "one image"
+    if name == "input_values":
+        return (1, _SAMPLES), torch.float, f"{_SAMPLES:,} samples of sound"
+    # a small model may have fewer positions
+    positions = [getattr(part, "max_position_embeddings", _TOKENS) for part in parts_of(config).values()]
+    tokens = min(_TOKENS, *positions)
+    return (1, tokens), torch.long, f"{tokens} tokens"
+
+
 def _count(config: Any) -> tuple[int, int | None, str]:
+    config = copy.deepcopy(config)
+    for part in parts_of(config).values():
+        # or the model looks for it among the numbers
+        part.pad_token_id = None
     with torch.device("meta"):
         model = AutoModel.from_config(config, attn_implementation="eager").eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    shape, dtype, said = _INPUTS[model.main_input_name]
-    if model.main_input_name == "pixel_values":
-        shape = (1, config.num_channels, config.image_size, config.image_size)
+    shape, dtype, said = _input(model.main_input_name, config)
     inputs = {model.main_input_name: torch.zeros(shape, dtype=dtype, device="meta")}
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = inputs["input_ids"]

@@ -134,8 +134,10 @@ def unit(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 def in_full_precision(x: torch.Tensor) -> AbstractContextManager:
     """Where matrices are multiplied in the dtype of `x`, also under autocast."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    # tensors without numbers (meta) have none, and asking about it is an error
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
     return nullcontext()
 
 

@@ -142,6 +142,7 @@ def test_every_scheme_is_described_as_it_is(spec):
     assert (part.flow and part.formula and part.bibtex) or spec == "beam"
     card = create_card(config)
     said = _section(card, "The add & norm")
+    assert f"- `{config.add_norm.weights.kind}`: " in said or config.add_norm.weights.kind == "none"
     # every filled slot of every layer is in the table
     for index in range(config.num_hidden_layers):
         for name in config.add_norm_sublayers():

@@ -188,7 +188,7 @@ def _said(part: Description) -> list[Any]:
     lines: list[Any] = [Text(part.title.upper(), style="bold")] if part.title else []
     lines += [f"add_norm = {part.add_norm}", "", *_indented(part.flow), "", *_indented(part.formula), ""]
     lines.append(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
-    lines += [f"  {kind}: {said.replace('`', '')}" for kind, said in part.norms.items()]
+    lines += [f"  {kind}: {said.replace('`', '')}" for kind, said in part.explained.items()]
     lines += [f"  note: {part.note}"] if part.note and not part.changes else []
     lines += [Text(f"  unusual: {warning.replace('`', '')}", style="yellow") for warning in part.warnings]
     return [*lines, *(f"  source: {source}" for source in part.sources), table("place", "norm", rows=part.places())]

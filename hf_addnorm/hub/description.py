@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoModel, PreTrainedConfig
 
-from ..catalogue import norms
+from ..catalogue import norms, weights
 from ..models.addnorm_config import AddNormConfig
 from ..models.configuration_addnorm_stack import AddNormStackConfig
 from ..models.presets import PRESETS
@@ -163,6 +163,13 @@ class Description:
         of_all = self._plain().norms(1) if self.depth is None else self.spec.norms(self.depth)
         kinds = dict.fromkeys(norm.kind for _, norm in of_all)
         return {kind: norms()[kind].summary.replace("``", "`") for kind in kinds}
+
+    @property
+    def explained(self) -> dict[str, str]:
+        """The norms and what is done to the weights, with a line about each."""
+        kind = self.spec.weights.kind
+        transform = {} if kind == "none" else {kind: weights()[kind].summary.replace("``", "`")}
+        return self.norms | transform
 
     @property
     def note(self) -> str:

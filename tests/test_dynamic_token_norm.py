@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import FAMILIES, fill_with_pattern
 from reference_checks import compare
-from test_tokens_of_families import around
+from sequence_references import around
 from token_specs import build
 
 from hf_addnorm.models import dynamic_token_norm

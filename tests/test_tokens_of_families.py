@@ -21,7 +21,8 @@ def test_of_a_sequence_is_the_formula_of_its_real_tokens(name, padded):
         lambda z: torch.cat([formula(row[mask], norm, **options) for row, mask in zip(z, real, strict=True)]),
         x,
         parameters=norm.parameters(),
-        tolerance=1e-11,
+        # its gradients of the shifts' weights are sums of large terms
+        tolerance=1e-11 if kind == "dynamic_token_norm" else 1e-12,
     )
     if kind == "sum_norm":
         below = (

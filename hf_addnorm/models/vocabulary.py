@@ -10,7 +10,7 @@ from transformers import initialization as init
 from .adoption import adopt, adopt_at
 from .norm_base import Norm
 from .registry import Choice
-from .weight_transforms import WEIGHTS, TransformedLinear, WeightTransform, transforms
+from .weight_transforms import WEIGHTS, NoTransform, TransformedLinear, WeightTransform, transforms
 
 
 class TransformedEmbedding(nn.Embedding):
@@ -70,7 +70,7 @@ class HasOutputLayer:
             return
         (path,) = (name for name, module in model.named_modules() if module is stock)
         layer = adopt_at(model, path, OutputLayer)
-        layer.weight_norm = nn.ModuleList(found or [nn.Identity()])
+        layer.weight_norm = nn.ModuleList(found or [NoTransform(stock.out_features, stock.in_features, "output")])
         layer.logits_norm = nn.Identity() if build_norm is None else build_norm(stock.out_features)
         self.changes_output = True
 

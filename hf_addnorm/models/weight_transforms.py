@@ -320,7 +320,7 @@ class Transformed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = [transform(part) for transform, part in zip(self.weight_norm, self.parts(), strict=True)]
         bias: Any = self.bias
-        if bias is not None and any(getattr(transform, "has_bias_too", False) for transform in self.weight_norm):
+        if bias is not None and any(transform.has_bias_too for transform in self.weight_norm):
             parts = zip(self.weight_norm, bias.chunk(len(weights)), strict=True)
             bias = torch.cat([transform.of_bias(part) for transform, part in parts])  # type: ignore[operator]
         return linear(x, torch.cat(weights) if len(weights) > 1 else weights[0], bias)

@@ -34,9 +34,8 @@ def older(tmp_path):
     formula = "return x / root(self.mean_square(x), self.eps, self.eps_place)"
     assert text.count(formula) == 1
     text = text.replace(formula, f"return halved({formula.removeprefix('return ')})")
-    import_of_base = "from .norm_base "
-    norms.write_text(text.replace(import_of_base, f"from ..legacy.halved import halved
-{import_of_base}"))
+    first_import = "from .norm_base "
+    norms.write_text(text.replace(first_import, f"from ..legacy.halved import halved\n{first_import}"))
     (folder / "hf_addnorm/models/legacy").mkdir()
     (folder / "hf_addnorm/models/legacy/__init__.py").write_text('"""An older room."""\n')
     (folder / "hf_addnorm/models/legacy/halved.py").write_text(LEGACY)

@@ -198,12 +198,12 @@ SPOILT = {
     "changed code": (
         lambda f: (f / "spec.py").write_text((f / "spec.py").read_text() + "\n"),
         "spec.py",
-        f"is not the code of a known release of hf_addnorm ({__version__}).",
+        f"is not the code of a known release of hf_addnorm ({', '.join(known_code())}).",
     ),
     "missing code": (
         lambda f: (f / "norms.py").unlink(),
         "norms.py",
-        "is not there, and addnorm_config.py imports it",
+        "is not there, and core.py imports it",
     ),
     "no model code": (
         lambda f: (f / "modeling_addnorm_bert.py").unlink(),

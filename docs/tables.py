@@ -109,10 +109,55 @@ def missing_table() -> str:
     return rows("scheme", "axis", "source", "status", "reason", cells=cells)
 
 
+# What an addition consists of: the file, and where in it the first and the last line are, or nothing for a whole file.
+Added = tuple[str, str, str]
+
+NORM: list[Added] = [
+    ("hf_addnorm/models/norms/layer_norms.py", '@NORMS.register("center_norm")', "(self.hidden_size - 1))"),
+    ("tests/norm_references.py", "def _center_norm", "return"),
+    ("tests/norm_references.py", '"center_norm": Reference', ""),
+    ("hf_addnorm/norm_schemes.py", '_norm.built("center_norm"', ""),
+]
+PRESET: list[Added] = [
+    ("hf_addnorm/models/spec/presets.py", '"parallel": Preset(', "\n    ),"),
+    ("tests/sublayer_references.py", "def parallel(", "return"),
+    ("tests/encoder_references.py", '"parallel": EncoderReference', ""),
+    ("hf_addnorm/layer_schemes.py", '_wiring.built(\n        "parallel"', "\n    ),"),
+]
+FAMILY: list[Added] = [
+    ("hf_addnorm/models/families/configuration_addnorm_vit.py", "", ""),
+    ("hf_addnorm/models/families/modeling_addnorm_vit.py", "", ""),
+    ("hf_addnorm/__init__.py", "from .models.families.configuration_addnorm_vit", ""),
+    ("hf_addnorm/__init__.py", "from .models.families.modeling_addnorm_vit", ""),
+    ("tests/families.py", '"vit": Family(', ""),
+]
+
+
+def _added(path: str, first: str, last: str) -> str:
+    """The lines of a file from the one with `first` to the next one with `last`; without them all lines."""
+    text = (DOCS.parent / path).read_text()
+    if not first:
+        return text
+    begin, found = text.rindex("\n", 0, text.index(first)) + 1, text.index(first)
+    end = text.index("\n", text.index(last, found) + len(last))
+    return text[begin:end]
+
+
+def diff(parts: list[Added]) -> str:
+    """An addition as a diff; each file's name stands above what is added to it."""
+    lines: list[str] = []
+    for path, first, last in parts:
+        if f" # {path}" not in lines:
+            lines.append(f" # {path}")
+        lines += [f"+{line}".rstrip() for line in _added(path, first, last).splitlines()]
+    return "\n".join(["```diff", *lines, "```"]) + "\n"
+
+
 # by page, the parts that are made, by name
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "presets.md": {"presets": preset_table, "drawings": preset_pages},
     "catalogue.md": {"counts": catalogue_counts, "built": built_table, "missing": missing_table},
+    "adding.md": {"norm": lambda: diff(NORM), "preset": lambda: diff(PRESET), "family": lambda: diff(FAMILY)},
     "spec.md": {
         "norms": norm_tables,
         "positions": lambda: parts_table(hf_addnorm.positions()),

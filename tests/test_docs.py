@@ -72,6 +72,30 @@ def test_paths_name_what_exists(page):
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= make_targets()
 
 
+def _rooms() -> dict[str, set[str]]:
+    """The table of the rooms in docs/architecture.md: what each may import."""
+    text = (DOCS / "architecture.md").read_text()
+    table = text.partition("| room |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {room.strip("`"): set(re.findall(r"`(\w+)`", may)) for room, _, may in cells}
+
+
+def test_the_rooms_import_what_the_architecture_says():
+    models, rooms = ROOT / "hf_addnorm" / "models", _rooms()
+    assert set(rooms) == {path.name for path in models.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    for room, may in rooms.items():
+        for file in (models / room).glob("*.py"):
+            imported = set(re.findall(r"^\s*from \.\.(\w+)", file.read_text(), re.MULTILINE))
+            assert imported <= may, f"{room}/{file.name} imports {sorted(imported - may)}"
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "adding.md"])
+def test_the_names_of_classes_are_those_of_the_code(page):
+    code = "".join(path.read_text() for path in (ROOT / "hf_addnorm").rglob("*.py"))
+    names = re.findall(r"`([A-Z][A-Za-z]*[a-z][A-Z]\w*)`", without_blocks((DOCS / page).read_text()))
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_the_index_has_every_page():
     linked = {path for path, _ in links((DOCS / "index.md").read_text())}
     pages = {page.name for page in DOCS.glob("*.md")} - {"index.md"}

@@ -18,9 +18,8 @@ from typing import Any
 
 import hf_addnorm
 from hf_addnorm import AddNormSpec, Part, Preset
-from hf_addnorm.catalogue import _parts
-from hf_addnorm.models.depth import DEPTH_RULES
-from hf_addnorm.models.registry import to_json
+from hf_addnorm.catalogue import depth_rules
+from hf_addnorm.models.base.registry import to_json
 
 
 DOCS = Path(__file__).parent
@@ -166,7 +165,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "wirings": lambda: parts_table(hf_addnorm.wirings()),
         "weights": lambda: parts_table(hf_addnorm.weights()),
         "inits": lambda: parts_table(hf_addnorm.inits()),
-        "depth rules": lambda: parts_table(_parts(DEPTH_RULES)),
+        "depth rules": lambda: parts_table(depth_rules()),
     },
 }
 

@@ -146,8 +146,7 @@ def diff(parts: list[Added]) -> str:
     """An addition as a diff; each file's name stands above what is added to it."""
     lines: list[str] = []
     for path, first, last in parts:
-        if f" # {path}" not in lines:
-            lines.append(f" # {path}")
+        lines.append(" ..." if f" # {path}" in lines else f" # {path}")
         lines += [f"+{line}".rstrip() for line in _added(path, first, last).splitlines()]
     return "\n".join(["```diff", *lines, "```"]) + "\n"
 

@@ -54,8 +54,10 @@ def _run_script(command: list[str], env: dict[str, str], cwd: str, path: list[st
     for number, stream in enumerate(streams):
         os.dup2(stream.detach(), number)
     sys.stdin = os.fdopen(0)
-    added = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    sys.path[:] = [str(Path(command[0]).parent), *added, *path]
+    # as `python -P` does
+    own = [] if command[0] == "-P" else [str(Path(command[0]).parent)]
+    command = command[command[0] == "-P" :]
+    sys.path[:] = [*own, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *path]
     sys.argv[:] = command
     runpy.run_path(command[0], run_name="__main__")
 

@@ -1,13 +1,8 @@
 """Encoder-decoders: the stock model of the same parts, and in everything that a model does."""
 
 import copy
-import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -170,7 +165,7 @@ def test_every_parameter_has_a_gradient_but_the_pooler_which_is_frozen(pair):
     assert {name for name in silent - frozen if not name.endswith(SPARED)} == set()
 
 
-def test_loads_as_a_stranger_and_saves_again(tmp_path):
+def test_loads_as_a_stranger_and_saves_again(tmp_path, load_with_package_hidden):
     cases = []
     pairs = (("bert_bert", "residual", "all_slots"), ("bert_gpt2", "hyper_connections", "pre_ln"))
     for pair, of_encoder, of_decoder in (*pairs, ("deberta_v2_bert", "deepnorm", "deepnorm")):
@@ -184,19 +179,7 @@ def test_loads_as_a_stranger_and_saves_again(tmp_path):
         name = "modeling_addnorm_encoder_decoder.AddNormEncoderDecoderModel"
         autos = list(AddNormEncoderDecoderConfig.auto_classes)
         cases.append({"folder": str(folder), "autos": autos, "reference": name, "base": name})
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("package_hidden.py")), str(tmp_path / "cases.json")],
-        env={key: value for key, value in env.items() if key != "PYTHONPATH"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["checked", str(len(cases))]
+    load_with_package_hidden(cases)
 
 
 # tokens

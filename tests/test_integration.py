@@ -97,12 +97,10 @@ def test_gradient_checkpointing_gives_equal_gradients(spec, reentrant):
         assert torch.equal(gradient, checkpointed[name]), name
 
 
-@pytest.mark.parametrize(("family", "spec"), SDPA_CASES)
-def test_attention_implementations_agree(family, spec):
+def _agree(family, spec, *attentions):
     net, inputs = _base(family, spec)
     outputs = {}
-    # what flex attention compiles takes its time: BERT alone
-    for attention in ("eager", "sdpa", "flex_attention") if family == "bert" else ("eager", "sdpa"):
+    for attention in ("eager", *attentions):
         net.set_attn_implementation(attention)
         with torch.no_grad():  # flex attention has no backward on CPU
             outputs[attention] = net(**inputs)[0]
@@ -112,6 +110,19 @@ def test_attention_implementations_agree(family, spec):
     eager = outputs.pop("eager")
     for output in outputs.values():
         torch.testing.assert_close(output, eager, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize(("family", "spec"), SDPA_CASES)
+def test_attention_implementations_agree(family, spec):
+    # what flex attention compiles takes its time: here it is computed without
+    with torch.compiler.set_stance("force_eager"):
+        _agree(family, spec, "sdpa", *(["flex_attention"] if family == "bert" else []))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", SPECS)
+def test_compiled_flex_attention_agrees(spec):
+    _agree("bert", spec, "flex_attention")
 
 
 @pytest.mark.parametrize(("family", "spec"), TEXT_CASES)

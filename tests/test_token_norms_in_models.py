@@ -7,7 +7,7 @@ from pathlib import Path
 import forked_python
 import pytest
 import torch
-from families import FAMILIES, MODELS, fill_with_pattern
+from families import FAMILIES, MODELS, fill_with_pattern, slow_unless
 from token_specs import (
     ENCODERS,
     FAMILY_SPECS,
@@ -265,7 +265,8 @@ def test_compiles_as_one_graph(spec):
     torch.testing.assert_close(compiled(**inputs)[0], model(**inputs)[0])
 
 
-@pytest.mark.parametrize("spec", COMPILED)
+# two of them write statistics in the backward: one is enough for every run
+@pytest.mark.parametrize("spec", [slow_unless(spec != "power_norm", spec) for spec in COMPILED])
 def test_trains_compiled(spec):
     """As one graph, but for those whose backward writes statistics; with padding, and what is added to the loss."""
     inputs = FAMILIES["bert"].inputs("AddNormBertForMaskedLM")

@@ -6,7 +6,7 @@ from math import isfinite, log, sqrt
 from typing import Annotated, Any, Literal
 
 from .registries import DEPTH_RULES
-from .registry import Choice, Finite, number, says, whole
+from .registry import ComponentSpec, Finite, number, says, whole
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def parse_depth_value(value: Any, where: str) -> "float | Choice":
     """A number, or a depth rule by name or dict."""
     if isinstance(value, (int, float)):
         return number()(value, where)
-    if isinstance(value, (Mapping, Choice)) or (isinstance(value, str) and value in DEPTH_RULES):
+    if isinstance(value, (Mapping, ComponentSpec)) or (isinstance(value, str) and value in DEPTH_RULES):
         return DEPTH_RULES.parse(value, where)
     raise ValueError(f"{where} is {value!r}; allowed is {_DEPTH_VALUE}.")
 
@@ -145,7 +145,7 @@ def at_depth(value: "float | Choice", position: Position, where: str = "depth ru
     Raises:
         ValueError: if a rule has no finite value there; the sentence names `where`.
     """
-    if not isinstance(value, Choice):
+    if not isinstance(value, ComponentSpec):
         return value
     try:
         number_there = DEPTH_RULES.build(value, position)

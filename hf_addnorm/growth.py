@@ -154,13 +154,13 @@ def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, t
     state, anew = model.state_dict(), grown.state_dict()
     # the longest first: blocks may lie within a layer
     paths = sorted(sources, key=len, reverse=True)
-    homes = {f".{connections.layer_home}." for _, connections in _layers(grown)}
+    names_of_parts = {f".{connections.layer_part_name}." for _, connections in _layers(grown)}
     found = {}
     for key, start in anew.items():
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
         source = sources[path] + key.removeprefix(path) if path else key
         # an average is as long as its depth; a first sublayer may lack what a copy of it has
-        of_layer = any(home in key for home in homes)
+        of_layer = any(name in key for name in names_of_parts)
         of_depth = source not in state or (of_layer and state[source].shape != start.shape)
         found[key] = (start if of_depth else state[source]).clone()
     return found

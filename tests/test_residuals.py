@@ -324,7 +324,10 @@ def test_sublayers_may_have_residuals_of_their_own():
     }
     model = AddNormBertModel(tiny_config(spec, is_decoder=True, add_cross_attention=True))
     held = [
-        [residual_of_block(getattr(layer.connections, name)) for name in ("attention", "cross_attention", "feed_forward")]
+        [
+            residual_of_block(getattr(layer.connections, name))
+            for name in ("attention", "cross_attention", "feed_forward")
+        ]
         for layer in model.encoder.layer
     ]
     assert [[type(residual).__name__ for residual in layer] for layer in held] == [

@@ -124,7 +124,11 @@ def test_nothing_is_stock_bert():
     assert spec.norm == ComponentSpec("layer_norm", {**spec.norm.options, "eps": None, "bias": None})
     assert spec.attention == spec.feed_forward == {"post": True}
     assert (spec.embed, spec.final, spec.head, spec.init, spec.layers) == ("auto", False, "stock", [], [])
-    assert (spec.stream, spec.wiring, spec.residual) == (ComponentSpec("single"), ComponentSpec("sequential"), ComponentSpec("add"))
+    assert (spec.stream, spec.wiring, spec.residual) == (
+        ComponentSpec("single"),
+        ComponentSpec("sequential"),
+        ComponentSpec("add"),
+    )
     assert (spec.qkv_width, spec.drop_path) == ("head", 0.0)
 
 

@@ -125,7 +125,7 @@ def deepnorm(position: Position, *, decoder_layers: Annotated[int, whole(at_leas
     return 0.81 * (position.layers**4 * decoder_layers) ** (1 / 16)
 
 
-def parse_depth_value(value: Any, where: str) -> "float | Choice":
+def parse_depth_value(value: Any, where: str) -> "float | ComponentSpec":
     """A number, or a depth rule by name or dict."""
     if isinstance(value, (int, float)):
         return number()(value, where)
@@ -139,7 +139,7 @@ _DEPTH_VALUE = f"a number or a depth rule ({', '.join(DEPTH_RULES)}), by name or
 DepthValue = Annotated[float, says(_DEPTH_VALUE, parse_depth_value)]
 
 
-def at_depth(value: "float | Choice", position: Position, where: str = "depth rule") -> float:
+def at_depth(value: "float | ComponentSpec", position: Position, where: str = "depth rule") -> float:
     """The number that `value` stands for at `position`.
 
     Raises:

@@ -78,7 +78,7 @@ class WithBranchNorms(nn.Module):
         x -> q, k, v -> their norms -> core -> mid -> o -> branch's output        (or w1 -> up -> core -> mid -> w2)
 
     The class that mixes it in names its Linear layers, and the parts of the stock forward that belong to the add &
-    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `branch_norms` (`BranchNorms`).
+    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `branch_norms`.
     """
 
     linear_roles: ClassVar[dict[str, Roles]]
@@ -101,7 +101,7 @@ class WithBranchNorms(nn.Module):
         return parts
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        parts = self.replaced(kwargs.pop("inner", BranchNorms({})))
+        parts = self.replaced(kwargs.pop("branch_norms", BranchNorms({})))
         return self.stock_forward(ModuleView(self, parts) if parts else self, *args, **kwargs)
 
 

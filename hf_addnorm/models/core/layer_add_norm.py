@@ -24,14 +24,17 @@ _RESIDUAL_NAMES = ("residual_norm", "residual_gate")
 
 
 def add_residual(block: nn.Module, residual: Any) -> None:
-    """Make `residual`, if there is one, a part of `block`, under its home's name."""
+    """Make `residual`, if there is one, a part of `block`, under its name in a checkpoint."""
     if residual is not None:
         block.add_module(residual.checkpoint_name, residual)
 
 
 def residual_of_block(block: nn.Module) -> Any:
     """The residual that is a part of `block`, or None."""
-    return next((block._modules[checkpoint_name] for checkpoint_name in _RESIDUAL_NAMES if checkpoint_name in block._modules), None)
+    return next(
+        (block._modules[checkpoint_name] for checkpoint_name in _RESIDUAL_NAMES if checkpoint_name in block._modules),
+        None,
+    )
 
 
 class SublayerAddNorm(nn.Module):
@@ -173,8 +176,8 @@ class LayerAddNorm(nn.Module):
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        starts, ends (`dict[str, torch.nn.Module]`, *optional*): what the stream itself has before the first layer and
-            after the last one, its norms say; None in another layer.
+        entry_modules, exit_modules (`dict[str, torch.nn.Module]`, *optional*): the stream's own modules, before the
+            first layer and after the last one; None in another layer.
         layer_part (`torch.nn.Module`, *optional*): what acts on the stream where the layer begins and ends.
     """
 
@@ -221,7 +224,7 @@ class LayerAddNorm(nn.Module):
     def forward(self, hidden: LayerState, calls: list[SublayerCall], then: Any = None) -> LayerState:
         """The hidden states after the layer, from those before it; `then` is added to the stream at its end.
 
-        Without sites the layer is skipped: the state stays as it is.
+        Without calls the layer is skipped: the state stays as it is.
         """
         state = self.step(self.enter(hidden), calls, then)
         if self.last:

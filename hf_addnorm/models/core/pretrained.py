@@ -40,8 +40,8 @@ from .branch_norms import ModuleView
 from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
-from .layer_add_norm import SublayerAddNorm, Branch, LayerAddNorm
-from .recasting import recast, recast_at, get_part, has_part
+from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
+from .recasting import get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
 
 

@@ -42,6 +42,6 @@ def recast(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
 
 def recast_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
     """Replace the submodule at a dotted path by a `cls` made of its parts."""
-    adopted = recast(cls, module.get_submodule(path))
-    module.set_submodule(path, adopted, strict=True)
-    return adopted
+    made = recast(cls, module.get_submodule(path))
+    module.set_submodule(path, made, strict=True)
+    return made

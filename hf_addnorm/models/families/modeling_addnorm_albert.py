@@ -59,7 +59,9 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
             dropout="attention.output_dropout",
             parts={"attention": AddNormAlbertAttention},
         ),
-        "feed_forward": SublayerLayout(norms={"post": "full_layer_layer_norm"}, linears={"w1": "ffn", "w2": "ffn_output"}),
+        "feed_forward": SublayerLayout(
+            norms={"post": "full_layer_layer_norm"}, linears={"w1": "ffn", "w2": "ffn_output"}
+        ),
     }
 
     def forward(
@@ -76,7 +78,9 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
 
         def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             def in_one_piece(part: torch.Tensor) -> torch.Tensor:
-                return self.ffn_output(branch_norms.norm("mid", self.activation(branch_norms.norm("up", self.ffn(part)))))
+                return self.ffn_output(
+                    branch_norms.norm("mid", self.activation(branch_norms.norm("up", self.ffn(part))))
+                )
 
             return in_chunks(in_one_piece, None if self.mixes_tokens else chunk, u)
 

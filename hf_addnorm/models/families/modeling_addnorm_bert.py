@@ -89,7 +89,9 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
             return self.attention.output.dense(branch_norms.norm("mid", core))
 
         def attend_across(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
-            core, _ = self.crossattention.self(u, attention_mask=encoder_attention_mask, branch_norms=branch_norms, **kwargs)
+            core, _ = self.crossattention.self(
+                u, attention_mask=encoder_attention_mask, branch_norms=branch_norms, **kwargs
+            )
             return self.crossattention.output.dense(branch_norms.norm("mid", core))
 
         def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:

@@ -18,7 +18,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     DisentangledSelfAttention,
 )
 
-from ..core.branch_norms import BranchNorms, WithBranchNorms, ModuleView, same
+from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
 from ..streams.streams import LayerState
@@ -42,7 +42,9 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
 
     stream: Any
 
-    def forward(self, hidden_states: torch.Tensor, residual_states: LayerState, input_mask: torch.Tensor) -> LayerState:
+    def forward(
+        self, hidden_states: torch.Tensor, residual_states: LayerState, input_mask: torch.Tensor
+    ) -> LayerState:
         # one tensor after a single layer too
         if not isinstance(residual_states, tuple):
             return super().forward(hidden_states, residual_states, input_mask)

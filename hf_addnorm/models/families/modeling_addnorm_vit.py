@@ -42,10 +42,14 @@ class AddNormViTLayer(AddNormLayer, ViTLayer):
         "attention": SublayerLayout(
             norms={"pre": "layernorm_before"}, dropout="dropout", parts={"attention": AddNormViTAttention}
         ),
-        "feed_forward": SublayerLayout(norms={"pre": "layernorm_after"}, dropout="dropout", parts={"mlp": AddNormViTMLP}),
+        "feed_forward": SublayerLayout(
+            norms={"pre": "layernorm_after"}, dropout="dropout", parts={"mlp": AddNormViTMLP}
+        ),
     }
 
-    def forward(self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> LayerState:
+    def forward(
+        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> LayerState:
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attention(u, attention_mask, branch_norms=branch_norms, **kwargs)[0]
 

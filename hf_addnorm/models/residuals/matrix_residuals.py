@@ -1,6 +1,6 @@
 """Residuals that have matrices: gates that read the stream and the branch, and a learned map of the stream.
 
-Weight decay takes their matrices, as it takes those of the sublayers: their home in a checkpoint is `residual_gate`.
+Weight decay takes their matrices, as it takes those of the sublayers: their name in a checkpoint is `residual_gate`.
 They stay in float32, and so does what is computed with them.
 """
 

@@ -19,8 +19,8 @@ from ..norms.norm_base import unit
 class Residual(nn.Module):
     """Base of what reads the stream and writes to it: a module from stream and branch's output to the stream.
 
-    `checkpoint_name` is its name in a checkpoint. Weight decay spares what is in a module named `*_norm`: gains, scalars and
-    vectors. One that has matrices has another home, and keeps its gains in children named `*_norm`.
+    `checkpoint_name` is its name in a checkpoint. Weight decay spares what is in a module named `*_norm`: gains,
+    scalars and vectors. One that has matrices has another name, and keeps its gains in children named `*_norm`.
     """
 
     checkpoint_name = "residual_norm"

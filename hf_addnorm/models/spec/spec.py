@@ -267,10 +267,10 @@ class AddNormSpec:
         residual (`ComponentSpec` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
         pre_scale (`float` or `ComponentSpec`): multiplies the output of the norm in `pre`.
         dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
-        drop_path (`float` or `ComponentSpec`): stochastic depth, the probability with which a sample's branch is left out.
+        drop_path (`float` or `ComponentSpec`): stochastic depth, the probability that a sample's branch is left out.
         stream, wiring (`ComponentSpec`): the state that runs through the layers; how a layer's sublayers meet.
         weights (`ComponentSpec`): what is done to the weights, of Linear layers and others, in every forward.
-        init (`list[Choice]`): rules for the start weights; empty is the stock init.
+        init (`list[ComponentSpec]`): rules for the start weights; empty is the stock init.
         layers (`list[Override]`): per-layer exceptions, later ones win.
     """
 

@@ -222,7 +222,11 @@ class BoundedStream(SeveralStreams):
         self.eps = eps
 
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
-        return {StreamHead.checkpoint_name: StreamHead(hidden_size, self.streams, self.eps)} if self.reduce == "learned" else {}
+        return (
+            {StreamHead.checkpoint_name: StreamHead(hidden_size, self.streams, self.eps)}
+            if self.reduce == "learned"
+            else {}
+        )
 
 
 @STREAMS.register("manifold_hyper_connections")

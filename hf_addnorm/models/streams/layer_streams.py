@@ -73,7 +73,7 @@ class DenseStream(SingleStream):
         newest = position.layer + 1
         return DepthWeightedAverage(newest // self.dilation + 1) if newest % self.period == 0 else None
 
-    def enter(self, hidden: LayerState, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
     def end_layer(self, state: Any, part: Any) -> Any:
@@ -83,7 +83,7 @@ class DenseStream(SingleStream):
             x = part(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
         return (x, *outputs)
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
         return state[0]
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
@@ -194,7 +194,7 @@ class EmbeddingSkipStream(SingleStream):
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {} if self.backout is None else {Backout.checkpoint_name: Backout(weight=self.backout)}
 
-    def enter(self, hidden: LayerState, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden, hidden)
 
     def begin_layer(self, state: Any, part: Any) -> Any:
@@ -205,8 +205,8 @@ class EmbeddingSkipStream(SingleStream):
         kept = part is not None and part.until_middle and self.backout is not None
         return (x, embedded, x if kept else middle)
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        return ends[0](state[0], state[2]) if ends else state[0]  # type: ignore[call-arg]
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+        return exit_modules[0](state[0], state[2]) if exit_modules else state[0]  # type: ignore[call-arg]
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state
@@ -373,8 +373,8 @@ class AltUpStream(SeveralStreams):
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {ProjectedMean.checkpoint_name: ProjectedMean(hidden_size, self.streams, self.active)}
 
-    def enter(self, hidden: LayerState, *starts: Function) -> Any:
-        return hidden[1] if isinstance(hidden, tuple) else starts[0](hidden)
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+        return hidden[1] if isinstance(hidden, tuple) else entry_modules[0](hidden)
 
     def begin_layer(self, state: Any, part: Any) -> Any:
         predicted = state if part is None else part.predict(state)

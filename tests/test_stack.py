@@ -1,12 +1,7 @@
 """Stacks of encoders: against the composition written out, and in everything that a model does."""
 
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -231,7 +226,7 @@ def test_the_tokenizer_beside_it_is_found(tmp_path):
     assert torch.tensor(pipe("hello")).shape == (1, 3, 32)
 
 
-def test_loads_as_a_stranger_and_saves_again(tmp_path):
+def test_loads_as_a_stranger_and_saves_again(tmp_path, load_with_package_hidden):
     cases = []
     for stack, model in TURNS[2 : 2 + len(MODELS)]:
         folder = tmp_path / stack
@@ -243,19 +238,7 @@ def test_loads_as_a_stranger_and_saves_again(tmp_path):
         autos = [auto for auto, name in AddNormStackConfig.auto_classes.items() if name == model]
         names = {"reference": f"modeling_addnorm_stack.{model}", "base": "modeling_addnorm_stack.AddNormStackModel"}
         cases.append({"folder": str(folder), "autos": autos, **names})
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("package_hidden.py")), str(tmp_path / "cases.json")],
-        env={key: value for key, value in env.items() if key != "PYTHONPATH"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["checked", str(len(cases))]
+    load_with_package_hidden(cases)
 
 
 @pytest.mark.parametrize("stack", STACKS)

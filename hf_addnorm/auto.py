@@ -13,10 +13,10 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 from transformers.utils import logging
 
-from .models.addnorm_config import AddNormConfig
-from .models.pretrained import damage_named
-from .models.registry import one_of
-from .models.spec import AddNormSpec
+from .models.base.registry import one_of
+from .models.core.addnorm_config import AddNormConfig
+from .models.core.pretrained import damage_named
+from .models.spec.spec import AddNormSpec
 
 
 # what prepares a model's inputs: where the stock family's class is found, and how ours is registered with it

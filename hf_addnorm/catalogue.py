@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .layer_schemes import LAYER_SCHEMES
-from .models.gates import RESIDUALS
-from .models.initialization import INITS
-from .models.norms import NORMS
-from .models.positions import POSITIONS
-from .models.reading_streams import STREAMS
-from .models.registry import Registry
-from .models.weight_transforms import WEIGHTS
-from .models.wirings import WIRINGS
+from .models.base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from .models.base.registry import Registry
 from .norm_schemes import NORM_SCHEMES
 from .scheme import Scheme
 

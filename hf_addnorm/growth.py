@@ -7,14 +7,14 @@ from typing import Any, Literal
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .models.connection import held_residual
-from .models.initialization import silence
-from .models.inner import Inner
-from .models.norms import has_gain
-from .models.pretrained import AddNormPreTrainedModel, get_part
-from .models.registry import parse_option
-from .models.residuals import Residual
-from .models.spec import AddNormSpec, Override
+from .models.base.registry import parse_option
+from .models.core.branch_norms import Inner
+from .models.core.layer_add_norm import held_residual
+from .models.core.pretrained import AddNormPreTrainedModel, get_part
+from .models.norms.norm_base import has_gain
+from .models.residuals.residuals import Residual
+from .models.spec.spec import AddNormSpec, Override
+from .models.weights.initialization import silence
 
 
 How = Literal["stack", "identity"]

@@ -3,8 +3,8 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from .models.norm_base import Norm
-from .models.residuals import Residual
+from .models.norms.norm_base import Norm
+from .models.residuals.residuals import Residual
 
 
 def add_norm_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:

@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 
 from hf_addnorm import AddNormBertConfig, AddNormSpec
-from hf_addnorm.models.depth import DEPTH_RULES
-from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.norms import NORMS
-from hf_addnorm.models.positions import POSITIONS
-from hf_addnorm.models.registry import Registry
-from hf_addnorm.models.residuals import RESIDUALS
-from hf_addnorm.models.spec import STREAMS, WIRINGS
-from hf_addnorm.models.weight_transforms import WEIGHTS
+from hf_addnorm.models.base.registries import (
+    DEPTH_RULES,
+    INITS,
+    NORMS,
+    POSITIONS,
+    RESIDUALS,
+    STREAMS,
+    WEIGHTS,
+    WIRINGS,
+)
+from hf_addnorm.models.base.registry import Registry
 
 
 LAYERS = 4

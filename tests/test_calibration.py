@@ -5,7 +5,7 @@ import torch
 from families import FAMILIES, text_inputs
 
 from hf_addnorm import AddNormBertForSequenceClassification, AddNormBertLMHeadModel, AddNormBertModel
-from hf_addnorm.models.residuals import AdminResidual
+from hf_addnorm.models.residuals.residuals import AdminResidual
 
 
 BERT = FAMILIES["bert"]

@@ -19,7 +19,7 @@ from hf_addnorm.hub.card import is_placeholder
 from hf_addnorm.hub.citation import citations
 from hf_addnorm.hub.description import described, short
 from hf_addnorm.hub.redaction import redact
-from hf_addnorm.models.spec import AddNormSpec
+from hf_addnorm.models.spec.spec import AddNormSpec
 
 
 ROOT = Path(__file__).parents[1]

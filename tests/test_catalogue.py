@@ -10,16 +10,18 @@ import pytest
 
 import hf_addnorm
 from hf_addnorm import AddNormBertConfig, catalogue
-from hf_addnorm.models.depth import DEPTH_RULES
-from hf_addnorm.models.gates import RESIDUALS
-from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.norms import NORMS
-from hf_addnorm.models.positions import POSITIONS
-from hf_addnorm.models.presets import PRESETS
-from hf_addnorm.models.reading_streams import STREAMS
-from hf_addnorm.models.registry import Registry
-from hf_addnorm.models.weight_transforms import WEIGHTS
-from hf_addnorm.models.wirings import WIRINGS
+from hf_addnorm.models.base.registries import (
+    DEPTH_RULES,
+    INITS,
+    NORMS,
+    POSITIONS,
+    RESIDUALS,
+    STREAMS,
+    WEIGHTS,
+    WIRINGS,
+)
+from hf_addnorm.models.base.registry import Registry
+from hf_addnorm.models.spec.presets import PRESETS
 from hf_addnorm.scheme import Axis, Status
 
 

@@ -9,8 +9,8 @@ from specs import EVERYTHING, SIZES, config, parse
 from transformers import AutoConfig, BertConfig
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel, AddNormSpec
-from hf_addnorm.models.presets import PRESETS
-from hf_addnorm.models.spec import FORMAT_VERSION
+from hf_addnorm.models.spec.presets import PRESETS
+from hf_addnorm.models.spec.spec import FORMAT_VERSION
 
 
 def test_every_door_parses():

@@ -14,8 +14,8 @@ from transformers import BertConfig, BertModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel
-from hf_addnorm.models.depth import DEPTH_RULES, Position, at_depth, parse_depth_value
-from hf_addnorm.models.initialization import INITS
+from hf_addnorm.models.base.depth import Position, at_depth, parse_depth_value
+from hf_addnorm.models.base.registries import DEPTH_RULES, INITS
 
 
 # encoders, and a decoder with cross-attention: (layers, sublayers of a layer)

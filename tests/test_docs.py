@@ -13,13 +13,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from hf_addnorm import AddNormSpec, catalogue, presets
-from hf_addnorm.models.gates import RESIDUALS
-from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.norms import NORMS
-from hf_addnorm.models.positions import POSITIONS
-from hf_addnorm.models.reading_streams import STREAMS
-from hf_addnorm.models.weight_transforms import WEIGHTS
-from hf_addnorm.models.wirings import WIRINGS
+from hf_addnorm.models.base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 
 
 ROOT = Path(__file__).parents[1]

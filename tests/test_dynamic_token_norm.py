@@ -7,9 +7,9 @@ from reference_checks import compare
 from sequence_references import around
 from token_specs import build
 
-from hf_addnorm.models import dynamic_token_norm
-from hf_addnorm.models.dynamic_token_norm import DynamicTokenNorm
-from hf_addnorm.models.token_mask import TokenMask, running_with
+from hf_addnorm.models.base.token_mask import TokenMask, running_with
+from hf_addnorm.models.norms import dynamic_token_norm
+from hf_addnorm.models.norms.dynamic_token_norm import DynamicTokenNorm
 
 
 VARIANTS = ["paper", "official"]

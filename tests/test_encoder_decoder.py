@@ -17,8 +17,8 @@ from transformers import AutoModelForSeq2SeqLM, EncoderDecoderModel
 
 import hf_addnorm
 from hf_addnorm import AddNormEncoderDecoderConfig, AddNormEncoderDecoderModel, AddNormStackForMaskedLM
-from hf_addnorm.models.composite import DECODERS, ENCODERS
-from hf_addnorm.models.composite_config import DECODER_CONFIGS, ENCODER_CONFIGS
+from hf_addnorm.models.composites.composite import DECODERS, ENCODERS
+from hf_addnorm.models.composites.composite_config import DECODER_CONFIGS, ENCODER_CONFIGS
 
 
 # the stock model warns of a change in version 4.12 wherever it is given labels
@@ -187,7 +187,7 @@ def test_loads_as_a_stranger_and_saves_again(tmp_path):
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("stranger.py")), str(tmp_path / "cases.json")],
+        [sys.executable, str(Path(__file__).with_name("package_hidden.py")), str(tmp_path / "cases.json")],
         env={key: value for key, value in env.items() if key != "PYTHONPATH"},
         cwd=tmp_path,
         capture_output=True,

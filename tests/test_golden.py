@@ -18,10 +18,9 @@ from norm_references import NORM_REFERENCES
 from safetensors import safe_open
 from sublayer_references import hyper_connected
 
-from hf_addnorm.models.depth import Position
-from hf_addnorm.models.norms import NORMS, build_norm
-from hf_addnorm.models.residuals import RESIDUALS
-from hf_addnorm.models.spec import STREAMS
+from hf_addnorm.models.base.depth import Position
+from hf_addnorm.models.base.registries import NORMS, RESIDUALS, STREAMS
+from hf_addnorm.models.norms.norm_base import build_norm
 
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"

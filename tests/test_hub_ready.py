@@ -19,9 +19,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
 import hf_addnorm
 from hf_addnorm import AddNormBertModel
-
-
-CODE = Path(hf_addnorm.__file__).parent / "models"
+from hf_addnorm.checkpoint_code import MACHINERY, all_flat_files
 
 
 # every model once, with the next of the specs that it can have; the base models once more as stock models
@@ -31,7 +29,7 @@ STOCK_CASES = [(family, row.config_class.auto_classes["AutoModel"]) for family, 
 
 
 def _save_case(folder, family, model, spec):
-    """A model with its inputs and what it makes of them, for `stranger.py`."""
+    """A model with its inputs and what it makes of them, for `package_hidden.py`."""
     row = FAMILIES[family]
     net = row.model_class(model)(row.config(model, SPECS.get(spec)))
     fill_with_pattern(net)
@@ -58,7 +56,7 @@ def test_every_model_loads_as_a_stranger_and_saves_again(tmp_path):
         cases.append(case | {"stock": str(tmp_path / f"{family}-of-stock"), "stock_class": type(stock).__name__})
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    script = Path(__file__).with_name("stranger.py")
+    script = Path(__file__).with_name("package_hidden.py")
     result = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "cases.json")],
         env={key: value for key, value in env.items() if key != "PYTHONPATH"},
@@ -108,11 +106,9 @@ def test_config_alone_carries_its_code(family, tmp_path):
     row = FAMILIES[family]
     row.config("").save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.glob("*.py")}
-    # what models of models share travels with these
-    others = "modeling_|configuration_|composite"
-    shared = {path.name for path in CODE.glob("[a-z]*.py") if not re.match(others, path.name)}
     modules = [sys.modules[cls.__module__] for cls in (row.config_class, row.model_class(row.models[0]))]
-    assert files == shared | {Path(module.__file__).name for module in modules}
+    assert files == {f"{room}.py" for room in MACHINERY} | {Path(module.__file__).name for module in modules}
+    assert len(files) == 9
 
 
 PROCESSORS = {
@@ -166,15 +162,18 @@ def test_every_family_has_something_that_prepares_inputs():
 
 def test_files_that_travel_import_nothing_that_does_not():
     allowed = {"torch", "transformers", "huggingface_hub"} | set(sys.stdlib_module_names)
-    for file in CODE.glob("[a-z]*.py"):
-        text = file.read_text()
+    files = all_flat_files()
+    for file, text in files.items():
         for line in re.findall(r"^(?:from|import) .*$", text, flags=re.MULTILINE):
             module = line.split()[1]
-            assert re.fullmatch(r"\.[a-z_0-9]+", module) or module.split(".")[0] in allowed, f"{file.name}: {line}"
+            assert module.startswith(".") or module.split(".")[0] in allowed, f"{file}: {line}"
+            assert not line.startswith("from . "), f"{file}: {line}"
         # Transformers finds the files to copy by this expression, in docstrings too
         for name in re.findall(r"^\s*from\s+\.(\S+)\s+import", text, flags=re.MULTILINE):
-            assert (CODE / f"{name}.py").exists(), f"{file.name}: {name}"
-        assert len(text.splitlines()) <= 600, file
+            assert f"{name}.py" in files, f"{file}: {name}"
+        assert "from .." not in text, file
+    for path in Path(hf_addnorm.__file__).with_name("models").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 600, path
 
 
 def test_a_newer_format_and_an_unknown_preset_in_a_saved_config_are_named(tmp_path):

@@ -18,7 +18,7 @@ from hf_addnorm import (
     AddNormViTForImageClassification,
     AddNormWav2Vec2ForSequenceClassification,
 )
-from hf_addnorm.models.streams import STREAMS
+from hf_addnorm.models.base.registries import STREAMS
 
 
 BERT = FAMILIES["bert"]

@@ -3,25 +3,23 @@
 `python tests/test_known_code.py` writes this version's entry anew; those of other versions stay.
 """
 
-import hashlib
-
 from hf_addnorm import __version__
-from hf_addnorm.hub.known_code import CODE, FILE, known_code, releases_of, to_text, with_this_version
+from hf_addnorm.checkpoint_code import all_flat_files
+from hf_addnorm.hub.known_code import FILE, hash_of, known_code, releases_of, to_text, with_this_version
 
 
 def test_the_hashes_are_those_of_the_files():
     assert FILE.read_text() == to_text(with_this_version(known_code())), "run: python tests/test_known_code.py"
-    files = known_code()[__version__]
-    assert set(files) == {path.name for path in CODE.glob("*.py")} - {"__init__.py"}
-    assert files["spec.py"] == hashlib.sha256((CODE / "spec.py").read_bytes()).hexdigest()
+    assert known_code()[__version__] == {name: hash_of(text) for name, text in all_flat_files().items()}
 
 
-def test_releases_add_up():
+def test_releases_add_up(tmp_path):
     older = {"0.0.1": {"spec.py": "0" * 64}}
     both = with_this_version(older)
     assert list(both) == ["0.0.1", __version__] and both["0.0.1"] == older["0.0.1"]
     both["0.0.2"] = both[__version__]
-    assert releases_of(CODE / "spec.py", both) == {"0.0.2", __version__}
+    (tmp_path / "spec.py").write_text(all_flat_files()["spec.py"])
+    assert releases_of(tmp_path / "spec.py", both) == {"0.0.2", __version__}
 
 
 if __name__ == "__main__":

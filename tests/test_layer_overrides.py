@@ -7,7 +7,7 @@ from specs import LAYERS, config, parse, refused, through_json
 from transformers import AutoConfig
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel
-from hf_addnorm.models.spec import SELECTORS, LayerSpec
+from hf_addnorm.models.spec.spec import SELECTORS, LayerSpec
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from reference_checks import Drawn
 from residual_references import RESIDUAL_REFERENCES
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, load_pretrained
-from hf_addnorm.models.residuals import RESIDUALS
+from hf_addnorm.models.base.registries import RESIDUALS
 
 
 # the hidden size of every family under test

@@ -6,8 +6,8 @@ from families import BASE_MODELS, FAMILIES, ONLY_IN, fill_with_pattern
 from test_weight_transforms import build, compare
 
 from hf_addnorm import AddNormSpec
-from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.weight_transforms import Transformed
+from hf_addnorm.models.base.registries import INITS
+from hf_addnorm.models.weights.weight_transforms import Transformed
 
 
 def net_of(family, add_norm, model=None, **kwargs):

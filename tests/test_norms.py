@@ -11,7 +11,8 @@ import torch
 from norm_references import HEADS, MODEL_BIAS, MODEL_EPS, NORM_REFERENCES
 from reference_checks import Drawn, assert_close, combinations
 
-from hf_addnorm.models.norms import NORMS, build_norm, mixes_tokens, set_gain
+from hf_addnorm.models.base.registries import NORMS
+from hf_addnorm.models.norms.norm_base import build_norm, mixes_tokens, set_gain
 
 
 # relative to the largest value of the token

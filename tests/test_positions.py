@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import BASE_MODELS, FAMILIES, fill_with_pattern
 
-from hf_addnorm.models.positions import POSITIONS
+from hf_addnorm.models.base.registries import POSITIONS
 
 
 WITH_TABLE = ["bert", "albert", "deberta_v2", "gpt2"]

@@ -13,9 +13,8 @@ from encoder_runs import build_encoder, run_encoder, tiny_config
 from norm_references import NORM_REFERENCES
 from reference_checks import assert_close
 
-from hf_addnorm.models.norms import NORMS
-from hf_addnorm.models.presets import PRESETS
-from hf_addnorm.models.spec import STREAMS, WIRINGS
+from hf_addnorm.models.base.registries import NORMS, STREAMS, WIRINGS
+from hf_addnorm.models.spec.presets import PRESETS
 
 
 def test_every_preset_has_a_reference():

@@ -6,11 +6,9 @@ import pytest
 import torch
 from families import FAMILIES, ONLY_IN, PRESET_NAMES
 
-from hf_addnorm.models.norms import NORMS, mixes_tokens
-from hf_addnorm.models.refusals import REFUSALS
-from hf_addnorm.models.residuals import RESIDUALS
-from hf_addnorm.models.streams import STREAMS
-from hf_addnorm.models.wirings import WIRINGS
+from hf_addnorm.models.base.registries import NORMS, RESIDUALS, STREAMS, WIRINGS
+from hf_addnorm.models.norms.norm_base import mixes_tokens
+from hf_addnorm.models.spec.refusals import REFUSALS
 
 
 ATTENTION, FEED_FORWARD = ["pre", "q", "k", "v", "mid", "out"], ["pre", "up", "mid", "out"]

@@ -12,10 +12,10 @@ from reference_checks import Drawn, assert_close, combinations
 from residual_references import RESIDUAL_REFERENCES
 
 from hf_addnorm import AddNormBertModel
-from hf_addnorm.models.connection import held_residual
-from hf_addnorm.models.depth import Position
-from hf_addnorm.models.inner import Inner
-from hf_addnorm.models.residuals import RESIDUALS
+from hf_addnorm.models.base.depth import Position
+from hf_addnorm.models.base.registries import RESIDUALS
+from hf_addnorm.models.core.branch_norms import Inner
+from hf_addnorm.models.core.layer_add_norm import held_residual
 
 
 TOLERANCE = 1e-12

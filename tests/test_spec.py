@@ -9,15 +9,20 @@ import pytest
 from specs import AXES, EVERYTHING, LAYERS, NEEDED, accepts, config, parse, through_json
 
 from hf_addnorm import AddNormBertConfig, AddNormSpec, presets
-from hf_addnorm.models.depth import DEPTH_RULES, parse_depth_value
-from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.norms import NORMS
-from hf_addnorm.models.positions import POSITIONS
-from hf_addnorm.models.presets import PRESETS
-from hf_addnorm.models.registry import Choice, Registry
-from hf_addnorm.models.residuals import RESIDUALS
-from hf_addnorm.models.spec import FORMAT_VERSION, SELECTORS, SLOTS, STREAMS, WIRINGS
-from hf_addnorm.models.weight_transforms import WEIGHTS
+from hf_addnorm.models.base.depth import parse_depth_value
+from hf_addnorm.models.base.registries import (
+    DEPTH_RULES,
+    INITS,
+    NORMS,
+    POSITIONS,
+    RESIDUALS,
+    STREAMS,
+    WEIGHTS,
+    WIRINGS,
+)
+from hf_addnorm.models.base.registry import Choice, Registry
+from hf_addnorm.models.spec.presets import PRESETS
+from hf_addnorm.models.spec.spec import FORMAT_VERSION, SELECTORS, SLOTS
 
 
 # --- JSON is the whole of it ---

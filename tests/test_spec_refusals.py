@@ -9,12 +9,10 @@ import pytest
 from specs import AXES, NEEDED, accepts, config, parse, refused
 
 from hf_addnorm import AddNormBertModel
-from hf_addnorm.models import refusals
-from hf_addnorm.models.depth import DEPTH_RULES
-from hf_addnorm.models.initialization import INITS
-from hf_addnorm.models.norms import NORMS
-from hf_addnorm.models.presets import PRESETS
-from hf_addnorm.models.spec import FORMAT_VERSION, SELECTORS, SLOTS, STREAMS, WIRINGS
+from hf_addnorm.models.base.registries import DEPTH_RULES, INITS, NORMS, STREAMS, WIRINGS
+from hf_addnorm.models.spec import refusals
+from hf_addnorm.models.spec.presets import PRESETS
+from hf_addnorm.models.spec.spec import FORMAT_VERSION, SELECTORS, SLOTS
 
 
 # --- refusals ---

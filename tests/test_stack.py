@@ -18,8 +18,8 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
 from hf_addnorm import AddNormStackConfig, AddNormStackForMaskedLM, AddNormStackModel
-from hf_addnorm.models import configuration_addnorm_stack as stack_config
-from hf_addnorm.models import modeling_addnorm_stack as stack_models
+from hf_addnorm.models.composites import configuration_addnorm_stack as stack_config
+from hf_addnorm.models.composites import modeling_addnorm_stack as stack_models
 
 
 def _entry(family, **kwargs):
@@ -246,7 +246,7 @@ def test_loads_as_a_stranger_and_saves_again(tmp_path):
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("stranger.py")), str(tmp_path / "cases.json")],
+        [sys.executable, str(Path(__file__).with_name("package_hidden.py")), str(tmp_path / "cases.json")],
         env={key: value for key, value in env.items() if key != "PYTHONPATH"},
         cwd=tmp_path,
         capture_output=True,

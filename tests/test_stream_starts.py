@@ -7,14 +7,14 @@ import torch
 from families import tiny_config, twins
 
 from hf_addnorm import AddNormBertModel
-from hf_addnorm.models.bounded_connections import (
+from hf_addnorm.models.streams.bounded_connections import (
     IndependentHyperConnection,
     ManifoldHyperConnection,
     PermutationHyperConnection,
     StreamHead,
 )
-from hf_addnorm.models.layer_streams import AlternatingUpdates
-from hf_addnorm.models.reading_streams import GatedStreamConnection, StreamMixer
+from hf_addnorm.models.streams.layer_streams import AlternatingUpdates
+from hf_addnorm.models.streams.learned_read_streams import GatedStreamConnection, StreamMixer
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])

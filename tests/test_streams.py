@@ -10,7 +10,7 @@ import transformers
 from families import FAMILIES, fill_with_pattern
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
-from hf_addnorm.models.spec import STREAMS
+from hf_addnorm.models.base.registries import STREAMS
 
 
 SPECS = {

@@ -15,7 +15,7 @@ from token_specs import (
 )
 
 from hf_addnorm import collect_losses
-from hf_addnorm.models.token_mask import TokenMask, running_with
+from hf_addnorm.models.base.token_mask import TokenMask, running_with
 
 
 TESTS = Path(__file__).parent

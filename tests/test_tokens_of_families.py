@@ -7,8 +7,9 @@ from reference_checks import compare
 from sequence_references import SEQUENCE_NORMS, sequence_group
 from token_specs import ENCODERS, KINDS, base_model, build, counted, tiny
 
-from hf_addnorm.models.norms import NORMS, mixes_tokens
-from hf_addnorm.models.token_mask import TokenMask, running_with
+from hf_addnorm.models.base.registries import NORMS
+from hf_addnorm.models.base.token_mask import TokenMask, running_with
+from hf_addnorm.models.norms.norm_base import mixes_tokens
 
 
 @pytest.mark.parametrize("name", SEQUENCE_NORMS)

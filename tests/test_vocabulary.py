@@ -5,7 +5,7 @@ import torch
 from families import FAMILIES, fill_with_pattern
 
 from hf_addnorm import AddNormBertForMaskedLM, AddNormGPT2LMHeadModel, AddNormStackConfig, AddNormStackForMaskedLM
-from hf_addnorm.models.vocabulary import OutputLayer
+from hf_addnorm.models.core.embeddings_and_output import OutputLayer
 
 
 def net_of(model, add_norm, **kwargs):

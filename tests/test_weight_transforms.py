@@ -11,7 +11,8 @@ from hf_addnorm import (
     AddNormBertForSequenceClassification,
     AddNormBertModel,
 )
-from hf_addnorm.models.weight_transforms import WEIGHTS, Transformed, TransformedLinear
+from hf_addnorm.models.base.registries import WEIGHTS
+from hf_addnorm.models.weights.weight_transforms import Transformed, TransformedLinear
 
 
 SPECS = {

@@ -3,8 +3,8 @@
 import torch
 from families import FAMILIES
 
-from hf_addnorm.models.running_norms import RunningNorm
-from hf_addnorm.models.spec import NORMS
+from hf_addnorm.models.base.registries import NORMS
+from hf_addnorm.models.norms.running_norms import RunningNorm
 
 
 RUNNING = {

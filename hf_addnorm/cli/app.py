@@ -15,8 +15,8 @@ from ..hub.card import CARD, count_parameters, create_card, is_placeholder, read
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
 from ..launch import launch_file, launch_files
-from ..models.presets import PRESETS
-from ..models.registry import one_of, unknown
+from ..models.base.registry import one_of, unknown
+from ..models.spec.presets import PRESETS
 from .report import Report, command, table
 
 

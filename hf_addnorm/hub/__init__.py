@@ -5,7 +5,7 @@
 
 from .card import create_card, replace_placeholder, write_card
 from .checks import Check, Finding, check_folder
-from .pushing import Push, plan_push
+from .push_folder import Push, plan_push
 
 
 __all__ = [

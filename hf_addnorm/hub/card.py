@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ..models.spec import AddNormSpec
+from ..models.spec.spec import AddNormSpec
 from .description import Description, as_ours, described, family_of, settled, stock_spec
 from .known_code import this_version
 from .redaction import redact

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from huggingface_hub import ModelCard
 
-from ..models.addnorm_config import AddNormConfig, CodeCarryingConfig
+from ..models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .card import CARD
 from .known_code import known_code, releases_of
 from .redaction import holds_token, redact
 
 
-STRANGER = Path(__file__).with_name("stranger.py")
+FRESH_PROCESS = Path(__file__).with_name("fresh_process.py")
 
 # what Python's pickle, torch.save and their like are called
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack"}
@@ -246,7 +246,7 @@ def _visit(folder: Path, check: Check) -> None:
     """Load the folder in a fresh process that has no package, no network, no cache and no token."""
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary, "report.json")
-        command = [sys.executable, "-P", str(STRANGER), str(folder.resolve()), str(report)]
+        command = [sys.executable, "-P", str(FRESH_PROCESS), str(folder.resolve()), str(report)]
         try:
             result = subprocess.run(
                 command,

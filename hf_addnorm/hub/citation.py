@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..catalogue import catalogue, inits, norms, positions, residuals, streams, weights, wirings
-from ..models.presets import PRESETS
+from ..models.spec.presets import PRESETS
 
 
 @dataclass(frozen=True)

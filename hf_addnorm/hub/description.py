@@ -9,12 +9,12 @@ from typing import Any
 from transformers import AutoModel, PreTrainedConfig
 
 from ..catalogue import norms, weights
-from ..models.addnorm_config import AddNormConfig
-from ..models.configuration_addnorm_stack import AddNormStackConfig
-from ..models.presets import PRESETS
-from ..models.refusals import WARNINGS
-from ..models.registry import Choice, one_of, to_json
-from ..models.spec import SUBLAYERS, AddNormSpec, LayerSpec
+from ..models.base.registry import Choice, one_of, to_json
+from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
+from ..models.core.addnorm_config import AddNormConfig
+from ..models.spec.presets import PRESETS
+from ..models.spec.refusals import WARNINGS
+from ..models.spec.spec import SUBLAYERS, AddNormSpec, LayerSpec
 from .citation import bibtex, sources
 
 

@@ -7,9 +7,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from ..checkpoint_code import all_flat_files
+
 
 FILE = Path(__file__).with_name("known_code.json")
-CODE = Path(__file__).parents[1] / "models"
 
 # {version: {file name: sha256}}
 Releases = dict[str, dict[str, str]]
@@ -22,9 +23,9 @@ def this_version() -> str:
     return __version__
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def hash_of(text: str) -> str:
+    """The hash of a file with this text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def known_code() -> Releases:
@@ -34,13 +35,13 @@ def known_code() -> Releases:
 
 def with_this_version(releases: Releases) -> Releases:
     """`releases` with the entry of the code that is here."""
-    files = {path.name: sha256(path) for path in sorted(CODE.glob("*.py")) if path.name != "__init__.py"}
+    files = {name: hash_of(text) for name, text in all_flat_files().items()}
     return releases | {this_version(): files}
 
 
 def releases_of(path: Path, releases: Releases) -> set[str]:
     """The versions that have exactly this file."""
-    found = sha256(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
     return {version for version, files in releases.items() if files.get(path.name) == found}
 
 

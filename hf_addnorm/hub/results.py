@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.spec import AddNormSpec
+from ..models.spec.spec import AddNormSpec
 from .description import settled, stock_spec
 
 

@@ -15,8 +15,8 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
 from hf_addnorm import AddNormEncoderDecoderConfig, AddNormEncoderDecoderModel, AddNormStackConfig
-from hf_addnorm.models.norms import Norm
-from hf_addnorm.models.weight_transforms import Transformed
+from hf_addnorm.models.norms.norm_base import Norm
+from hf_addnorm.models.weights.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line

@@ -44,7 +44,9 @@ def test_every_revision_has_its_own_model(new_client, hub):
     with stranger.process(HF_HUB_OFFLINE="1") as do:
         for revision, record in revisions.items():
             found = do("load", repo=REPO, auto=AUTO, record=record, revision=revision)
-            assert (found["equal"], found["model"]) == (True, "hf_addnorm.models.modeling_addnorm_bert"), revision
+            assert (found["equal"], found["model"]) == (True, "hf_addnorm.models.families.modeling_addnorm_bert"), (
+                revision
+            )
     assert len(hub.requests) == asked
 
 

@@ -11,12 +11,12 @@ import pytest
 from cases import CASES
 
 import hf_addnorm
+from hf_addnorm.checkpoint_code import flat_file
 
 
 PACKAGE = Path(hf_addnorm.__file__).parent
-CODE = PACKAGE / "models"
 AUTO = CASES["bert"].auto
-# the norm of the older release divides by twice as much, and does so in a file that the newer one has not
+# the norm of the older release divides by twice as much, by a function in a file that the newer one has not
 LEGACY = '"""Of an older release."""\n\n\ndef halved(x):\n    return x / 2\n'
 REFERENCE = "modeling_addnorm_bert.AddNormBertForSequenceClassification"
 
@@ -29,13 +29,18 @@ def older(tmp_path):
     # where a checkout has it
     (folder / "model_cards").mkdir()
     shutil.copy(PACKAGE.parent / "model_cards/card.md.jinja", folder / "model_cards")
-    norms = folder / "hf_addnorm/models/rms_norms.py"
+    norms = folder / "hf_addnorm/models/norms/rms_norms.py"
     text = norms.read_text()
     formula = "return x / root(self.mean_square(x), self.eps, self.eps_place)"
     assert text.count(formula) == 1
     text = text.replace(formula, f"return halved({formula.removeprefix('return ')})")
-    norms.write_text(text.replace("from .registry", "from .legacy import halved\nfrom .registry"))
-    (folder / "hf_addnorm/models/legacy.py").write_text(LEGACY)
+    first_import = "from .norm_base "
+    norms.write_text(text.replace(first_import, f"from ..legacy.halved import halved\n{first_import}"))
+    (folder / "hf_addnorm/models/legacy").mkdir()
+    (folder / "hf_addnorm/models/legacy/__init__.py").write_text('"""An older room."""\n')
+    (folder / "hf_addnorm/models/legacy/halved.py").write_text(LEGACY)
+    code = folder / "hf_addnorm/checkpoint_code.py"
+    code.write_text(code.read_text().replace("MACHINERY = (", 'MACHINERY = ("legacy", '))
     return folder
 
 
@@ -51,10 +56,10 @@ def test_an_older_checkpoint_beside_a_newer_package(older, new_client, hub):
         pinned = do("push", repo="ann/old", **push)["commit"]
     old = hub.repo("ann/old")
     code = _code(old)
-    assert code["legacy.py"] == LEGACY.encode()
-    assert code["rms_norms.py"] != (CODE / "rms_norms.py").read_bytes()
+    assert b"def halved(x)" in code["legacy.py"]
+    assert code["norms.py"] != flat_file("norms").encode()
     ours, remote = (
-        "hf_addnorm.models.modeling_addnorm_bert",
+        "hf_addnorm.models.families.modeling_addnorm_bert",
         f"transformers_modules.ann.old.{pinned}.modeling_addnorm_bert",
     )
     load = {"repo": "ann/old", "auto": AUTO, "trust_remote_code": True}

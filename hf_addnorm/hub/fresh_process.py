@@ -1,0 +1,145 @@
+"""A process in which hf_addnorm cannot be imported: loads a folder as somebody who has nothing but Transformers.
+
+Usage: python fresh_process.py FOLDER REPORT. REPORT is where the JSON goes: what loaded, and what did not and why.
+
+It is run as a file, not as a module of the package: it may import nothing of it.
+"""
+
+import importlib.abc
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+class _Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.split(".")[0] == "hf_addnorm":
+            raise ModuleNotFoundError("hf_addnorm is hidden from this process")
+
+
+# what prepares the inputs, by their name
+PROCESSORS = {
+    "input_ids": "AutoTokenizer",
+    "pixel_values": "AutoImageProcessor",
+    "input_values": "AutoFeatureExtractor",
+    "input_features": "AutoFeatureExtractor",
+}
+
+
+def _inputs(model: Any) -> dict[str, Any]:
+    """One small input of the base model's kind."""
+    import torch
+
+    config = model.config
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.zeros(1, config.num_channels, config.image_size, config.image_size)}
+    if model.main_input_name == "input_values":
+        return {"input_values": torch.zeros(1, 16000)}
+    inputs = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+    return inputs | ({"decoder_input_ids": inputs["input_ids"]} if config.is_encoder_decoder else {})
+
+
+class Visit:
+    """What was tried with a folder, and what came of it.
+
+    Args:
+        folder (`str`): the saved model.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.loaded: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+
+    def attempt(self, name: str, load: Callable[[], Any]) -> Any:
+        """What `load` gives, or None where it fails."""
+        try:
+            found = load()
+        except Exception as error:
+            self.failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            return None
+        self.loaded[name] = type(found).__name__
+        return found
+
+    def models(self, config: Any) -> list[tuple[str, Any, bool]]:
+        """(name, loader, whether it is what was saved): every Auto class of the auto_map, or the saved class."""
+        import transformers
+
+        saved = (config.architectures or [""])[0]
+        auto_map = getattr(config, "auto_map", None) or {}
+        autos = {key: value for key, value in auto_map.items() if key != "AutoConfig"}
+        found = [
+            (name, getattr(transformers, name), reference.split(".")[-1] == saved)
+            for name, reference in autos.items()
+            # one that this Transformers does not have yet loads nothing here
+            if name.startswith("AutoModel") and hasattr(transformers, name)
+        ]
+        if not autos and hasattr(transformers, saved):
+            found.append((saved, getattr(transformers, saved), True))
+        return found
+
+    def load(self) -> None:
+        """Try everything."""
+        import torch
+        import transformers
+
+        torch.set_num_threads(1)
+        transformers.utils.logging.set_verbosity_error()
+        trust = {"trust_remote_code": True}
+        config = self.attempt("AutoConfig", lambda: transformers.AutoConfig.from_pretrained(self.folder, **trust))
+        if config is None:
+            return
+        kind = None
+        for name, loader, is_saved in self.models(config):
+            model = self.attempt(name, partial(self.model, loader, is_saved))
+            kind = kind or getattr(model, "main_input_name", None)
+            if name == "AutoModel" and model is not None:
+                self.attempt("one forward of AutoModel", partial(self.forward, model))
+        if kind in PROCESSORS:
+            auto = getattr(transformers, PROCESSORS[kind])
+            self.attempt(PROCESSORS[kind], lambda: auto.from_pretrained(self.folder))
+
+    def model(self, loader: Any, is_saved: bool) -> Any:
+        """A loaded model, whose weights are all there if it is the one that was saved."""
+        import torch
+
+        model, info = loader.from_pretrained(
+            self.folder,
+            trust_remote_code=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            # heads of other tasks may have a part of the same name and another size
+            ignore_mismatched_sizes=not is_saved,
+        )
+        if is_saved:
+            wrong = {key: sorted(map(str, value))[:3] for key, value in info.items() if value}
+            if wrong:
+                raise ValueError("; ".join(f"{key}: {', '.join(names)}" for key, names in wrong.items()))
+        numbers = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
+        if is_saved and not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
+            raise ValueError("some weights are not finite")
+        return model
+
+    def forward(self, model: Any) -> Any:
+        """One forward of the base model."""
+        import torch
+
+        with torch.no_grad():
+            return model.eval()(**_inputs(model))
+
+
+def main() -> None:
+    """Load the folder, write the report."""
+    sys.meta_path.insert(0, _Hide())
+    warnings.simplefilter("ignore")
+    visit = Visit(sys.argv[1])
+    visit.load()
+    Path(sys.argv[2]).write_text(json.dumps({"loaded": visit.loaded, "failed": visit.failed}))
+
+
+if __name__ == "__main__":
+    main()

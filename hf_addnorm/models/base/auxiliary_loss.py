@@ -1,0 +1,53 @@
+"""Losses that a module adds to that of its model during a training forward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .forward_context import PerForward, recomputing
+
+
+_losses: PerForward[list[torch.Tensor] | None] = PerForward("auxiliary_losses", None)
+
+
+def contribute(loss: torch.Tensor) -> None:
+    """Add a scalar to the loss of the model that runs now; a class that does so says `adds_loss = True`.
+
+    A checkpoint's recomputation adds nothing: what the forward added is part of the same graph. Where nobody collects,
+    the loss is dropped.
+    """
+    losses = _losses.get()
+    if losses is not None and not recomputing():
+        losses.append(loss)
+
+
+def collect_losses(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, list[torch.Tensor]]:
+    """Run a model, or anything, and take the losses that its modules contribute, which it then does not add itself.
+
+    Args:
+        function (`Callable`): is called with the other arguments.
+    Returns:
+        What it returns, and the losses, scalars in float32 at least.
+    """
+    losses: list[torch.Tensor] = []
+    return _losses.running_with(losses, function, *args, **kwargs), losses
+
+
+def with_losses(forward: Callable, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """A model's forward; its loss, where its outputs have one, with what its modules contribute added.
+
+    A model within another one leaves them to that.
+    """
+    if _losses.get() is not None:
+        return forward(model, *args, **kwargs)
+    return_dict = kwargs.get("return_dict")
+    as_tuple = not (getattr(model.config, "return_dict", True) if return_dict is None else return_dict)
+    # in a tuple nothing says whether its first entry is a loss
+    outputs, losses = collect_losses(forward, model, *args, **kwargs | {"return_dict": True})
+    loss = outputs.get("loss")
+    if loss is not None:
+        for extra in losses:
+            loss = loss + extra.to(loss)
+        outputs.loss = loss
+    return outputs.to_tuple() if as_tuple else outputs

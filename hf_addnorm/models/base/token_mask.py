@@ -1,0 +1,106 @@
+"""Which tokens are real, for the norms that take statistics over tokens, where they stand, and what these norms took.
+
+Only the model's entry knows it: layers are given masks of other shapes, or none. So the entry says it for the time of
+one forward, and a layer is handed it as an argument, which lasts until a checkpoint's recomputation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .forward_context import PerForward, recomputing
+
+
+class TokenMask:
+    """What a model knows about its tokens during one forward.
+
+    Args:
+        mask (`torch.Tensor`, *optional*): [batch, seq], true for a real token; None if all are real. With a cache it
+            is longer than the tokens, and its end counts.
+        problem (`str`): why the mask that the model was given does not say it; empty if it does.
+        grid (`tuple[int, int]`, *optional*): rows and columns of an image's patches, which are the last tokens; None
+            for a sequence.
+    """
+
+    def __init__(self, mask: torch.Tensor | None, problem: str = "", grid: tuple[int, int] | None = None):
+        self.mask, self.problem, self.grid = mask, problem, grid
+        self._kept: dict[Any, list[Any]] = {}
+        self._asked: dict[Any, int] = {}
+
+    @classmethod
+    def of(cls, attention_mask: Any, grid: tuple[int, int] | None = None) -> "TokenMask":
+        """From what a model is given as `attention_mask`, and the grid of its patches."""
+        if attention_mask is None:
+            return cls(None, grid=grid)
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
+            return cls(attention_mask.bool(), grid=grid)
+        shape = f"of shape {list(attention_mask.shape)}" if isinstance(attention_mask, torch.Tensor) else "no tensor"
+        return cls(
+            None,
+            f"a norm that takes statistics over tokens needs attention_mask as [batch, seq]; it is {shape}, from "
+            "which the real tokens cannot be read.",
+        )
+
+    def grid_of(self, tokens: int) -> tuple[int, int]:
+        """Rows and columns in which the last of so many tokens stand; those of a sequence are one row.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        rows, columns = self.grid or (1, tokens)
+        if rows * columns > tokens:
+            raise ValueError(
+                f"a norm that knows where its tokens stand was given {tokens}, and the image has {rows} x {columns} "
+                "patches."
+            )
+        return rows, columns
+
+    def on(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The mask of the tokens of `x` [batch, seq, ..., features], [batch, seq, 1, ...]; None: all are real.
+
+        Raises:
+            ValueError: if it cannot be had, though the model was given one.
+        """
+        if self.problem:
+            raise ValueError(self.problem)
+        if self.mask is None:
+            return None
+        mask = self.mask[:, -x.shape[1] :]
+        if mask.shape != x.shape[:2]:
+            raise ValueError(
+                f"a norm that takes statistics over tokens was given {list(x.shape)}, and attention_mask is "
+                f"{list(self.mask.shape)}: they do not name the same tokens."
+            )
+        return mask.view(*mask.shape, *[1] * (x.dim() - 2))
+
+    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        """What `compute()` gives during the forward, and again in a checkpoint's recomputation of it.
+
+        Args:
+            owner (`torch.nn.Module`): who asks; it must ask in the same order each time.
+            compute (`Callable`): is called once per forward; what it gives must not change later.
+        Returns:
+            None in a recomputation that knows nothing of the forward.
+        """
+        if torch.compiler.is_compiling():
+            return compute()
+        kept = self._kept.setdefault(owner, [])
+        if not recomputing():
+            kept.append(compute())
+            return kept[-1]
+        self._asked[owner] = self._asked.get(owner, -1) + 1
+        return kept[self._asked[owner] % len(kept)] if kept else None
+
+
+class _NoModel(TokenMask):
+    """Outside of a model: all tokens are real, and nothing is kept."""
+
+    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        return None if recomputing() else compute()
+
+
+_tokens: PerForward[TokenMask] = PerForward("token_mask", _NoModel(None))
+
+current = _tokens.get
+running_with = _tokens.running_with

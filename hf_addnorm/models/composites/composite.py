@@ -1,0 +1,72 @@
+"""What models that are made of other models share: the parts by family, and what is left to the parts."""
+
+from typing import Any, cast
+
+from transformers import PreTrainedModel
+
+from ..core.embeddings_and_output import HasOutputLayer
+from ..core.hub_files import HubFiles
+from ..core.pretrained import AddNormPreTrainedModel, entered
+from ..core.single_commit_push import PushedWhole
+from ..families.modeling_addnorm_albert import AddNormAlbertModel
+from ..families.modeling_addnorm_bert import AddNormBertLMHeadModel, AddNormBertModel
+from ..families.modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
+from ..families.modeling_addnorm_gpt2 import AddNormGPT2LMHeadModel
+from ..families.modeling_addnorm_modernbert import AddNormModernBertModel
+
+
+Models = dict[str, type[AddNormPreTrainedModel]]
+
+
+def _by_model_type(*models: type[AddNormPreTrainedModel]) -> Models:
+    """By name: a config may come from another copy of these files."""
+    return {cast(Any, model.config_class).model_type: model for model in models}
+
+
+# the model of an encoder and of a decoder by family
+ENCODERS = _by_model_type(AddNormBertModel, AddNormAlbertModel, AddNormModernBertModel, AddNormDebertaV2Model)
+DECODERS = _by_model_type(AddNormBertLMHeadModel, AddNormGPT2LMHeadModel)
+
+
+class CompositeModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedModel):
+    """Mixin for a model of several AddNorm models.
+
+    What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add
+    to the loss, the whole adds.
+    """
+
+    # whether a norm of the whole's own takes statistics over tokens; the parts tell theirs
+    mixes_tokens = False
+    asks_model = False
+    # whether a module in it adds to the loss
+    adds_loss = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = entered(cls.forward)
+
+    def post_init(self) -> None:
+        """As in Transformers, knowing whether something adds to the loss."""
+        self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
+        super().post_init()
+
+    @property
+    def parts(self) -> list[Any]:
+        """The models that it is made of, in order."""
+        raise NotImplementedError
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
+        """Whether any part does."""
+        return any(part.supports_gradient_checkpointing for part in self.parts)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        # each part may refuse what its state does not survive; ALBERT, as in Transformers, has no checkpoints
+        for part in self.parts:
+            if part.supports_gradient_checkpointing:
+                part._set_gradient_checkpointing(*args, **kwargs)

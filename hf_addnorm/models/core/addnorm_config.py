@@ -1,0 +1,175 @@
+"""What the config of every family has: the entry `add_norm`, and the code that travels with a checkpoint."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from ..base.registry import Choice
+from ..norms.norm_base import build_norm
+from ..spec.refusals import refuse, warn
+from ..spec.spec import AddNormSpec
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+else:
+    # at run time not a config itself: as a dataclass it would hide the family's own defaults
+    PreTrainedConfig = object
+
+
+def flat_neighbours(config: "CodeCarryingConfig") -> dict[str, str]:
+    """The files of a config's code as remote code has them: those beside its own that its models import."""
+    config_file = Path(str(sys.modules[type(config).__module__].__file__))
+    source = config_file.with_name(config_file.name.replace("configuration_", "modeling_"))
+    # a config that was loaded alone, as remote code, has no modeling file beside it
+    files = {str(source), *get_relative_import_files(source)} if source.exists() else set()
+    return {Path(file).name: Path(file).read_text() for file in files}
+
+
+class CodeCarryingConfig(PreTrainedConfig):
+    """Mixin for a config that is saved with its code: a folder loads where this package is not installed."""
+
+    # every Auto class that finds the models of the config, and the model that it finds
+    auto_classes: ClassVar[dict[str, str]]
+    # from a config to the files of its code, by name; the package, whose own files are not flat, sets another
+    code_files: ClassVar[Callable[["CodeCarryingConfig"], dict[str, str]]] = staticmethod(flat_neighbours)
+    # the model type of the stock family, if there is one, whose checkpoints load here as they are
+    stock_model_type: ClassVar[str]
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in Transformers; a stock checkpoint of the family counts as one of ours."""
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == getattr(cls, "stock_model_type", cls.model_type):
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json with the full `auto_map`, and the code that it names beside it."""
+        modules = {"AutoConfig": type(self).__module__.split(".")[-1]}
+        modeling = modules["AutoConfig"].replace("configuration_", "modeling_")
+        self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
+        self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
+        super().save_pretrained(save_directory, **kwargs)
+        self.save_code(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def save_code(self, save_directory: str | os.PathLike) -> None:
+        """Write the code of the config and its models, of which `auto_map` names files."""
+        for name, text in type(self).code_files(self).items():
+            target = Path(save_directory, name)
+            if not target.exists() or target.read_text() != text:
+                target.write_text(text)
+
+
+class AddNormConfig(CodeCarryingConfig):
+    """Mixin for a family's config.
+
+    `add_norm` accepts the name of a preset, a dict of axes or a spec, wherever it is set, and always holds a
+    validated `AddNormSpec`; the JSON form is the resolved spec.
+
+    Raises:
+        ValueError: for anything in `add_norm` that is not known or contradicts itself, and for a near-miss of the
+            key `add_norm` itself.
+    """
+
+    # the config's name for the stock norms' eps
+    norm_eps_key: ClassVar[str] = "layer_norm_eps"
+    # whether the inputs are numbers of tokens, whose embeddings are tables
+    has_tables: ClassVar[bool] = True
+
+    add_norm: Any
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        refuse(self.add_norm, self)
+        warn(self.add_norm, self)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "add_norm":
+            value = AddNormSpec.parse(value, self.stock_add_norm())
+        elif not hasattr(type(self), key):
+            refuse_near_miss(key, ["add_norm"])
+        super().__setattr__(key, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers; overrides are checked like the config's own keys."""
+        for key in kwargs:
+            refuse_near_miss(key, ["add_norm"])
+        # as an override, None says nothing
+        kwargs = {key: value for key, value in kwargs.items() if (key, value) != ("add_norm", None)}
+        result = super().from_dict(config_dict, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        refuse(config.add_norm, config)
+        warn(config.add_norm, config)
+        return result
+
+    def add_norm_sublayers(self) -> list[str]:
+        """The sublayers of every layer, in the order in which they run."""
+        cross = ["cross_attention"] if getattr(self, "add_cross_attention", False) else []
+        return ["attention", *cross, "feed_forward"]
+
+    def add_norm_has_position_table(self) -> bool:
+        """Whether the stock model adds a table's row to the embeddings for a token's position."""
+        return False
+
+    def add_norm_depth(self) -> int:
+        """The number of layers that a hidden state runs through."""
+        return self.num_hidden_layers
+
+    def stock_add_norm(self) -> dict[str, Any]:
+        """The spec that is the stock model."""
+        return {"preset": "post_ln"}
+
+    def add_norm_stays_on_sphere(self) -> bool:
+        """Whether unit vectors after the embeddings' norm reach the layers as such, and q and k behind their norms
+        the scores, which are `q k^T / sqrt(d)`, d the size of a head: what nGPT's formula needs.
+        """
+        return True
+
+    def add_norm_is_causal(self) -> bool:
+        """Whether a token may not see later ones."""
+        return bool(getattr(self, "is_decoder", False))
+
+    def add_norm_head_size(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
+        """The number of features that the norm in a slot takes."""
+        if slot in ("q", "k", "v", "qk") and qkv_width == "head":
+            return self.add_norm_head_size()
+        inside = sublayer == "feed_forward" and slot in ("up", "mid")
+        return self.intermediate_size if inside else self.hidden_size
+
+    def place_width(self, place: str) -> int:
+        """The number of features in a place outside the layers; of `logits`, for a model that has them."""
+        return getattr(self, "vocab_size", self.hidden_size) if place == "logits" else self.hidden_size
+
+    def build_norm(self, norm: Choice, width: int | None = None) -> Any:
+        """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
+        from_model = {
+            "eps": getattr(self, self.norm_eps_key),
+            "bias": getattr(self, "norm_bias", True),
+            "groups": self.num_attention_heads,
+            "model_width": self.hidden_size,
+        }
+        return build_norm(norm, width or self.hidden_size, **from_model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in Transformers; `add_norm` in its JSON form."""
+        return super().to_dict() | {"add_norm": self.add_norm.to_dict()}
+
+
+def refuse_near_miss(key: str, known: list[str]) -> None:
+    """Refuse a config key that is almost one of `known`: it would be kept, and say nothing."""
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75)
+    if key not in known and near:
+        raise ValueError(f"unknown config key {key!r}. Did you mean {near[0]!r}?")

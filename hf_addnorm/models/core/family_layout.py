@@ -1,0 +1,82 @@
+"""What a family says about its stock model: where its parts are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..base.depth import parse_depth_value
+from ..base.registry import Choice
+from .branch_norms import InnerNorms, as_tuple
+
+
+# the start of o and w2 in GPT-2 and what followed it
+ONE_OVER_ROOT_2L = parse_depth_value({"kind": "power", "of": "layers", "times": 2.0, "exponent": -0.5}, "output_scale")
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """Where one sublayer's parts are; paths are dotted, from the layer.
+
+    Args:
+        norms (`dict[str, str]`): the stock layer's own norms, by the slot that each one fills.
+        dropout (`str`, *optional*): the dropout on the branch's output.
+        parts (`dict[str, type]`): stock modules that run with norms inside, and the class that adopts each.
+        linears (`dict[str, str]`): the other Linear layers, by their role: q, k, v, o, w1 or w2.
+    """
+
+    norms: dict[str, str]
+    dropout: str | None = None
+    parts: dict[str, type[InnerNorms]] = field(default_factory=dict)
+    linears: dict[str, str] = field(default_factory=dict)
+
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """Every Linear layer's path, with its roles."""
+        found: dict[str, tuple[str, ...]] = {path: (role,) for role, path in self.linears.items()}
+        for path, cls in self.parts.items():
+            found |= {f"{path}.{name}": as_tuple(roles) for name, roles in cls.linear_roles.items()}
+        return found
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a family's parts are; paths are dotted, from the base model unless said.
+
+    Args:
+        layer (`type`): the class that adopts a layer.
+        layers (`Callable`): from the config to the path of every layer, in the order in which they run; a path stands
+            there several times where layers are shared.
+        encoder (`str`): the module that runs the layers; empty where the base model does.
+        encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything. One with
+            `holds_connections` has the blocks of all depths as `connections`, where layers may be shared.
+        embeddings (`tuple[str, ...]`): where the tables of the embeddings are; empty where it has none.
+        position_table (`str`, *optional*): the one of them that is added for a token's position.
+        embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
+        embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
+        final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.
+        other_norms (`tuple[str, ...]`): stock norms on the stream that are in no slot; they stay where they are and
+            follow the spec's kind of norm.
+        head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
+        other_parts (`dict[str, type]`): further stock modules, and the class that adopts each.
+        output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
+    """
+
+    layer: Any
+    layers: Callable[[Any], list[str]]
+    encoder: str = ""
+    encoder_class: Any = None
+    embeddings: tuple[str, ...] = ()
+    position_table: str | None = None
+    embed_norm: str | None = None
+    embed_dropout: str | None = None
+    final_norm: str | None = None
+    other_norms: tuple[str, ...] = ()
+    head_norms: tuple[str, ...] = ()
+    other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
+    output_scale: float | Choice = 1.0
+
+
+def numbered(path: str) -> Callable[[Any], list[str]]:
+    """The layers of a list at `path`, each once."""
+    return lambda config: [f"{path}.{index}" for index in range(config.num_hidden_layers)]

@@ -1,0 +1,1 @@
+"""The families: a config and the models of each."""

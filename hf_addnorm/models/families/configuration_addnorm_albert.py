@@ -1,0 +1,66 @@
+"""Config of ALBERT with another add & norm."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AlbertConfig
+
+from ..core.addnorm_config import AddNormConfig
+
+
+@strict
+class AddNormAlbertConfig(AddNormConfig, AlbertConfig):
+    r"""
+    `AlbertConfig` with one more entry, `add_norm`.
+
+    ALBERT's layers are shared across the depth. What the stock layer has is shared as there; what `add_norm` adds,
+    and every constant that depends on the depth, is there once per depth.
+
+    Args:
+        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
+            The add & norm scheme, see [`AddNormSpec`]. By default `"post_ln"`, stock ALBERT.
+
+    Raises:
+        ValueError: if `add_norm` names something unknown or contradicts itself.
+
+    Examples:
+
+    ```python
+    >>> from hf_addnorm import AddNormAlbertConfig
+
+    >>> AddNormAlbertConfig(add_norm="rezero").add_norm.residual.kind
+    'scalar'
+    ```"""
+
+    model_type = "addnorm_albert"
+    stock_model_type: ClassVar[str] = "albert"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "AddNormAlbertModel",
+        "AutoModelForTextEncoding": "AddNormAlbertModel",
+        "AutoModelForPreTraining": "AddNormAlbertForPreTraining",
+        "AutoModelForMaskedLM": "AddNormAlbertForMaskedLM",
+        "AutoModelForSequenceClassification": "AddNormAlbertForSequenceClassification",
+        "AutoModelForMultipleChoice": "AddNormAlbertForMultipleChoice",
+        "AutoModelForTokenClassification": "AddNormAlbertForTokenClassification",
+        "AutoModelForQuestionAnswering": "AddNormAlbertForQuestionAnswering",
+    }
+
+    # parsed on assignment, whatever it is set with
+    add_norm: Any = None
+
+    def add_norm_has_position_table(self) -> bool:
+        return True
+
+    def add_norm_depth(self) -> int:
+        return self.num_hidden_layers * self.inner_group_num
+
+    def add_norm_stays_on_sphere(self) -> bool:
+        # the embeddings are projected behind their norm
+        return False
+
+    def place_width(self, place: str) -> int:
+        # the embeddings and the heads' norms are before, and after, the factorised projection
+        return self.embedding_size if place in ("embed", "head") else super().place_width(place)
+
+
+__all__ = ["AddNormAlbertConfig"]

@@ -1,0 +1,62 @@
+"""Config of ModernBERT with another add & norm."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import ModernBertConfig
+
+from ..core.addnorm_config import AddNormConfig
+
+
+@strict
+class AddNormModernBertConfig(AddNormConfig, ModernBertConfig):
+    r"""
+    `ModernBertConfig` with one more entry, `add_norm`.
+
+    Args:
+        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
+            The add & norm scheme, see [`AddNormSpec`]. By default stock ModernBERT:
+            `"pre_ln"`, but for the first layer's attention, which has no norm.
+
+    Raises:
+        ValueError: if `add_norm` names something unknown or contradicts itself.
+
+    Examples:
+
+    ```python
+    >>> from hf_addnorm import AddNormModernBertConfig
+
+    >>> AddNormModernBertConfig(add_norm="rezero").add_norm.residual.kind
+    'scalar'
+    ```"""
+
+    model_type = "addnorm_modernbert"
+    stock_model_type: ClassVar[str] = "modernbert"
+    norm_eps_key: ClassVar[str] = "norm_eps"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "AddNormModernBertModel",
+        "AutoModelForMaskedLM": "AddNormModernBertForMaskedLM",
+        "AutoModelForSequenceClassification": "AddNormModernBertForSequenceClassification",
+        "AutoModelForMultipleChoice": "AddNormModernBertForMultipleChoice",
+        "AutoModelForTokenClassification": "AddNormModernBertForTokenClassification",
+        "AutoModelForQuestionAnswering": "AddNormModernBertForQuestionAnswering",
+    }
+
+    # parsed on assignment, whatever it is set with
+    add_norm: Any = None
+
+    def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
+        # with the gate beside it
+        width = super().slot_width(sublayer, slot, qkv_width)
+        return 2 * width if (sublayer, slot) == ("feed_forward", "up") else width
+
+    def add_norm_stays_on_sphere(self) -> bool:
+        # q and k are rotated behind their norms, and a gain per feature does not commute with that
+        return False
+
+    def stock_add_norm(self) -> dict[str, Any]:
+        # the first layer reads the embeddings, which are normed
+        return {"preset": "pre_ln", "layers": [{"index": 0, "attention": []}]}
+
+
+__all__ = ["AddNormModernBertConfig"]

@@ -1,0 +1,179 @@
+"""ALBERT with another add & norm: the base model and its heads."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.albert.modeling_albert import (
+    AlbertAttention,
+    AlbertForMaskedLM,
+    AlbertForMultipleChoice,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertLayer,
+    AlbertModel,
+    AlbertPreTrainedModel,
+    AlbertTransformer,
+)
+
+from ..core.branch_norms import Inner, InnerNorms, same
+from ..core.family_layout import Anatomy, Sublayer
+from ..core.layer_add_norm import in_chunks
+from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..streams.streams import Hidden
+from .configuration_addnorm_albert import AddNormAlbertConfig
+
+
+class AddNormAlbertAttention(InnerNorms, AlbertAttention):
+    """`AlbertAttention` with norms behind q, k, v and before the output projection.
+
+    The stock forward adds its input and normalises; as a branch it gives the projection's output alone.
+    """
+
+    linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v", "dense": "o"}
+
+    def replaced(self, inner: Inner) -> dict[str, Callable]:
+        outputs: list[torch.Tensor] = []
+
+        def project(core: torch.Tensor) -> torch.Tensor:
+            outputs.append(inner.project(self.dense, ("o",), core))
+            return outputs[0]
+
+        # what the stock LayerNorm would be given, the sum with the input, is not used
+        parts: dict[str, Callable] = {"dense": project, "output_dropout": same, "LayerNorm": lambda _: outputs[0]}
+        return {**super().replaced(inner), **parts}
+
+
+class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
+    """An ALBERT layer whose sublayers run through the add & norm blocks of the depth that it is run at.
+
+    x -> attention -> feed-forward -> x      each inside its AddNorm block
+    """
+
+    sublayers: ClassVar = {
+        "attention": Sublayer(
+            norms={"post": "attention.LayerNorm"},
+            dropout="attention.output_dropout",
+            parts={"attention": AddNormAlbertAttention},
+        ),
+        "feed_forward": Sublayer(norms={"post": "full_layer_layer_norm"}, linears={"w1": "ffn", "w2": "ffn_output"}),
+    }
+
+    def forward(
+        self,
+        hidden_states: Hidden,
+        attention_mask: torch.Tensor | None = None,
+        connections: Any = None,
+        **kwargs: Any,
+    ) -> Hidden:
+        chunk = (self.chunk_size_feed_forward, self.seq_len_dim)
+
+        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            return self.attention(u, attention_mask, inner=inner, **kwargs)[0]
+
+        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            def in_one_piece(part: torch.Tensor) -> torch.Tensor:
+                return self.ffn_output(inner.norm("mid", self.activation(inner.norm("up", self.ffn(part)))))
+
+            return in_chunks(in_one_piece, None if self.mixes_tokens else chunk, u)
+
+        return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward}, connections)
+
+
+class AddNormAlbertTransformer(AddNormEncoder, AlbertTransformer):
+    """ALBERT's encoder, which knows the depth that each of its shared layers is run at."""
+
+    holds_connections = True
+    connections: Any
+
+    def run_layers(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """The stock loop, with the blocks of every depth."""
+        hidden_states = self.embedding_hidden_mapping_in(hidden_states)
+        blocks = iter(self.connections)
+        for depth in range(self.config.num_hidden_layers):
+            group: Any = self.albert_layer_groups[
+                int(depth / (self.config.num_hidden_layers / self.config.num_hidden_groups))
+            ]
+            for layer in group.albert_layers:
+                hidden_states = layer(hidden_states, attention_mask, connections=next(blocks), **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+def _layers(config: Any) -> list[str]:
+    groups = [
+        int(depth / (config.num_hidden_layers / config.num_hidden_groups)) for depth in range(config.num_hidden_layers)
+    ]
+    return [
+        f"encoder.albert_layer_groups.{group}.albert_layers.{index}"
+        for group in groups
+        for index in range(config.inner_group_num)
+    ]
+
+
+class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, AlbertPreTrainedModel):
+    """Base of the ALBERT models: adoption, initialisation, and everything that stock ALBERT has."""
+
+    config: AddNormAlbertConfig
+    config_class = AddNormAlbertConfig
+    base_model_prefix = "albert"
+    anatomy = Anatomy(
+        layer=AddNormAlbertLayer,
+        layers=_layers,
+        encoder="encoder",
+        encoder_class=AddNormAlbertTransformer,
+        embeddings=("embeddings",),
+        position_table="embeddings.position_embeddings",
+        embed_norm="embeddings.LayerNorm",
+        head_norms=("predictions.LayerNorm",),
+    )
+
+    @classmethod
+    def add_norm_base(cls) -> type["AddNormAlbertModel"]:
+        return AddNormAlbertModel
+
+
+class AddNormAlbertModel(AddNormAlbertPreTrainedModel, AlbertModel):
+    """`AlbertModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+    config: AddNormAlbertConfig
+
+
+class AddNormAlbertForPreTraining(AddNormAlbertPreTrainedModel, AlbertForPreTraining):
+    """`AlbertForPreTraining` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormAlbertForMaskedLM(AddNormAlbertPreTrainedModel, AlbertForMaskedLM):
+    """`AlbertForMaskedLM` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormAlbertForSequenceClassification(AddNormAlbertPreTrainedModel, AlbertForSequenceClassification):
+    """`AlbertForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormAlbertForMultipleChoice(AddNormAlbertPreTrainedModel, AlbertForMultipleChoice):
+    """`AlbertForMultipleChoice` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormAlbertForTokenClassification(AddNormAlbertPreTrainedModel, AlbertForTokenClassification):
+    """`AlbertForTokenClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormAlbertForQuestionAnswering(AddNormAlbertPreTrainedModel, AlbertForQuestionAnswering):
+    """`AlbertForQuestionAnswering` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+__all__ = [
+    "AddNormAlbertForMaskedLM",
+    "AddNormAlbertForMultipleChoice",
+    "AddNormAlbertForPreTraining",
+    "AddNormAlbertForQuestionAnswering",
+    "AddNormAlbertForSequenceClassification",
+    "AddNormAlbertForTokenClassification",
+    "AddNormAlbertModel",
+    "AddNormAlbertPreTrainedModel",
+]

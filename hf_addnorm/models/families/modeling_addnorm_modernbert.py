@@ -1,0 +1,124 @@
+"""ModernBERT with another add & norm: the base model and its heads."""
+
+from typing import Any, ClassVar
+
+import torch
+from transformers.models.modernbert.modeling_modernbert import (
+    ModernBertAttention,
+    ModernBertEncoderLayer,
+    ModernBertForMaskedLM,
+    ModernBertForMultipleChoice,
+    ModernBertForQuestionAnswering,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
+    ModernBertMLP,
+    ModernBertModel,
+    ModernBertPreTrainedModel,
+)
+
+from ..core.branch_norms import Inner, InnerNorms
+from ..core.family_layout import ONE_OVER_ROOT_2L, Anatomy, Sublayer, numbered
+from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
+from ..streams.streams import Hidden
+from .configuration_addnorm_modernbert import AddNormModernBertConfig
+
+
+class AddNormModernBertAttention(InnerNorms, ModernBertAttention):
+    """`ModernBertAttention` with norms behind q, k, v (before the rotary embedding) and before o."""
+
+    linear_roles: ClassVar = {"Wqkv": ("q", "k", "v"), "Wo": "o"}
+    left_to_block: ClassVar = ("out_drop",)
+
+
+class AddNormModernBertMLP(InnerNorms, ModernBertMLP):
+    """`ModernBertMLP` with norms around its inside; its first projection is fused with the gate's, and so is `up`."""
+
+    linear_roles: ClassVar = {"Wi": ("w1", "w1"), "Wo": "w2"}
+
+
+class AddNormModernBertEncoderLayer(AddNormLayer, ModernBertEncoderLayer):
+    """A ModernBERT layer whose sublayers run through add & norm blocks.
+
+    x -> attention -> feed-forward -> x      each inside its AddNorm block
+    """
+
+    sublayers: ClassVar = {
+        "attention": Sublayer(
+            norms={"pre": "attn_norm"}, dropout="attn.out_drop", parts={"attn": AddNormModernBertAttention}
+        ),
+        "feed_forward": Sublayer(norms={"pre": "mlp_norm"}, parts={"mlp": AddNormModernBertMLP}),
+    }
+
+    def forward(
+        self,
+        hidden_states: Hidden,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: Any = None,
+        **kwargs: Any,
+    ) -> Hidden:
+        kwargs |= {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
+
+        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            return self.attn(u, inner=inner, **kwargs)[0]
+
+        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            return self.mlp(u, inner=inner)
+
+        return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})
+
+
+class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, ModernBertPreTrainedModel):
+    """Base of the ModernBERT models: adoption, initialisation, and everything that stock ModernBERT has."""
+
+    config: AddNormModernBertConfig
+    config_class = AddNormModernBertConfig
+    anatomy = Anatomy(
+        layer=AddNormModernBertEncoderLayer,
+        layers=numbered("layers"),
+        embeddings=("embeddings",),
+        embed_norm="embeddings.norm",
+        final_norm="final_norm",
+        head_norms=("head.norm",),
+        output_scale=ONE_OVER_ROOT_2L,
+    )
+
+    @classmethod
+    def add_norm_base(cls) -> type["AddNormModernBertModel"]:
+        return AddNormModernBertModel
+
+
+class AddNormModernBertModel(AddNormModernBertPreTrainedModel, ModernBertModel):
+    """`ModernBertModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormModernBertForMaskedLM(AddNormModernBertPreTrainedModel, ModernBertForMaskedLM):
+    """`ModernBertForMaskedLM` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormModernBertForSequenceClassification(
+    AddNormModernBertPreTrainedModel, ModernBertForSequenceClassification
+):
+    """`ModernBertForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormModernBertForTokenClassification(AddNormModernBertPreTrainedModel, ModernBertForTokenClassification):
+    """`ModernBertForTokenClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormModernBertForQuestionAnswering(AddNormModernBertPreTrainedModel, ModernBertForQuestionAnswering):
+    """`ModernBertForQuestionAnswering` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormModernBertForMultipleChoice(AddNormModernBertPreTrainedModel, ModernBertForMultipleChoice):
+    """`ModernBertForMultipleChoice` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+__all__ = [
+    "AddNormModernBertForMaskedLM",
+    "AddNormModernBertForMultipleChoice",
+    "AddNormModernBertForQuestionAnswering",
+    "AddNormModernBertForSequenceClassification",
+    "AddNormModernBertForTokenClassification",
+    "AddNormModernBertModel",
+    "AddNormModernBertPreTrainedModel",
+]

@@ -1,0 +1,170 @@
+"""Wav2Vec2 with another add & norm: the base model and its heads."""
+
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import torch
+from transformers.models.wav2vec2.modeling_wav2vec2 import (
+    Wav2Vec2Attention,
+    Wav2Vec2Encoder,
+    Wav2Vec2EncoderLayer,
+    Wav2Vec2EncoderLayerStableLayerNorm,
+    Wav2Vec2EncoderStableLayerNorm,
+    Wav2Vec2FeedForward,
+    Wav2Vec2ForAudioFrameClassification,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+    Wav2Vec2ForSequenceClassification,
+    Wav2Vec2ForXVector,
+    Wav2Vec2Model,
+    Wav2Vec2PreTrainedModel,
+)
+
+from ..core.branch_norms import Inner, InnerNorms
+from ..core.family_layout import Anatomy, Sublayer, numbered
+from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..streams.streams import Hidden
+from .configuration_addnorm_wav2vec2 import AddNormWav2Vec2Config
+
+
+class AddNormWav2Vec2Attention(InnerNorms, Wav2Vec2Attention):
+    """`Wav2Vec2Attention` with norms behind q, k, v and before the output projection."""
+
+    linear_roles: ClassVar = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o"}
+
+
+class AddNormWav2Vec2FeedForward(InnerNorms, Wav2Vec2FeedForward):
+    """`Wav2Vec2FeedForward` with norms before the activation and before the output projection."""
+
+    linear_roles: ClassVar = {"intermediate_dense": "w1", "output_dense": "w2"}
+    left_to_block: ClassVar = ("output_dropout",)
+
+
+def _sublayers(slot: str) -> dict[str, Sublayer]:
+    """The sublayers, whose stock norms fill `slot`."""
+    return {
+        "attention": Sublayer(
+            norms={slot: "layer_norm"}, dropout="dropout", parts={"attention": AddNormWav2Vec2Attention}
+        ),
+        "feed_forward": Sublayer(
+            norms={slot: "final_layer_norm"},
+            dropout="feed_forward.output_dropout",
+            parts={"feed_forward": AddNormWav2Vec2FeedForward},
+        ),
+    }
+
+
+class AddNormWav2Vec2Layer(AddNormLayer):
+    """What the layers of both layouts have in common; the adapter of a language, where there is one, comes last.
+
+    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its AddNorm block
+    """
+
+    attention: Any
+    feed_forward: Any
+
+    def forward(
+        self,
+        hidden_states: Hidden,
+        attention_mask: torch.Tensor | None = None,
+        skipped: Collection[int] = (),
+        **kwargs: Any,
+    ) -> Hidden:
+        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            return self.attention(u, attention_mask=attention_mask, inner=inner, **kwargs)[0]
+
+        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+            return self.feed_forward(u, inner=inner)
+
+        branches = {"attention": attend, "feed_forward": feed_forward}
+        return self.run(hidden_states, branches, then=getattr(self, "adapter_layer", None), skipped=skipped)
+
+
+class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, Wav2Vec2EncoderLayer):
+    """A Wav2Vec2 layer whose sublayers run through add & norm blocks."""
+
+    sublayers: ClassVar = _sublayers("post")
+
+
+class AddNormWav2Vec2EncoderLayerStableLayerNorm(AddNormWav2Vec2Layer, Wav2Vec2EncoderLayerStableLayerNorm):
+    """The same in the stable layout."""
+
+    sublayers: ClassVar = _sublayers("pre")
+
+
+class AddNormWav2Vec2Encoder(AddNormEncoder, Wav2Vec2Encoder):
+    """Wav2Vec2's encoder with the norm of the place `final`."""
+
+    reads_tokens = True
+
+
+class AddNormWav2Vec2EncoderStableLayerNorm(AddNormEncoder, Wav2Vec2EncoderStableLayerNorm):
+    """The same in the stable layout, where the stock encoder has that norm."""
+
+    reads_tokens = True
+
+
+class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedModel):
+    """Base of the Wav2Vec2 models: adoption, initialisation, and everything that stock Wav2Vec2 has."""
+
+    config: AddNormWav2Vec2Config
+    config_class = AddNormWav2Vec2Config
+    anatomy = Anatomy(
+        layer=AddNormWav2Vec2EncoderLayer,
+        layers=numbered("encoder.layers"),
+        encoder="encoder",
+        encoder_class=AddNormWav2Vec2Encoder,
+        embed_norm="encoder.layer_norm",
+    )
+    stable_anatomy = Anatomy(
+        layer=AddNormWav2Vec2EncoderLayerStableLayerNorm,
+        layers=numbered("encoder.layers"),
+        encoder="encoder",
+        encoder_class=AddNormWav2Vec2EncoderStableLayerNorm,
+        embed_dropout="encoder.dropout",
+        final_norm="encoder.layer_norm",
+    )
+
+    @classmethod
+    def anatomy_of(cls, config: AddNormWav2Vec2Config) -> Anatomy:
+        # CODEPATH: wav2vec2-large-lv60 and XLS-R are in the stable layout, wav2vec2-base and -large in the other
+        return cls.stable_anatomy if config.do_stable_layer_norm else cls.anatomy
+
+    @classmethod
+    def add_norm_base(cls) -> type["AddNormWav2Vec2Model"]:
+        return AddNormWav2Vec2Model
+
+
+class AddNormWav2Vec2Model(AddNormWav2Vec2PreTrainedModel, Wav2Vec2Model):
+    """`Wav2Vec2Model` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormWav2Vec2ForPreTraining(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForPreTraining):
+    """`Wav2Vec2ForPreTraining` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormWav2Vec2ForCTC(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForCTC):
+    """`Wav2Vec2ForCTC` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormWav2Vec2ForSequenceClassification(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForSequenceClassification):
+    """`Wav2Vec2ForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormWav2Vec2ForAudioFrameClassification(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForAudioFrameClassification):
+    """`Wav2Vec2ForAudioFrameClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+class AddNormWav2Vec2ForXVector(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForXVector):
+    """`Wav2Vec2ForXVector` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+
+
+__all__ = [
+    "AddNormWav2Vec2ForAudioFrameClassification",
+    "AddNormWav2Vec2ForCTC",
+    "AddNormWav2Vec2ForPreTraining",
+    "AddNormWav2Vec2ForSequenceClassification",
+    "AddNormWav2Vec2ForXVector",
+    "AddNormWav2Vec2Model",
+    "AddNormWav2Vec2PreTrainedModel",
+]

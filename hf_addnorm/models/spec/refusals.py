@@ -1,0 +1,309 @@
+"""What a model cannot have, specs whose axes contradict each other or the model; and what is unusual, warned about."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..base.depth import Position, at_depth, positions
+from ..base.registries import INITS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from ..base.registry import Choice, one_of
+from ..norms.norm_base import has_gain, is_a
+from ..norms.pointwise_norms import PointwiseNorm
+from .spec import PLACES, AddNormSpec, LayerSpec
+
+
+logger = logging.get_logger(__name__)
+
+# Axes that act through slots: (axis, the value that does nothing, the slots, what the axis does).
+_THROUGH_SLOTS = (
+    ("dropout", "before_out", ("out",), "names the side of the norm in the slot out"),
+    ("pre_scale", 1.0, ("pre",), "scales the norm in the slot pre"),
+    ("qkv_width", "head", ("q", "k", "v", "qk"), "says what the norms in the slots q, k, v, qk take"),
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A scheme that has no meaning in some models.
+
+    Args:
+        find (`Callable`): from spec and config to the refused values, each with the field that it stands in.
+        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream.
+        allowed (`str`): what is allowed instead.
+    """
+
+    find: Callable[[AddNormSpec, Any], list[tuple[str, Choice]]]
+    reason: str
+    allowed: str
+
+
+REFUSALS: dict[str, Refusal] = {
+    "token_norm_in_a_causal_model": Refusal(
+        lambda spec, config: spec.token_norms(config.add_norm_depth()) if config.add_norm_is_causal() else [],
+        "its statistics over tokens would let a token see the later ones, which a causal model predicts from it",
+        "a norm of each token by itself",
+    ),
+    "positions_in_the_attention": Refusal(
+        lambda spec, config: (
+            []
+            if spec.positions.kind == "stock" or config.add_norm_has_position_table()
+            else [("add_norm.positions", spec.positions)]
+        ),
+        "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
+        "relative), a convolution or the patches' own places tell where a token is",
+        "'stock'",
+    ),
+    "tables_that_are_not_there": Refusal(
+        lambda spec, config: (
+            []
+            if config.has_tables
+            else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
+        ),
+        "it draws the tables of the embeddings, and images and sound are embedded without one",
+        "another init rule",
+    ),
+    "words_that_are_not_there": Refusal(
+        lambda spec, config: (
+            [("add_norm.weights", spec.weights)]
+            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.has_tables
+            else []
+        ),
+        "it is for the table of the words, and images and sound are embedded without one",
+        "another weight transform",
+    ),
+    "zero_out_norm_on_rep_bn": Refusal(
+        lambda spec, config: (
+            [
+                (where, norm)
+                for where, norm in spec.norms(config.add_norm_depth())
+                if where.endswith(".out") and norm.kind == "rep_bn"
+            ]
+            if any(rule.kind == "zero_out_norm" for rule in spec.init)
+            else []
+        ),
+        "add_norm.init is to start it at 0 (zero_out_norm), but with gain and bias 0 its output is alpha * x",
+        "another norm there, or another init rule",
+    ),
+    "off_the_sphere": Refusal(
+        lambda spec, config: (
+            [("add_norm.preset", Choice(spec.preset))]
+            if spec.preset == "ngpt" and not config.add_norm_stays_on_sphere()
+            else []
+        ),
+        "all vectors of nGPT are unit vectors, and its scores are cosines with a gain; this model projects its "
+        "embeddings, rotates q and k or adds something else behind the norms that make them so",
+        "another preset",
+    ),
+    "skips_over_several_streams": Refusal(
+        lambda spec, config: (
+            [("add_norm.wiring", spec.wiring)]
+            if WIRINGS.build(spec.wiring).skips and not STREAMS.build(spec.stream).is_one
+            else []
+        ),
+        "it takes the layer's input around a sublayer, and with several streams, as in {stream!r}, that input is not "
+        "one tensor, and each of them carries it already",
+        "a stream of one tensor (single, dense), or another wiring",
+    ),
+    "residual_over_several_streams": Refusal(
+        lambda spec, config: (
+            [(where, residual) for where, residual in spec.residuals() if residual.kind != "add"]
+            if STREAMS.build(spec.stream).owns_residual
+            else []
+        ),
+        "it weighs one stream and one branch, and the stream {stream!r} has weights of its own for what a sublayer "
+        "adds to each of its streams",
+        "'add'",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """A scheme that runs, and that is likely not to do what is hoped for.
+
+    Args:
+        find (`Callable`): from spec and config to the unusual values, each with the field that it stands in.
+        reason (`str`): why it is unusual.
+        usual (`str`): what is published instead.
+    """
+
+    find: Callable[[AddNormSpec, Any], list[tuple[str, Choice]]]
+    reason: str
+    usual: str
+
+
+WARNINGS: dict[str, Unusual] = {
+    "bounded_norm_in_post": Unusual(
+        lambda spec, config: [
+            (where, norm)
+            for where, norm in spec.norms(config.add_norm_depth())
+            if where.endswith(".post") and is_a(norm, PointwiseNorm)
+        ],
+        "it bounds each feature of the whole stream, and squashes what the stream carries again in every layer",
+        "this kind of norm in the slot pre, in front of the sublayers, and after the last layer",
+    ),
+    "pre_norm_without_a_final_one": Unusual(
+        lambda spec, config: _unnormed_ends(spec, config),
+        "nothing normalises the stream, which grows with every layer, before it leaves the last one",
+        "a norm there: final",
+    ),
+}
+
+
+def _unnormed_ends(spec: AddNormSpec, config: Any) -> list[tuple[str, Choice]]:
+    depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
+    filled = spec.layer(depth - 1, depth).slot_norms(last)
+    ends_normed = spec.final is not False or "post" in filled or bool(STREAMS.build(spec.stream).norms)
+    return [] if ends_normed or "pre" not in filled else [(f"add_norm.{last}.pre", filled["pre"])]
+
+
+def warn(spec: AddNormSpec, config: Any) -> None:
+    """Warn, once in a process, about what is unusual in a spec that a model of `config` can have."""
+    for unusual in WARNINGS.values():
+        found = dict.fromkeys(f"{where} is {value.kind!r}" for where, value in unusual.find(spec, config))
+        if found:
+            logger.warning_once(f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}.")
+
+
+def refuse(spec: AddNormSpec, config: Any) -> None:
+    """Refuse a spec that a model of `config` cannot have.
+
+    Args:
+        spec (`AddNormSpec`): the scheme.
+        config (`AddNormConfig`): the model's config.
+    Raises:
+        ValueError: an override for layers that are not there, an axis that does nothing, a norm that does not fit its
+            place, a depth rule without a value, starts that no gradient leaves. The sentence names field and value.
+    """
+    depth = config.add_norm_depth()
+    layers = [spec.layer(index, depth) for index in range(depth)]
+    names = config.add_norm_sublayers()
+    stream, wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
+    for refusal in REFUSALS.values():
+        for where, value in refusal.find(spec, config):
+            reason = refusal.reason.format(stream=spec.stream.kind)
+            raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
+    _refuse_idle_axes(spec, layers, names, wiring)
+    _refuse_unused_slots(layers, names, wiring)
+    _refuse_unused_residuals(layers, names, wiring)
+    _refuse_starts(spec, layers, names, config)
+    for position, name in positions(len(layers), names, wiring):
+        layer = layers[position.layer]
+        _refuse_values(layer, name, position)
+        residual = layer.residual_of(name)
+        with torch.device("meta"):
+            try:
+                stream.build_residual(residual, config.hidden_size, position, partial(config.build_norm, layer.norm))
+            except ValueError as error:
+                raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
+        for slot, norm in layer.slot_norms(name).items():
+            _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
+    for place in PLACES:
+        placed = spec.place_norm(getattr(spec, place))
+        if placed is not None:
+            _build(placed, config, f"add_norm.{place}", config.place_width(place))
+    if stream.norms:
+        _build(spec.norm, config, "add_norm.norm", config.hidden_size)
+
+
+def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
+    with torch.device("meta"):
+        try:
+            return config.build_norm(norm, width)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+    """Refuse norms that a wiring passes by, unless the same norm stands where it goes."""
+    for layer in layers:
+        for order, name in enumerate(names):
+            for slot, norm in layer.slot_norms(name).items():
+                if wiring.uses(slot, order, len(names)):
+                    continue
+                used = [
+                    layer.slot_norms(other).get(slot)
+                    for place, other in enumerate(names)
+                    if wiring.uses(slot, place, len(names))
+                ]
+                if norm not in used:
+                    raise ValueError(
+                        f"add_norm.{name}.{slot} is {norm.kind!r}, and the wiring does not run it: the slot {slot} of "
+                        f"a layer is that of {names[0] if slot == 'pre' else names[-1]}."
+                    )
+
+
+def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+    """Refuse a residual of a sublayer that does not write to the stream, unless it is that of the one that does."""
+    for layer in layers:
+        for order, name in enumerate(names):
+            residual, last = layer.residual_of(name), layer.residual_of(names[-1])
+            if not wiring.writes(order, len(names)) and residual != last:
+                raise ValueError(
+                    f"add_norm.residual.{name} is {residual.kind!r}, and the wiring does not run it: a layer writes "
+                    f"to the stream once, with the residual of {names[-1]}."
+                )
+
+
+def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+    origins: list[tuple[str, dict[str, Any], list[int]]] = [("add_norm", vars(spec), list(range(len(layers))))]
+    for number, override in enumerate(spec.layers):
+        origins.append((f"add_norm.layers[{number}]", override.axes, override.layers(len(layers))))
+    for axis, idle, slots, does in _THROUGH_SLOTS:
+        for where, axes, selected in origins:
+            value = axes.get(axis, idle)
+            acts = any(
+                slot in layers[index].slot_norms(name) and wiring.uses(slot, order, len(names))
+                for index in selected
+                for order, name in enumerate(names)
+                for slot in slots
+            )
+            if value != idle and not acts:
+                raise ValueError(
+                    f"{where}.{axis} is {value!r}: it {does}, and no slot {one_of(slots)} is filled; allowed is "
+                    f"{idle!r}."
+                )
+
+
+def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], config: Any) -> None:
+    if "zero_out_norm" not in [rule.kind for rule in spec.init]:
+        return
+    where = "add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0"
+    norms = [layer.slot_norms(name)["out"] for layer in layers for name in names if "out" in layer.slot_norms(name)]
+    if not norms:
+        raise ValueError(f"{where}, but no slot out is filled.")
+    for norm in norms:
+        if not has_gain(_build(norm, config, "add_norm", config.hidden_size)):
+            raise ValueError(f"{where}, but {norm.to_dict()} has no gain to start there.")
+    for choice in (layer.residual_of(name) for layer in layers for name in names):
+        options = choice.options
+        if getattr(RESIDUALS[choice.kind], "needs_output", False):
+            raise ValueError(
+                f"{where}, and add_norm.residual ({choice.kind}) gives a branch no gradient where it is 0: it would "
+                "never learn; allowed is another residual."
+            )
+        if options.get("side") == "branch" and options["start"] == 0:
+            raise ValueError(
+                f"{where}, and add_norm.residual starts the factor on the branch at 0: of two zeros in a row neither "
+                "ever gets a gradient; keep one."
+            )
+        if options.get("relu"):
+            raise ValueError(
+                f"{where}, and add_norm.residual takes their output through a ReLU, without a gradient at 0: the "
+                "branch would never learn; allowed is 'relu': false."
+            )
+
+
+def _refuse_values(layer: LayerSpec, name: str, position: Position) -> None:
+    values = {f"residual.{option}": value for option, value in layer.residual_of(name).options.items()}
+    for option, value in (values | {"pre_scale": layer.pre_scale, "drop_path": layer.drop_path}).items():
+        number = at_depth(value, position, f"add_norm.{option}")
+        if option == "drop_path" and not 0 <= number < 1:
+            raise ValueError(
+                f"add_norm.drop_path is {number:.6g} in layer {position.layer + 1}; allowed is a number, at least 0 "
+                "and below 1."
+            )

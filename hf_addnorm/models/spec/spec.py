@@ -1,0 +1,491 @@
+"""The spec of an add & norm scheme: `config.add_norm`, resolved over every axis."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+from ..base.depth import parse_depth_value
+from ..base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from ..base.registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
+from ..norms.norm_base import mixes_tokens
+from .presets import PRESETS
+
+
+FORMAT_VERSION = 1
+
+SLOTS = ("pre", "q", "k", "v", "qk", "mid", "out", "post")
+
+# where a model may have a norm outside its layers
+PLACES = ("embed", "final", "head", "logits")
+
+SUBLAYERS = ("attention", "cross_attention", "feed_forward")
+
+# those of the feed-forward, which has no q, k, v, but something before its activation
+_FEED_FORWARD_SLOTS = ("pre", "up", "mid", "out", "post")
+
+
+# One residual for all sublayers of a layer, or one by sublayer.
+Residuals = Choice | dict[str, Choice]
+
+# A norm slot holds True (the spec's own norm stands here), False (nothing) or a norm of its own.
+SlotNorm = bool | Choice
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """The axes that one layer may have for itself.
+
+    Args:
+        norm (`Choice`): the norm of every slot that names none of its own.
+        attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots: pre, q, k, v, qk, up, mid,
+            out, post; q, k, v and qk (one norm for q and k) are those of an attention, up (before the activation) is
+            that of the feed-forward.
+        qkv_width (`str`): the norms in q, k, v, qk take "head" by head, with one gain for all, or the "hidden" size.
+        residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
+        pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
+        dropout (`str`): "before_out" or "after_out", the branch's dropout relative to the norm in `out`.
+        drop_path (`float` or `Choice`): the probability with which a sample's branch is left out in training.
+    """
+
+    norm: Choice
+    attention: dict[str, SlotNorm]
+    cross_attention: dict[str, SlotNorm]
+    feed_forward: dict[str, SlotNorm]
+    qkv_width: str
+    residual: Residuals
+    pre_scale: float | Choice
+    dropout: str
+    drop_path: float | Choice
+
+    def residual_of(self, sublayer: str) -> Choice:
+        """How `sublayer` combines stream and branch."""
+        return self.residual if isinstance(self.residual, Choice) else self.residual[sublayer]
+
+    def slot_norms(self, sublayer: str) -> dict[str, Choice]:
+        """The norm of every filled slot of `sublayer`."""
+        slots = getattr(self, sublayer)
+        return {slot: self.norm if norm is True else norm for slot, norm in slots.items() if norm is not False}
+
+
+def _parse_slot_norm(value: Any, where: str, word: str = "") -> SlotNorm:
+    if isinstance(value, bool):
+        return value
+    if value is None:
+        return False
+    if isinstance(value, (str, Mapping, Choice)) or hasattr(value, "to_dict"):
+        return NORMS.parse(value, where)
+    words = f"true, false, {word!r}" if word else "true, false"
+    raise ValueError(f"{where} is {value!r}; allowed is {words}, a norm ({', '.join(NORMS)}) or a dict of one.")
+
+
+def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict[str, SlotNorm]:
+    if isinstance(value, (list, tuple)) and all(isinstance(slot, str) for slot in value):
+        value = dict.fromkeys(value, True)
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{where} is {value!r}; allowed is a list of slots ({', '.join(slots)}) or a dict from slot to norm."
+        )
+    for slot in value:
+        if slot not in slots:
+            raise ValueError(f"{where}: {unknown('slot', slot, slots)}")
+    parsed = {slot: _parse_slot_norm(value[slot], f"{where}.{slot}") for slot in slots if slot in value}
+    filled: dict[str, SlotNorm] = {slot: norm for slot, norm in parsed.items() if norm is not False}
+    if "qk" in filled and not filled.keys().isdisjoint(("q", "k")):
+        raise ValueError(
+            f"{where} fills {', '.join(filled)}: qk is one norm for q and k; allowed is qk alone, or q and k."
+        )
+    return filled
+
+
+def _parse_residual(value: Any, where: str, default: Residuals | None = None) -> Residuals:
+    """A residual, or a dict from sublayer to residual over `default`; sublayers that it leaves out keep theirs."""
+    if not isinstance(value, Mapping) or not any(key in SUBLAYERS for key in value):
+        return RESIDUALS.parse(value, where, default=default if isinstance(default, Choice) else None)
+    below = default if isinstance(default, dict) else dict.fromkeys(SUBLAYERS, default or Choice("add"))
+    for key in value:
+        if key not in SUBLAYERS:
+            raise ValueError(f"{where}: {unknown('sublayer', key, SUBLAYERS)}")
+    parsed = below | {key: RESIDUALS.parse(item, f"{where}.{key}", default=below[key]) for key, item in value.items()}
+    for name, residual in parsed.items():
+        if residual.options.get("share") == "layer":
+            raise ValueError(
+                f"{where}.{name}.share is 'layer', but the sublayers have their own residuals; allowed is 'sublayer'."
+            )
+    return parsed
+
+
+def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
+    """A place outside the layers: a slot norm, or the word that leaves it to the model."""
+    if value == word:
+        return word
+    if isinstance(value, str) and value not in NORMS:
+        raise ValueError(f"{where}: {unknown('norm', value, [word, *NORMS])}")
+    return _parse_slot_norm(value, where, word)
+
+
+def _parse_inits(value: Any, where: str) -> list[Choice]:
+    if value in (None, "stock"):
+        return []
+    values = value if isinstance(value, (list, tuple)) else [value]
+    rules = [INITS.parse(rule, f"{where}[{index}]") for index, rule in enumerate(values)]
+    seen: dict[str, str] = {}
+    for rule in rules:
+        for role in INITS.build(rule).roles:
+            if role in seen:
+                raise ValueError(f"{where}: {seen[role]!r} and {rule.kind!r} both set the start of {role}; keep one.")
+            seen[role] = rule.kind
+    return rules
+
+
+def _layer_parsers(default: Mapping[str, Any]) -> dict[str, Any]:
+    """How each axis of a layer is parsed; a dict without "kind" changes the options of `default`'s choice."""
+
+    def choice(registry: Registry, axis: str) -> Any:
+        return lambda value, where: registry.parse(value, where, default=default.get(axis))
+
+    return {
+        "norm": choice(NORMS, "norm"),
+        "attention": _parse_slots,
+        "cross_attention": _parse_slots,
+        "feed_forward": partial(_parse_slots, slots=_FEED_FORWARD_SLOTS),
+        "qkv_width": partial(parse_option, Literal["head", "hidden"]),
+        "residual": partial(_parse_residual, default=default.get("residual")),
+        "pre_scale": parse_depth_value,
+        "dropout": partial(parse_option, Literal["before_out", "after_out"]),
+        "drop_path": parse_depth_value,
+    }
+
+
+def _parse_index(value: Any, where: str) -> list[int]:
+    indices = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not indices or any(type(index) is not int for index in indices):
+        raise ValueError(f"{where} is {value!r}; allowed is a layer's index from 0 (negative from the end) or a list.")
+    return indices
+
+
+def _parse_range(value: Any, where: str) -> list[int]:
+    bounds = list(value) if isinstance(value, (list, tuple)) else []
+    if len(bounds) != 2 or any(type(bound) is not int for bound in bounds) or not 0 <= bounds[0] < bounds[1]:
+        raise ValueError(f"{where} is {value!r}; allowed is [start, stop], whole numbers with 0 <= start < stop.")
+    return bounds
+
+
+_fraction = partial(parse_option, Fraction)
+
+
+def _share(fraction: float, layers: int) -> int:
+    """The fraction of the layers, rounded down; 0.29 of 100 is 29, whatever floating point makes of it."""
+    return int(round(fraction * layers, 9))
+
+
+# How an override names its layers: (what its value may be, the layers that it selects in a stack of n).
+SELECTORS: dict[str, tuple[Callable[[Any, str], Any], Callable[[Any, int], Iterable[int]]]] = {
+    "first": (whole(at_least=1), lambda value, n: range(value)),
+    "last": (whole(at_least=1), lambda value, n: range(n - value, n)),
+    "index": (_parse_index, lambda value, n: [index + n if index < 0 else index for index in value]),
+    "every": (whole(at_least=2), lambda value, n: range(value - 1, n, value)),
+    "range": (_parse_range, lambda value, n: range(*value)),
+    "first_fraction": (_fraction, lambda value, n: range(_share(value, n))),
+    "last_fraction": (_fraction, lambda value, n: range(n - _share(value, n), n)),
+}
+
+
+@dataclass(frozen=True)
+class Override:
+    """Axes that some layers have for themselves.
+
+    Args:
+        selector (`str`): "first", "last" (a number of layers), "index" (one or several), "every" (the layers k, 2k,
+            3k, ..., counted from 1), "range" ([start, stop]), "first_fraction" or "last_fraction" (of the depth,
+            rounded down).
+        value: the selector's value.
+        axes (`dict`): the changed axes of `LayerSpec`.
+    """
+
+    selector: str
+    value: Any
+    axes: dict[str, Any]
+
+    @classmethod
+    def parse(cls, value: Any, where: str, default: Mapping[str, Any]) -> "Override":
+        """From `{selector: value, axis: ...}`."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}; allowed is a dict with one of {one_of(SELECTORS)} and the axes.")
+        parsers = _layer_parsers(default)
+        for key in value:
+            if key not in SELECTORS and key not in parsers:
+                raise ValueError(f"{where}: {unknown('key', key, [*SELECTORS, *parsers])}")
+        chosen = [key for key in value if key in SELECTORS]
+        if len(chosen) != 1:
+            raise ValueError(f"{where} names {len(chosen)} of {one_of(SELECTORS)}; allowed is exactly one.")
+        axes = {key: parsers[key](value[key], f"{where}.{key}") for key in parsers if key in value}
+        if not axes:
+            raise ValueError(f"{where} selects layers but changes nothing; allowed are {', '.join(parsers)}.")
+        parse_value, _ = SELECTORS[chosen[0]]
+        return cls(chosen[0], parse_value(value[chosen[0]], f"{where}.{chosen[0]}"), axes)
+
+    def layers(self, layers: int) -> list[int]:
+        """The selected indices in a stack of `layers`.
+
+        Raises:
+            ValueError: if one lies outside of it.
+        """
+        _, select = SELECTORS[self.selector]
+        selected = list(select(self.value, layers))
+        outside = [index for index in selected if not 0 <= index < layers]
+        if outside:
+            raise ValueError(
+                f"add_norm.layers: {{{self.selector!r}: {self.value!r}}} selects layers outside of 0..{layers - 1}; "
+                f"the model has {layers}."
+            )
+        return selected
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return to_json({self.selector: self.value} | self.axes)
+
+
+@dataclass(frozen=True)
+class AddNormSpec:
+    """An add & norm scheme over all of its axes. Build one with `AddNormSpec.parse`.
+
+    Args:
+        format_version (`int`): version of this format.
+        preset, variant (`str`): the row that the axes started from, and whether in the "paper"'s form or in that of
+            the authors' "official" code. For people: of one that is a whole (`Preset.whole`) alone it is a statement,
+            and then every axis is the row's.
+        norm (`Choice`): the norm of every place that names none of its own.
+        positions (`Choice`): what is added to the embeddings for a token's position.
+        embed (`"auto"` or `SlotNorm`): after the sum of the embeddings; "auto": where the stock model has a norm.
+        attention, feed_forward (`dict`): filled slots of the sublayers.
+        cross_attention (`dict` or `None`): likewise, by default as `attention`.
+        final (`SlotNorm`): after the last layer.
+        head (`"stock"` or `SlotNorm`): the heads' own norms; "stock" leaves them alone.
+        logits (`SlotNorm`): on the logits of a language model, where the model has its head.
+        qkv_width (`str`): the norms in q, k, v, qk take "head" by head, or the "hidden" size.
+        residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
+        pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
+        dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
+        drop_path (`float` or `Choice`): stochastic depth, the probability with which a sample's branch is left out.
+        stream, wiring (`Choice`): the state that runs through the layers; how a layer's sublayers meet.
+        weights (`Choice`): what is done to the weights, of Linear layers and others, in every forward.
+        init (`list[Choice]`): rules for the start weights; empty is the stock init.
+        layers (`list[Override]`): per-layer exceptions, later ones win.
+    """
+
+    format_version: int
+    preset: str
+    variant: str
+    norm: Choice
+    positions: Choice
+    embed: str | SlotNorm
+    attention: dict[str, SlotNorm]
+    cross_attention: dict[str, SlotNorm] | None
+    feed_forward: dict[str, SlotNorm]
+    final: SlotNorm
+    head: str | SlotNorm
+    logits: SlotNorm
+    qkv_width: str
+    residual: Residuals
+    pre_scale: float | Choice
+    dropout: str
+    drop_path: float | Choice
+    stream: Choice
+    wiring: Choice
+    weights: Choice
+    init: list[Choice]
+    layers: list[Override]
+
+    @classmethod
+    def parse(cls, value: Any, default: Mapping[str, Any] | None = None) -> "AddNormSpec":
+        """A spec from what a user or a config.json wrote.
+
+        Args:
+            value: the name of a preset, a dict of axes (over its "preset", or `default`), a spec, or None.
+            default (`dict`, *optional*, defaults to `{"preset": "post_ln"}`): the stock form of the family.
+        Raises:
+            ValueError: unknown key, unknown name (the nearest known ones are named), value not allowed, axes that
+                contradict each other, or a format newer than this version reads.
+        """
+        if isinstance(value, cls):
+            return value
+        if hasattr(value, "to_dict"):
+            value = value.to_dict()
+        default = default or {"preset": "post_ln"}
+        if value is None:
+            value = default
+        if isinstance(value, str):
+            value = {"preset": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"add_norm is {value!r}; allowed is a preset's name ({', '.join(PRESETS)}) or a dict.")
+        version = value.get("format_version", FORMAT_VERSION)
+        if type(version) is not int or version < 1:
+            raise ValueError(
+                f"add_norm.format_version is {version!r}; allowed is a whole number up to {FORMAT_VERSION}."
+            )
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"add_norm.format_version is {version}, but this version of hf_addnorm reads up to {FORMAT_VERSION}; "
+                f"a newer hf_addnorm is needed."
+            )
+        known = [f.name for f in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise ValueError(f"add_norm: {unknown('key', key, known)}")
+        if "preset" not in value:
+            value = {**default, **value}
+        preset = value["preset"]
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise ValueError(f"add_norm.preset: {unknown('preset', preset, PRESETS)}")
+        axes = _axes(_STOCK_AXES, {})
+        axes = _axes(PRESETS[preset].spec, axes)
+        variant = _parse_variant(value.get("variant", "paper"), preset)
+        if variant == "official":
+            axes = _axes(PRESETS[preset].official, axes)
+        own = axes
+        axes = _axes({key: item for key, item in value.items() if key not in _NO_AXES}, axes)
+        if PRESETS[preset].whole:
+            _refuse_changes(preset, axes, own)
+        return cls(format_version=FORMAT_VERSION, preset=preset, variant=variant, **axes)
+
+    def layer(self, index: int, layers: int) -> LayerSpec:
+        """What layer `index` of `layers` has.
+
+        Raises:
+            ValueError: if an override selects layers that the stack does not have.
+        """
+        axes = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
+        for override in self.layers:
+            if index in override.layers(layers):
+                axes |= override.axes
+        if axes["cross_attention"] is None:
+            axes["cross_attention"] = axes["attention"]
+        return LayerSpec(**axes)
+
+    def residuals(self) -> Iterator[tuple[str, Choice]]:
+        """Every residual, and where it stands."""
+        given = {"add_norm.residual": self.residual} | {
+            f"add_norm.layers[{index}].residual": override.axes["residual"]
+            for index, override in enumerate(self.layers)
+            if "residual" in override.axes
+        }
+        for where, residual in given.items():
+            if isinstance(residual, Choice):
+                yield where, residual
+            else:
+                yield from ((f"{where}.{name}", choice) for name, choice in residual.items())
+
+    def norms(self, layers: int) -> Iterator[tuple[str, Choice]]:
+        """Every norm of a model with so many layers, and where it stands."""
+        for place in PLACES:
+            norm = self.place_norm(getattr(self, place))
+            if norm is not None:
+                yield f"add_norm.{place}", norm
+        stream = STREAMS.build(self.stream)
+        if stream.norms:
+            yield "add_norm.norm", self.norm
+        for index in range(layers):
+            layer = self.layer(index, layers)
+            if stream.has_norms_in_layers:
+                yield "add_norm.norm", layer.norm
+            for name in SUBLAYERS:
+                for slot, norm in layer.slot_norms(name).items():
+                    yield f"add_norm.{name}.{slot}", norm
+
+    def token_norms(self, layers: int) -> list[tuple[str, Choice]]:
+        """Those of them that look at more than one token."""
+        return [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)]
+
+    def asks_model(self, layers: int) -> bool:
+        """Whether something in it asks what the model knows during a forward."""
+        return bool(self.token_norms(layers)) or getattr(WEIGHTS[self.weights.kind], "iterates", False)
+
+    def place_norm(self, place: "str | SlotNorm") -> Choice | None:
+        """The norm of one of the `PLACES` outside the layers, or None."""
+        if isinstance(place, Choice):
+            return place
+        return self.norm if place in (True, "auto") else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: every axis, resolved. `AddNormSpec.parse(spec.to_dict()) == spec`."""
+        return {
+            f.name: [override.to_dict() for override in self.layers]
+            if f.name == "layers"
+            else to_json(getattr(self, f.name))
+            for f in fields(self)
+        }
+
+
+_NO_AXES = ("format_version", "preset", "variant")
+
+
+def _parse_variant(value: Any, preset: str) -> str:
+    variant = parse_option(Literal["paper", "official"], value, "add_norm.variant")
+    if variant == "official" and not PRESETS[preset].official:
+        raise ValueError(
+            f"add_norm.variant is 'official', and the authors' code of {preset!r} has no form of its own; those that "
+            f"have are {one_of(name for name, row in PRESETS.items() if row.official)}."
+        )
+    return variant
+
+
+def _refuse_changes(preset: str, axes: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse other axes than a preset's own."""
+    for axis, value in axes.items():
+        if value != own[axis]:
+            raise ValueError(
+                f"add_norm.{axis} is {to_json(value)!r}: {preset!r} is one whole, whose parts hold for each other; "
+                f"allowed is {to_json(own[axis])!r}, or its parts, by their own names, over another preset."
+            )
+
+
+_STOCK_AXES = {
+    "norm": "layer_norm",
+    "positions": "stock",
+    "embed": "auto",
+    "attention": ["post"],
+    "cross_attention": None,
+    "feed_forward": ["post"],
+    "final": False,
+    "head": "stock",
+    "logits": False,
+    "qkv_width": "head",
+    "residual": "add",
+    "pre_scale": 1.0,
+    "dropout": "before_out",
+    "drop_path": 0.0,
+    "stream": "single",
+    "wiring": "sequential",
+    "weights": "none",
+    "init": [],
+    "layers": [],
+}
+
+
+def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the axes of `given` parsed over it."""
+    parsers = {
+        **_layer_parsers(below),
+        "cross_attention": lambda value, where: None if value is None else _parse_slots(value, where),
+        "embed": partial(_parse_place, word="auto"),
+        "final": _parse_slot_norm,
+        "head": partial(_parse_place, word="stock"),
+        "logits": _parse_slot_norm,
+        "positions": POSITIONS.parse,
+        "stream": STREAMS.parse,
+        "wiring": WIRINGS.parse,
+        "weights": WEIGHTS.parse,
+        "init": _parse_inits,
+    }
+    axes = dict(below) | {
+        key: parsers[key](value, f"add_norm.{key}") for key, value in given.items() if key != "layers"
+    }
+    if "layers" in given:
+        overrides = given["layers"]
+        if not isinstance(overrides, (list, tuple)):
+            raise ValueError(f"add_norm.layers is {overrides!r}; allowed is a list of dicts.")
+        axes["layers"] = [
+            Override.parse(override, f"add_norm.layers[{index}]", axes) for index, override in enumerate(overrides)
+        ]
+    return axes

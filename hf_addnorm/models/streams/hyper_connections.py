@@ -1,0 +1,203 @@
+"""Hyper-connections: n copies of the stream, or fractions of it, which every sublayer mixes."""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from ..base.depth import Position
+from ..base.registries import STREAMS
+from ..base.registry import Choice, whole
+from ..residuals.residuals import Residual
+from .streams import Function, Hidden, NewNorm, SingleStream
+
+
+class HyperMixing(Residual):
+    """Base: how one sublayer reads from the pieces of a state and writes to them, by weights `alpha` and `beta`.
+
+        H -+-> alpha_read -> u -> F -> f -> beta -> + -> H
+           +-> alpha_mix ---------------------------^
+
+    A state of n streams is n * m pieces where each stream is cut into m fractions; piece s * m + j is fraction j of
+    stream s. The branch is given m pieces side by side, and each of its output's m fractions goes to the pieces of
+    the same fraction.
+
+    Args:
+        streams (`int`): n.
+        fractions (`int`): m.
+    """
+
+    def __init__(self, streams: int, fractions: int = 1):
+        super().__init__()
+        self.streams, self.fractions = streams, fractions
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha [..., n m, m + n m] and beta [..., n m], from the pieces [..., n m, hidden / m]."""
+        raise NotImplementedError
+
+    def read(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """`[batch, seq, n, hidden]` -> the branch's input `[batch, seq, hidden]`, and what `forward` needs."""
+        pieces = state.unflatten(-1, (self.fractions, -1)).flatten(-3, -2)
+        alpha, beta = (weight.to(state.dtype) for weight in self.weights(pieces))
+        u = torch.einsum("...pd,...pj->...jd", pieces, alpha[..., : self.fractions])
+        return u.flatten(-2), (pieces, alpha[..., self.fractions :], beta)
+
+    def forward(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
+        """What `read` kept and the branch's output `[batch, seq, hidden]` -> `[batch, seq, n, hidden]`."""
+        pieces, alpha, beta = kept
+        mixed = torch.einsum("...pd,...pq->...qd", pieces, alpha)
+        parts = f.unflatten(-1, (self.fractions, -1)).unsqueeze(-3)
+        added = parts.expand(*parts.shape[:-3], self.streams, *parts.shape[-2:]).flatten(-3, -2)
+        return (mixed + beta.unsqueeze(-1) * added).unflatten(-2, (self.streams, -1)).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"streams={self.streams}, fractions={self.fractions}"
+
+
+class HyperConnection(HyperMixing):
+    """Static hyper-connections: `u = alpha_read^T H`, `H <- alpha_mix^T H + beta f^T`.
+
+    Args:
+        streams, fractions (`int`): see `HyperMixing`.
+        position (`Position`): the sublayer k (from 0) starts by reading stream k mod n.
+    Parameters: alpha [n m, m + n m], beta [n m]. Init: alpha_read picks the fractions of stream k mod n,
+    alpha_mix = 1, beta = 1, at which every stream is the plain sum. Dtype: that of H; the parameters stay in float32.
+    """
+
+    keep_in_float32 = (r"(residual|static)_norm\.(alpha|beta)",)
+
+    def __init__(self, streams: int, fractions: int, position: Position):
+        super().__init__(streams, fractions)
+        pieces = streams * fractions
+        self.first = position.sublayer % streams
+        self.alpha = nn.Parameter(torch.empty(pieces, fractions + pieces))
+        self.beta = nn.Parameter(torch.empty(pieces))
+
+    def reset_parameters(self) -> None:
+        start = torch.eye(self.streams * self.fractions)
+        read = start[:, self.first * self.fractions :][:, : self.fractions]
+        init.ones_(self.beta)
+        init.copy_(self.alpha, torch.cat([read, start], dim=1))
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.alpha, self.beta
+
+
+class DynamicHyperConnection(HyperMixing):
+    """Hyper-connections whose weights depend on the token: those of `HyperConnection` plus what each piece says.
+
+        alpha + s_alpha * tanh(LN(H) W_alpha),  beta + s_beta * tanh(LN(H) w_beta)
+
+    Args:
+        hidden_size (`int`): that of the model.
+        streams, fractions, position: see `HyperConnection`.
+        tanh (`bool`): False leaves the tanh away.
+    Parameters: W_alpha [hidden / m, m + n m], w_beta [hidden / m], the scalars s_alpha and s_beta, the norm's gain and
+    bias, and those of `HyperConnection`. Init: W = 0, s = 0.01: it begins as the static one.
+    Dtype: that of H; computed in float32 at least.
+    """
+
+    home = "residual_gate"
+    keep_in_float32 = ("residual_gate",)
+
+    def __init__(self, hidden_size: int, streams: int, fractions: int, position: Position, tanh: bool):
+        super().__init__(streams, fractions)
+        width = hidden_size // fractions
+        self.tanh = tanh
+        self.static_norm = HyperConnection(streams, fractions, position)
+        self.input_norm = nn.LayerNorm(width)
+        self.weight_alpha = nn.Parameter(torch.empty(width, fractions + streams * fractions))
+        self.weight_beta = nn.Parameter(torch.empty(width))
+        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in ("alpha", "beta")})
+
+    def reset_parameters(self) -> None:
+        for weight in (self.weight_alpha, self.weight_beta):
+            init.zeros_(weight)
+        for scale in self.scale_norm.values():
+            init.constant_(scale, 0.01)
+
+    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = self.input_norm(pieces.to(self.input_norm.weight.dtype))
+        alpha, beta = normed @ self.weight_alpha, normed @ self.weight_beta
+        if self.tanh:
+            alpha, beta = alpha.tanh(), beta.tanh()
+        static_alpha, static_beta = self.static_norm.weights(pieces)
+        return static_alpha + self.scale_norm["alpha"] * alpha, static_beta + self.scale_norm["beta"] * beta
+
+
+class SeveralStreams(SingleStream):
+    """n streams `[batch, seq, n, hidden]`, first copies of the embeddings; hidden states are their sum or mean."""
+
+    is_tuple = True
+    is_one = False
+    owns_residual = True
+
+    def __init__(self, streams: int, reduce: str):
+        self.streams, self.reduce = streams, reduce
+
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+        if isinstance(hidden, tuple):
+            return hidden[1]
+        return hidden.unsqueeze(-2).expand(*hidden.shape[:-1], self.streams, hidden.shape[-1])
+
+    def leave(self, state: Any) -> Hidden:
+        return self.finish(state), state
+
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        if ends:
+            return ends[0](state)
+        return state.sum(-2) if self.reduce == "sum" else state.mean(-2)
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return (self.finish(state), state) if residual is None else residual.read(state)
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        return post(kept + f.unsqueeze(-2) if residual is None else residual(kept, f))
+
+
+@STREAMS.register("hyper_connections")
+class HyperConnectionStream(SeveralStreams):
+    """n copies of the stream, which every sublayer mixes: `H` of `[batch, seq, n, hidden]`.
+
+    Source: Hyper-Connections, Zhu et al., 2024, arXiv 2409.19606, static and dynamic; fractions of the stream instead
+    of copies: Frac-Connections, Zhu et al., 2025, arXiv 2503.14125 (`streams=1, fractions=m`). See `HyperConnection`
+    and `DynamicHyperConnection` for one sublayer. Hidden states are the reduced streams. A norm in the slot `post`
+    normalises each stream by itself.
+
+    Args:
+        streams (`int`, *optional*, defaults to 4): n.
+        reduce (`str`, *optional*, defaults to `"mean"`): one tensor after the last layer, "mean" or "sum" of the
+            streams. The paper's sum equals the mean under the final norm that it has; where none follows, the mean
+            keeps the scale of the plain stream.
+        fractions (`int`, *optional*, defaults to 1): every stream is cut into so many, which are mixed like streams;
+            it must divide the hidden size.
+        dynamic (`bool`, *optional*, defaults to `False`): the weights depend on the token.
+        tanh (`bool`, *optional*, defaults to `True`): dynamic weights go through a tanh.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: Annotated[int, whole(at_least=1)] = 4,
+        reduce: Literal["mean", "sum"] = "mean",
+        fractions: Annotated[int, whole(at_least=1)] = 1,
+        dynamic: bool = False,
+        tanh: bool = True,
+    ):
+        super().__init__(streams, reduce)
+        self.fractions, self.dynamic, self.tanh = fractions, dynamic, tanh
+
+    @staticmethod
+    def contradiction(dynamic: bool, tanh: bool, **_: object) -> str | None:
+        """The sentence that says which options exclude each other, if any do."""
+        return None if dynamic or tanh else "tanh is false but dynamic is false too: static weights have no tanh."
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        if hidden_size % self.fractions:
+            raise ValueError(
+                f"add_norm.stream.fractions is {self.fractions}, which does not divide the hidden size {hidden_size}."
+            )
+        if self.dynamic:
+            return DynamicHyperConnection(hidden_size, self.streams, self.fractions, position, self.tanh)
+        return HyperConnection(self.streams, self.fractions, position)

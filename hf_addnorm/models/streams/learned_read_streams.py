@@ -1,0 +1,208 @@
+"""Streams that a sublayer reads by weights of the token: gates on normalised streams, a softmax over all outputs."""
+
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+
+from ..base.depth import Position
+from ..base.registries import STREAMS
+from ..base.registry import Choice, Positive, whole
+from ..norms.rms_norms import GroupedRMSNorm, RMSNorm
+from ..residuals.residuals import Residual
+from .hyper_connections import SeveralStreams
+from .streams import Function, NewNorm, SingleStream
+
+
+__all__ = ["STREAMS"]
+
+
+class StreamMixer(Residual):
+    """One tensor of n normalised streams by a low-rank gate: `u = mean_i g_i * r_i`, r_i = RMSNorm(S_i).
+
+        S -> RMS of each -> r -+-> D -> / n -> silu -> U -> sigmoid -> g
+                               +--------------------------------> * g -> mean over the streams -> u
+
+    Args:
+        hidden_size (`int`): that of the model.
+        streams (`int`): n.
+        rank (`int`): the width of the gate's inside.
+        eps (`float`): of the norm.
+    Parameters: down [rank, n hidden], up [n hidden, rank], the norm's gain [n hidden], as its distance from 1. Init:
+    matrices N(0, 0.02^2), gain = 1, at which u is about half of the mean. Dtype: that of S; computed in float32.
+    """
+
+    home = "head_gate"
+    keep_in_float32 = ("residual_gate", "head_gate")
+
+    def __init__(self, hidden_size: int, streams: int, rank: int, eps: float):
+        super().__init__()
+        self.streams = streams
+        width = streams * hidden_size
+        self.input_norm = GroupedRMSNorm(width, groups=streams, zero_centered=True, eps=eps)
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = nn.Linear(rank, width, bias=False)
+
+    def reset_parameters(self) -> None:
+        self.input_norm.reset_parameters()
+        for linear in (self.down, self.up):
+            nn.init.normal_(linear.weight, std=0.02)
+
+    def mix(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """u [..., hidden] and r [..., n hidden]."""
+        r = self.input_norm(state.flatten(-2).to(self.down.weight.dtype))
+        gate = torch.sigmoid(self.up(nn.functional.silu(self.down(r) / self.streams)))
+        return (gate * r).unflatten(-1, (self.streams, -1)).mean(-2), r
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        """`[batch, seq, n, hidden]` -> `[batch, seq, hidden]`."""
+        return self.mix(state)[0].to(state.dtype)
+
+
+class GatedStreamConnection(StreamMixer):
+    """How one sublayer reads from the streams, and writes to each: `S_i <- S_i + 2 sigmoid(w_i . r / n) f`.
+
+    Args:
+        hidden_size, streams, rank, eps: see `StreamMixer`.
+    Parameters: those of `StreamMixer`, write [n, n hidden]. Init: write N(0, 0.02^2), at which about f is written.
+    """
+
+    home = "residual_gate"
+
+    def __init__(self, hidden_size: int, streams: int, rank: int, eps: float):
+        super().__init__(hidden_size, streams, rank, eps)
+        self.write = nn.Linear(streams * hidden_size, streams, bias=False)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.normal_(self.write.weight, std=0.02)
+
+    def read(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The branch's input, which is normalised, and what `forward` needs."""
+        u, r = self.mix(state)
+        return u.to(state.dtype), (state, (2 * torch.sigmoid(self.write(r) / self.streams)).to(state.dtype))
+
+    def forward(self, kept: Any, f: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """What `read` kept and the branch's output -> the streams."""
+        state, written = kept
+        return state + written.unsqueeze(-1) * f.unsqueeze(-2)
+
+
+@STREAMS.register("gated_streams")
+class GatedStreams(SeveralStreams):
+    """n streams, which sublayers read through low-rank gates on their normalised values.
+
+        u = mean_i g_i * r_i;  S_i <- S_i + 2 sigmoid(w_i . r / n) F(u);  at the end mean_i g_i * r_i
+
+    What is read is normalised: the slots `pre` and the place `final` are empty in the published form.
+
+    Source: the gated residual of Qwen4-Exp, as in Transformers 5.23 (models/qwen4_exp). See `GatedStreamConnection`
+    for one sublayer and `StreamMixer` for the end. Hidden states between the layers are the mean of the streams.
+
+    Args:
+        streams (`int`, *optional*, defaults to 4): n, at least 2.
+        rank (`int`, *optional*, defaults to 320): the width of the gates' inside.
+        eps (`float`, *optional*, defaults to 1e-6): of the norms; above 0, inside the root.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: Annotated[int, whole(at_least=2)] = 4,
+        rank: Annotated[int, whole(at_least=1)] = 320,
+        eps: Positive = 1e-6,
+    ):
+        super().__init__(streams, "mean")
+        self.rank, self.eps = rank, eps
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        return GatedStreamConnection(hidden_size, self.streams, self.rank, self.eps)
+
+    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        return {StreamMixer.home: StreamMixer(hidden_size, self.streams, self.rank, self.eps)}
+
+
+class AttentionResidual(Residual):
+    """A softmax mix over all outputs so far: `sum_i a_i v_i`, `a = softmax_i(query . RMSNorm(v_i))`.
+
+    Args:
+        hidden_size (`int`): that of the model.
+        eps (`float`): of the norm.
+    Parameters: query [hidden], the norm's gain [hidden]. Init: query = 0, at which it is the mean, gain = 1, which
+    gets a gradient once the query has left 0.
+    Dtype: that of the outputs; the weights are computed in float32.
+    """
+
+    keep_in_float32 = (r"(residual|head)_norm\.query",)
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(hidden_size))
+        self.key_norm = RMSNorm(hidden_size, eps=eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.query)
+        self.key_norm.reset_parameters()
+
+    def mix(self, state: Any) -> torch.Tensor:
+        """`[batch, seq, hidden]` of a state whose first entry is not one of the outputs."""
+        values = torch.stack(state[1:])
+        scores = (self.key_norm(values.to(self.query.dtype)) * self.query).sum(-1, keepdim=True)
+        return (scores.softmax(0).to(values.dtype) * values).sum(0)
+
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input before its norm, and the state."""
+        return self.mix(state), state
+
+    def forward(self, kept: Any, f: torch.Tensor) -> Any:
+        """The state with one more output."""
+        return with_output(kept, f)
+
+
+def with_output(state: Any, f: torch.Tensor) -> Any:
+    """A state with one more output; its first entry is the mean of all."""
+    outputs = (*state[1:], f)
+    return (torch.stack(outputs).mean(0), *outputs)
+
+
+@STREAMS.register("attention_residuals")
+class AttentionResidualStream(SingleStream):
+    """All outputs of the sublayers are kept, and each sublayer reads a softmax mix of those before it: no sums.
+
+        v_0 = embeddings;  v_k = F_k(N(sum_i a_ki v_i)),  a_k = softmax_i(query_k . RMSNorm(v_i));  last a mix more
+
+    The state has one more tensor after each sublayer. It starts as the mean of all outputs, not as their sum. Hidden
+    states between the layers are that mean. A norm in the slot `post` normalises the output.
+
+    Source: Attention Residuals, Kimi, 2026, arXiv 2603.15031, over all outputs; the start of the queries was not
+    confirmed. The form over sums of blocks of layers is not offered.
+
+    Args:
+        eps (`float`, *optional*, defaults to 1e-6): of the norms; above 0, inside the root.
+    """
+
+    is_tuple = True
+    is_one = False
+    owns_residual = True
+
+    def __init__(self, *, eps: Positive = 1e-6):
+        self.eps = eps
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        # the first one has one output to read, whatever weights it would give it
+        return AttentionResidual(hidden_size, self.eps) if position.sublayer else None
+
+    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        return {"head_norm": AttentionResidual(hidden_size, self.eps)}
+
+    def enter(self, hidden: Any, *starts: Function) -> Any:
+        return hidden if isinstance(hidden, tuple) else (hidden, hidden)
+
+    def finish(self, state: Any, *ends: Any) -> torch.Tensor:
+        return ends[0].mix(state)
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return (state[0], state) if residual is None else residual.read(state)
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        return with_output(kept, post(f))

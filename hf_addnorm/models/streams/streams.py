@@ -1,0 +1,249 @@
+"""Streams: the state that runs through the layers, and how a sublayer reads from it and writes to it.
+
+Between layers the state is a tensor, or a tuple whose first entry is the tensor that a reader of hidden states wants;
+so the stock loops carry it as they are. The first layer makes the state of the embeddings' output, the last layer
+makes one tensor of it again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..base.depth import Position
+from ..base.registries import RESIDUALS, STREAMS
+from ..base.registry import Choice, Finite, Positive
+from ..residuals.residuals import Residual
+
+
+# a tensor, or a tuple of them: what stands between layers
+Hidden = Any
+Function = Callable[[torch.Tensor], torch.Tensor]
+NewNorm = Callable[[], nn.Module]
+
+
+@STREAMS.register("single")
+class SingleStream:
+    """One tensor, `[batch, seq, hidden]`.
+
+    x -> layer 1 -> ... -> layer L -> x
+    """
+
+    # the names of the norms that the last layer has for the stream itself
+    norms: tuple[str, ...] = ()
+    # whether its residuals have norms, of their layer's kind
+    has_norms_in_layers = False
+    # whether hidden states are tuples between the layers
+    is_tuple = False
+    # whether there is one tensor to which the sublayers add
+    is_one = True
+    # whether it has weights of its own for what a sublayer adds, so that the spec's residual has no place
+    owns_residual = False
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        """The module by which a sublayer reads from and writes to the state; `new_norm` makes one of its layer's."""
+        return RESIDUALS.build(residual, hidden_size, position)
+
+    def build_layer_part(self, hidden_size: int, position: Position) -> Any:
+        """What acts on the state where a layer begins and ends, or None; `position` is its first sublayer's."""
+        return None
+
+    def own_norm(self, norm: Choice) -> Choice:
+        """What its `norms` are, where the spec's is `norm`."""
+        return norm
+
+    def build_starts(self, hidden_size: int) -> dict[str, nn.Module]:
+        """What the first layer has for the stream itself, by its name in a checkpoint."""
+        return {}
+
+    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        """What the last layer has for the stream itself, by its name in a checkpoint; `new_norm` is as above."""
+        return {name: new_norm() for name in self.norms}
+
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+        """The state, from what a layer is given: what `leave` gave, or in the first one the embeddings' output.
+
+        The first layer passes what the stream has there (see `build_starts`).
+        """
+        return hidden
+
+    def begin_layer(self, state: Any, part: Any) -> Any:
+        """The state at a layer's first sublayer; `part` (see `build_layer_part`) is None where it is skipped."""
+        return state
+
+    def end_layer(self, state: Any, part: Any) -> Any:
+        """The state after a layer; `part` is as in `begin_layer`."""
+        return state
+
+    def leave(self, state: Any) -> Hidden:
+        """What a layer gives to the next one."""
+        return state
+
+    def add_between_layers(self, hidden: Hidden, f: torch.Tensor, post: Function) -> Hidden:
+        """What the next layer is given where something outside of all layers adds `f` to the stream."""
+        _, kept = self.read(self.enter(hidden))
+        return self.leave(self.write(kept, f, None, post))
+
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        """One tensor, from the state after the last layer and what the stream has there (see `build_ends`)."""
+        return state
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        """What the branch of a sublayer is given, and what `write` needs of the state."""
+        return state, state
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        """The state after a sublayer whose branch gave `f`; a plain sum where `residual` is None."""
+        return post(kept + f if residual is None else residual(kept, f))
+
+
+@STREAMS.register("dual")
+class DualStream(SingleStream):
+    """Two tensors: a post-norm stream that the sublayers read, and the sum of all their outputs.
+
+        x <- N(x + f),  y <- y + scale * f;  after the last layer post_scale * x + N'(y)
+
+    Source: ResiDual, Xie et al., 2023, arXiv 2304.14802. The authors' code has N' with `eps=1e-7`, and a scale of 0.05
+    for their largest data.
+
+    Args:
+        scale (`float`, *optional*, defaults to 1): multiplies everything that goes into the sum, the embeddings too.
+        post_scale (`float`, *optional*, defaults to 1): multiplies the post-norm stream at the end.
+        eps (`float`, *optional*): that of N', above 0, where this kind of norm has one; by default the spec's norm's.
+    """
+
+    norms = ("stream_norm",)
+    is_tuple = True
+    is_one = False
+
+    def __init__(self, *, scale: Finite = 1.0, post_scale: Finite = 1.0, eps: Positive | None = None):
+        self.scale, self.post_scale, self.eps = scale, post_scale, eps
+
+    def own_norm(self, norm: Choice) -> Choice:
+        own = self.eps is not None and "eps" in norm.options
+        return Choice(norm.kind, norm.options | {"eps": self.eps}) if own else norm
+
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+        return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
+
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        x = state[0] if self.post_scale == 1.0 else self.post_scale * state[0]
+        return x + ends[0](state[1])
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return state[0], state
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        return super().write(kept[0], f, residual, post), kept[1] + self.scale * f
+
+
+class SiameseConnection(Residual):
+    """How one sublayer reads from the two streams of `SiameseStream` and writes to them.
+
+        x -> post_norm -> x -+--------> + -> u -> F -> f -+-> * branch_scale -> + -> x
+                             |          |                 |          x ---------^
+        y --------------> pre_norm -----^                 +---------> + -> y    (+ y)
+
+    Args:
+        branch_scale (`float`): multiplies what is added to x.
+        new_norm (`Callable`): makes a norm of the layer's kind.
+    Parameters: those of the two norms. Dtype: that of the inputs.
+    """
+
+    def __init__(self, branch_scale: float, new_norm: NewNorm):
+        super().__init__()
+        self.branch_scale = branch_scale
+        self.post_norm, self.pre_norm = new_norm(), new_norm()
+
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input before its norm, and the streams with x normalised."""
+        x, y = self.post_norm(state[0]), state[1]
+        return x + self.pre_norm(y), (x, y)
+
+    def forward(self, kept: Any, f: torch.Tensor) -> Any:
+        """The two streams after a sublayer, each `[batch, seq, hidden]`."""
+        return kept[0] + self.branch_scale * f, kept[1] + f
+
+    def extra_repr(self) -> str:
+        return f"branch_scale={self.branch_scale:.6g}"
+
+
+class HybridSiameseConnection(Residual):
+    """The same for the attention of the form with HybridNorm: x is scaled instead of normalised, and stays as it is.
+
+        x -+-> * weight -> + -> u -> F -> f -+-> * branch_scale -> + -> x
+           |               |                 |          x ---------^
+        y ---> pre_norm ---^                 +---------> + -> y    (+ y)
+
+    Args:
+        hidden_size (`int`): that of the model.
+        branch_scale, new_norm: see `SiameseConnection`.
+    Parameters: weight [hidden], those of the norm. Init: weight = 1. Dtype: that of the inputs.
+    """
+
+    def __init__(self, hidden_size: int, branch_scale: float, new_norm: NewNorm):
+        super().__init__()
+        self.branch_scale = branch_scale
+        self.weight = nn.Parameter(torch.empty(hidden_size))
+        self.pre_norm = new_norm()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input, and the streams as they are."""
+        return self.weight * state[0] + self.pre_norm(state[1]), state
+
+    def forward(self, kept: Any, f: torch.Tensor) -> Any:
+        """The two streams after a sublayer, each `[batch, seq, hidden]`."""
+        return kept[0] + self.branch_scale * f, kept[1] + f
+
+    def extra_repr(self) -> str:
+        return f"branch_scale={self.branch_scale:.6g}"
+
+
+@STREAMS.register("siamese")
+class SiameseStream(SingleStream):
+    """Two streams that share every branch: x is normalised at each sublayer, y is the plain sum of all outputs.
+
+        x <- N_post(x);  f = F(N_pre(x + N_y(y)));  x <- x + f / sqrt(2l),  y <- y + f;  at the end N_a(x) + N_b(y)
+
+    l is the layer, from 1; both sublayers of a layer divide by the same number. N_pre is the norm of the slot `pre`.
+    Hidden states between the layers are those of x.
+
+    Source: SiameseNorm, Li et al., 2026, arXiv 2602.08064.
+
+    Args:
+        hybrid (`bool`, *optional*, defaults to `False`): attention reads `weight * x + N_y(y)` and leaves x without a
+            norm, as in the authors' language models, which have HybridNorm's slots: q, k, v in attention, `pre` in the
+            feed-forward alone.
+    """
+
+    norms = ("normed_stream_norm", "plain_stream_norm")
+    has_norms_in_layers = True
+    is_tuple = True
+    is_one = False
+    owns_residual = True
+
+    def __init__(self, *, hybrid: bool = False):
+        self.hybrid = hybrid
+
+    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+        branch_scale, per_layer = (2 * (position.layer + 1)) ** -0.5, position.sublayers // position.layers
+        if self.hybrid and position.sublayer % per_layer < per_layer - 1:
+            return HybridSiameseConnection(hidden_size, branch_scale, new_norm)
+        return SiameseConnection(branch_scale, new_norm)
+
+    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+        return hidden if isinstance(hidden, tuple) else (hidden, hidden)
+
+    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+        return ends[0](state[0]) + ends[1](state[1])
+
+    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+        return (state[0], state) if residual is None else residual.read(state)
+
+    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+        x, y = (kept[0] + f, kept[1] + f) if residual is None else residual(kept, f)
+        return post(x), y

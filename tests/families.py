@@ -1,5 +1,6 @@
 """The families under test: one row each, from which every suite is generated."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -438,3 +439,7 @@ def twins(*specs: Any, **kwargs: Any) -> list[Any]:
             if not any(home in path for home in HOMES):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
+
+
+# the argument and the output that a decoder's cache is: Transformers 5.24 gave it another name
+CACHE = "cache" if "cache" in inspect.signature(transformers.BertModel.forward).parameters else "past_key_values"

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import FAMILIES, fill_with_pattern
+from families import CACHE, FAMILIES, fill_with_pattern
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS
@@ -201,8 +201,8 @@ def test_decoding_with_a_cache_is_decoding_without(model, across, spec):
     whole = net(input_ids=ids, use_cache=False, **other).logits
     past, steps = None, []
     for step in range(6):
-        output = net(input_ids=ids[:, step : step + 1], past_key_values=past, use_cache=True, **other)
-        past = output.past_key_values
+        output = net(input_ids=ids[:, step : step + 1], use_cache=True, **{CACHE: past}, **other)
+        past = output[CACHE]
         steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-7, atol=1e-9)
     if across:

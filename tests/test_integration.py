@@ -5,7 +5,16 @@ import copy
 import pytest
 import torch
 import transformers
-from families import BASE_MODELS, FAMILIES, FEW_SPECS, SPECS, fill_with_pattern, quick_specs, text_inputs
+from families import (
+    BASE_MODELS,
+    FAMILIES,
+    FEW_SPECS,
+    SPECS,
+    checkpoint_activations,
+    fill_with_pattern,
+    quick_specs,
+    text_inputs,
+)
 from transformers import BertTokenizer, Trainer, TrainingArguments
 
 from hf_addnorm import (
@@ -74,9 +83,9 @@ def test_gradient_checkpointing_gives_equal_gradients(spec, reentrant):
     plain = _gradients(net, inputs)
     if reentrant and spec not in ONE_STREAM:
         with pytest.raises(ValueError, match="use_reentrant"):
-            net.activation_checkpointing_enable({"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": True})
         return
-    net.activation_checkpointing_enable({"use_reentrant": reentrant})
+    checkpoint_activations(net, {"use_reentrant": reentrant})
     checkpointed = _gradients(net, inputs)
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import CACHE, FAMILIES, fill_with_pattern
+from families import CACHE, FAMILIES, checkpoint_activations, fill_with_pattern
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS
@@ -95,7 +95,7 @@ def test_checkpointing_gives_equal_gradients(family, spec):
     net = _net(family, spec, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, layerdrop=0.0)
     inputs = _inputs(family)
     plain, runs = _gradients(net, inputs)
-    net.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(net, {"use_reentrant": False})
     checkpointed, runs_then = _gradients(net, inputs)
     assert runs_then == 2 * runs
     assert plain.keys() == checkpointed.keys()
@@ -111,10 +111,10 @@ def test_reentrant_checkpointing_is_refused_for_streams_of_several_tensors(famil
         net = row.model_class(model)(row.config(model, SPECS[spec]))
         if any(name in spec for name in TUPLES):
             with pytest.raises(ValueError, match="use_reentrant"):
-                net.activation_checkpointing_enable({"use_reentrant": True})
-            net.activation_checkpointing_enable({"use_reentrant": False})
+                checkpoint_activations(net, {"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": False})
         else:
-            net.activation_checkpointing_enable({"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": True})
         net.activation_checkpointing_disable()
 
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .models.base.registry import one_of
 from .models.core.addnorm_config import AddNormConfig
-from .models.core.pretrained import damage_named
+from .models.core.pretrained import reraise_damaged_weights
 from .models.spec.spec import AddNormSpec
 
 
@@ -119,7 +119,7 @@ def load_pretrained(
     auto_class = _auto_class(auto_class)
     if add_norm is None:
         # a stock class, perhaps, which leaves the sentence to the reader of the file
-        with damage_named(checkpoint):
+        with reraise_damaged_weights(checkpoint):
             return auto_class.from_pretrained(checkpoint, **kwargs)
     hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
     stock_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type

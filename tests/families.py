@@ -424,7 +424,7 @@ def tiny_config(add_norm: Any, layers: int = 3, **kwargs: Any) -> Any:
 
 
 # where a scheme has parameters of its own, beside norms
-HOMES = ("residual_", "average_norm", "begin_norm", "backout_norm", "start_gate", "layer_gate", "head_gate")
+OWN_PARAMETERS = ("residual_", "average_norm", "begin_norm", "backout_norm", "start_gate", "layer_gate", "head_gate")
 
 
 def twins(*specs: Any, **kwargs: Any) -> list[Any]:
@@ -436,7 +436,7 @@ def twins(*specs: Any, **kwargs: Any) -> list[Any]:
         for path, parameter in model.named_parameters():
             if path not in shared:
                 shared[path] = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
-            if not any(home in path for home in HOMES):
+            if not any(home in path for home in OWN_PARAMETERS):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
 

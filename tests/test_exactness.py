@@ -145,4 +145,4 @@ def test_the_models_layers_are_what_fsdp_is_told_to_wrap():
                 net = row.model_class(model)(row.config(model, spec))
             present = {type(module).__name__ for module in net.modules()}
             assert net._no_split_modules <= present
-            assert type(net).anatomy_of(net.config).layer.__name__ in net._no_split_modules
+            assert type(net).layout_of(net.config).layer.__name__ in net._no_split_modules

@@ -120,7 +120,7 @@ def test_dropout_stands_on_its_side_of_the_out_norm(family, place):
     def note(name):
         return lambda module, given, result: calls.append((name, given[0], result))
 
-    layer = net.get_submodule(net.anatomy_of(net.config).layers(net.config)[0])
+    layer = net.get_submodule(net.layout_of(net.config).layers(net.config)[0])
     connections = getattr(layer, "connections", None) or net.encoder.connections[0]
     checked = 0
     for name, sublayer in layer.sublayers.items():

@@ -60,8 +60,8 @@ def _inputs(family):
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_hidden_states_are_those_of_one_stream(family, spec):
     net, inputs = _net(family, spec, layerdrop=0.0), _inputs(family)
-    anatomy = net.anatomy_of(net.config)
-    final_norm = net.get_submodule(anatomy.final_norm or f"{anatomy.encoder}.final_norm")
+    layout = net.layout_of(net.config)
+    final_norm = net.get_submodule(layout.final_norm or f"{layout.encoder}.final_norm")
     expected = _stock(family)(**inputs, output_hidden_states=True).hidden_states
     assert len(expected) > net.config.num_hidden_layers
     for training in (False, True):

@@ -212,7 +212,7 @@ def test_every_role_of_every_family_is_transformed(family, spec):
     assert all(".weight_norm." in key for key in unexpected)
     transformed = {name: m for name, m in net.named_modules() if isinstance(m, Transformed)}
     roles = SPECS[spec].get("roles", ["q", "k", "v", "o", "w1", "w2"])
-    layers = set(net.anatomy_of(net.config).layers(net.config))
+    layers = set(net.layout_of(net.config).layers(net.config))
     found = set()
     for path in layers:
         for place, (of, _) in net.get_submodule(path).add_norm_linears.items():

@@ -39,8 +39,9 @@ FOOT = """
 - From transformers 5.24 on, the argument and the output that hold a decoder's cache are called `cache`. The old name,
   `past_key_values`, works with a warning. Checkpoints saved by hf_addnorm 0.1.0 run there as remote code, with such
   warnings.
-- torchvision of another build than torch (a CUDA build beside a CPU build, another release) makes `import transformers`
-  fail with `operator torchvision::nms does not exist`. Install the two from the same index, or uninstall torchvision.
+- torchvision of another build than torch (a CUDA build beside a CPU build, another release) makes
+  `import transformers` fail with `operator torchvision::nms does not exist`. Install the two from the same index, or
+  uninstall torchvision.
 """
 
 

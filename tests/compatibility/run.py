@@ -1,6 +1,6 @@
 """Runs a selection of the tests and can record what ran, with which versions.
 
-Usage: python tests/compatibility/run.py NAME [--record] PYTEST_ARGUMENTS. With --record, tests/compatibility/NAME.json is
+Usage: python tests/compatibility/run.py NAME [--record] PYTEST_ARGUMENTS. With --record, NAME.json beside this file is
 written: `python tests/compatibility/page.py` makes docs/compatibility.md of all of them.
 """
 

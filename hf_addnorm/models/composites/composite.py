@@ -6,8 +6,8 @@ from transformers import PreTrainedModel
 
 from ..core.embeddings_and_output import HasOutputLayer
 from ..core.hub_files import HubFiles
-from ..core.pretrained import AddNormPreTrainedModel, entered
-from ..core.single_commit_push import PushedWhole
+from ..core.pretrained import AddNormPreTrainedModel, with_token_mask
+from ..core.single_commit_push import SingleCommitPush
 from ..families.modeling_addnorm_albert import AddNormAlbertModel
 from ..families.modeling_addnorm_bert import AddNormBertLMHeadModel, AddNormBertModel
 from ..families.modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
@@ -28,7 +28,7 @@ ENCODERS = _by_model_type(AddNormBertModel, AddNormAlbertModel, AddNormModernBer
 DECODERS = _by_model_type(AddNormBertLMHeadModel, AddNormGPT2LMHeadModel)
 
 
-class CompositeModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedModel):
+class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
     """Mixin for a model of several AddNorm models.
 
     What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add
@@ -48,7 +48,7 @@ class CompositeModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedModel):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            cls.forward = entered(cls.forward)
+            cls.forward = with_token_mask(cls.forward)
 
     def post_init(self) -> None:
         """As in Transformers, knowing whether something adds to the loss."""

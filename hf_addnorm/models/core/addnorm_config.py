@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..base.registry import Choice
+from ..base.registry import ComponentSpec
 from ..norms.norm_base import build_norm
 from ..spec.refusals import refuse, warn
 from ..spec.spec import AddNormSpec
@@ -153,7 +153,7 @@ class AddNormConfig(CodeCarryingConfig):
         """The number of features in a place outside the layers; of `logits`, for a model that has them."""
         return getattr(self, "vocab_size", self.hidden_size) if place == "logits" else self.hidden_size
 
-    def build_norm(self, norm: Choice, width: int | None = None) -> Any:
+    def build_norm(self, norm: ComponentSpec, width: int | None = None) -> Any:
         """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
         from_model = {
             "eps": getattr(self, self.norm_eps_key),

@@ -8,13 +8,13 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .models.base.registry import parse_option
-from .models.core.branch_norms import Inner
-from .models.core.layer_add_norm import held_residual
+from .models.core.branch_norms import BranchNorms
+from .models.core.layer_add_norm import residual_of_block
 from .models.core.pretrained import AddNormPreTrainedModel, get_part
 from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import Residual
 from .models.spec.spec import AddNormSpec, Override
-from .models.weights.initialization import silence
+from .models.weights.initialization import zero_init
 
 
 How = Literal["stack", "identity"]
@@ -76,7 +76,7 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
         names = config.add_norm_sublayers()
         for layer, connections in _layers(grown)[len(_paths(model)) :]:
             for name in names:
-                _Branch(layer, connections, names, name).silence()
+                _Branch(layer, connections, names, name).zero_init()
             if connections.layer_part is not None:
                 connections.layer_part.reset_parameters()
         _refuse_inexact(model, grown)
@@ -123,13 +123,13 @@ def _grown_spec(config: Any, grown: Any) -> AddNormSpec:
 def _paths(model: Any) -> list[str]:
     """The path of every layer, from the model, in the order in which they run."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    return [prefix + path for path in model.anatomy_of(model.config).layers(model.config)]
+    return [prefix + path for path in model.layout_of(model.config).layers(model.config)]
 
 
 def _blocks(model: Any) -> list[str]:
     """The path of every depth's add & norm blocks."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    encoder = model.anatomy_of(model.config).encoder
+    encoder = model.layout_of(model.config).encoder
     paths = _paths(model)
     if encoder and getattr(get_part(model.base_model, encoder), "holds_connections", False):
         return [f"{prefix}{encoder}.connections.{depth}" for depth in range(len(paths))]
@@ -154,13 +154,13 @@ def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, t
     state, anew = model.state_dict(), grown.state_dict()
     # the longest first: blocks may lie within a layer
     paths = sorted(sources, key=len, reverse=True)
-    homes = {f".{connections.layer_home}." for _, connections in _layers(grown)}
+    names_of_parts = {f".{connections.layer_part_name}." for _, connections in _layers(grown)}
     found = {}
     for key, start in anew.items():
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
         source = sources[path] + key.removeprefix(path) if path else key
         # an average is as long as its depth; a first sublayer may lack what a copy of it has
-        of_layer = any(home in key for home in homes)
+        of_layer = any(name in key for name in names_of_parts)
         of_depth = source not in state or (of_layer and state[source].shape != start.shape)
         found[key] = (start if of_depth else state[source]).clone()
     return found
@@ -186,7 +186,7 @@ class _Branch:
     def __init__(self, layer: Any, connections: Any, names: list[str], name: str):
         self.block, last = getattr(connections, name), getattr(connections, names[-1])
         # a residual is the layer's or the sublayer's; in parallel, that of the last one, which writes for all
-        self.residual: Any = held_residual(connections) or held_residual(self.block) or held_residual(last)
+        self.residual: Any = residual_of_block(connections) or residual_of_block(self.block) or residual_of_block(last)
         sublayer = layer.sublayers[name]
         self.stock_norms = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
         self.output = next(
@@ -194,7 +194,7 @@ class _Branch:
         )
 
     @torch.no_grad()
-    def silence(self) -> None:
+    def zero_init(self) -> None:
         """Write 0 into the last learned factor, and into what is added behind it."""
         if getattr(self.residual, "needs_output", False):
             raise ValueError(
@@ -211,12 +211,12 @@ class _Branch:
                 if isinstance(part, Residual):
                     part.reset_parameters()
             if "out" in self.block.filled and has_gain(norm):
-                return silence(norm)
+                return zero_init(norm)
         for parameter in factor.parameters():
             parameter.zero_()
         return None
 
-    def run(self, u: torch.Tensor, _: Inner) -> torch.Tensor:
+    def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
         """Something that the branch could give: its last Linear layer, on something that depends on `u`."""
         width = getattr(self.output, "in_features", None) or self.output.nx
         inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
@@ -227,11 +227,11 @@ class _Branch:
 def _after(layer: Any, connections: Any, config: Any, state: Any) -> Any:
     """The state of the stream after a layer, whose branches give something in the place of what they do."""
     layer, connections = (copy.deepcopy(part).cpu().double().eval() for part in (layer, connections))
-    names, sites = config.add_norm_sublayers(), []
+    names, calls = config.add_norm_sublayers(), []
     for name in names:
         branch = _Branch(layer, connections, names, name)
-        sites.append(connections.site(name, branch.run, None, branch.stock_norms, None))
-    return connections.step(state, sites)
+        calls.append(connections.call(name, branch.run, None, branch.stock_norms, None))
+    return connections.step(state, calls)
 
 
 def _refuse_inexact(model: Any, grown: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from norm_references import MODEL_EPS, NORM_REFERENCES
 from sublayer_references import (
     ACTIVATIONS,
-    Site,
+    SublayerCall,
     admin,
     altup,
     altup_end,
@@ -73,7 +73,7 @@ class EncoderReference:
     `weights` is what the scheme makes of the stored ones, `stream_eps` the eps of the stream's own norms, if another.
     """
 
-    layer: Callable[[Any, list[Site]], Any]
+    layer: Callable[[Any, list[SublayerCall]], Any]
     norm: str = "layer_norm"
     norm_options: dict[str, Any] = field(default_factory=dict)
     final: bool = True
@@ -415,16 +415,16 @@ def encode(
     streams = []
     for i in range(layers):
         branches = {
-            "attn": lambda u, i=i, **inner: attention(w, f"layers.{i}.", u, u, heads, allowed, **inner),
-            "cross": lambda u, i=i, **inner: attention(
-                w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, **inner
+            "attn": lambda u, i=i, **branch_norms: attention(w, f"layers.{i}.", u, u, heads, allowed, **branch_norms),
+            "cross": lambda u, i=i, **branch_norms: attention(
+                w, f"layers.{i}.cross.", u, memory, heads, memory_allowed, **branch_norms
             ),
             "ffn": lambda u, mid=same, up=same, i=i: linear(
                 w, f"layers.{i}.w2", mid(ACTIVATIONS[act](up(linear(w, f"layers.{i}.w1", u))))
             ),
         }
         sites = [
-            Site(
+            SublayerCall(
                 name=name,
                 layer=i + 1,
                 layers=layers,

@@ -113,8 +113,8 @@ def _see_dnorm(x, p, *, eps=1e-6, **_):
 
 def _gated_rms_norm(x, p, *, eps=1e-6, **_):
     y = rms_norm(x, {"weight": p["weight"]}, eps=eps)
-    inner = torch.einsum("...i,ri->...r", y, p["gate_down"])
-    gate = torch.einsum("...r,ir->...i", inner / (1 + torch.exp(-inner)), p["gate_up"])
+    branch_norms = torch.einsum("...i,ri->...r", y, p["gate_down"])
+    gate = torch.einsum("...r,ir->...i", branch_norms / (1 + torch.exp(-branch_norms)), p["gate_up"])
     return y / (1 + torch.exp(-gate))
 
 

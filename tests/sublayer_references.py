@@ -60,7 +60,7 @@ def attention(w, prefix, u, memory, heads, allowed, mid=same, whole=lambda role,
 
 
 @dataclass(frozen=True)
-class Site:
+class SublayerCall:
     """One sublayer of one layer, as the formulas below see it."""
 
     name: str
@@ -252,7 +252,7 @@ def unit_weights(w):
     return {name: one(name, weight) for name, weight in w.items()}
 
 
-def in_turn(sublayer: Callable[[Any, Site], Any]) -> Callable[[Any, list[Site]], Any]:
+def in_turn(sublayer: Callable[[Any, SublayerCall], Any]) -> Callable[[Any, list[SublayerCall]], Any]:
     """A layer whose sublayers run one after the other."""
 
     def layer(state, sites):
@@ -429,8 +429,8 @@ def gates_of_streams(p, streams):
     n, d = len(streams), streams[0].shape[-1]
     gains = 1 + p["input_norm.zero_centered_weight"]
     r = torch.cat([rms_norm(h, {}, eps=1e-6) * gains[i * d : (i + 1) * d] for i, h in enumerate(streams)], -1)
-    inner = torch.einsum("...i,ri->...r", r, p["down.weight"]) / n
-    g = sigmoid(torch.einsum("...r,ir->...i", inner * sigmoid(inner), p["up.weight"]))
+    branch_norms = torch.einsum("...i,ri->...r", r, p["down.weight"]) / n
+    g = sigmoid(torch.einsum("...r,ir->...i", branch_norms * sigmoid(branch_norms), p["up.weight"]))
     return r, sum((g * r).chunk(n, -1)) / n
 
 

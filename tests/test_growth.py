@@ -48,9 +48,9 @@ def _outputs(net, inputs):
 
 def _parts(net):
     """The parameters (and buffers) of every depth: of the layer that runs there, and of the blocks of that depth."""
-    anatomy = net.anatomy_of(net.config)
-    layers = [net.base_model.get_submodule(path) for path in anatomy.layers(net.config)]
-    blocks = getattr(net.base_model.get_submodule(anatomy.encoder), "connections", [None] * len(layers))
+    layout = net.layout_of(net.config)
+    layers = [net.base_model.get_submodule(path) for path in layout.layers(net.config)]
+    blocks = getattr(net.base_model.get_submodule(layout.encoder), "connections", [None] * len(layers))
     return [
         {f"{prefix}.{name}": value for prefix, part in pair if part is not None for name, value in _own(part)}
         for pair in (zip(("layer", "block"), two, strict=True) for two in zip(layers, blocks, strict=True))

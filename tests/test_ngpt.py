@@ -198,7 +198,7 @@ def test_up_stands_before_the_activation(family):
         for name, p in nets[1].named_parameters():
             if ".up_norm." in name:
                 p.fill_(2.0)
-        for path in set(nets[0].anatomy_of(nets[0].config).layers(nets[0].config)):
+        for path in set(nets[0].layout_of(nets[0].config).layers(nets[0].config)):
             layer = nets[0].get_submodule(path)
             for place, (roles, _) in layer.add_norm_linears.items():
                 if roles[0] == "w1":

@@ -45,7 +45,7 @@ def test_what_is_added_is_all_that_differs(family):
     """A table that holds the sinusoids, or nothing, is the same model."""
     for positions in ("sinusoidal", "none"):
         net, table = build(family, positions), build(family, "learned")
-        path = table.anatomy_of(table.config).position_table
+        path = table.layout_of(table.config).position_table
         assert not [name for name, _ in net.named_parameters() if name.startswith(path)]
         with torch.no_grad():
             rows = net.get_submodule(path)(torch.arange(64))

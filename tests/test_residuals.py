@@ -14,8 +14,8 @@ from residual_references import RESIDUAL_REFERENCES
 from hf_addnorm import AddNormBertModel
 from hf_addnorm.models.base.depth import Position
 from hf_addnorm.models.base.registries import RESIDUALS
-from hf_addnorm.models.core.branch_norms import Inner
-from hf_addnorm.models.core.layer_add_norm import held_residual
+from hf_addnorm.models.core.branch_norms import BranchNorms
+from hf_addnorm.models.core.layer_add_norm import residual_of_block
 
 
 TOLERANCE = 1e-12
@@ -259,7 +259,7 @@ def test_a_shared_parameter_acts_on_every_sublayer(kind):
     factor = layer.connections.residual_norm.get_parameter(name)
     (both,) = torch.autograd.grad(layer(x).sum(), factor)
     u = {s: getattr(layer.connections, s).pre_norm(x) for s in ("attention", "feed_forward")}
-    attention, _ = layer.attention.self(u["attention"], inner=Inner({}))
+    attention, _ = layer.attention.self(u["attention"], branch_norms=BranchNorms({}))
     branches = layer.attention.output.dense(attention) + layer.output.dense(layer.intermediate(u["feed_forward"]))
     # the feed-forward's own input depends on the factor too, but with the factor 0 before it only through this
     expected = branches.sum((0, 1)) if kind == "vector" else branches.sum().view(1)
@@ -302,7 +302,7 @@ def test_skip_side_multiplies_the_stream():
     x = torch.randn(2, 5, 8)
     out = model.encoder(x).last_hidden_state
     u = layer.connections.attention.pre_norm(x)
-    y = layer.attention.output.dense(layer.attention.self(u, inner=Inner({}))[0])
+    y = layer.attention.output.dense(layer.attention.self(u, branch_norms=BranchNorms({}))[0])
     y = layer.output.dense(layer.intermediate(layer.connections.feed_forward.pre_norm(y)))
     torch.testing.assert_close(out, y)
 
@@ -324,7 +324,10 @@ def test_sublayers_may_have_residuals_of_their_own():
     }
     model = AddNormBertModel(tiny_config(spec, is_decoder=True, add_cross_attention=True))
     held = [
-        [held_residual(getattr(layer.connections, name)) for name in ("attention", "cross_attention", "feed_forward")]
+        [
+            residual_of_block(getattr(layer.connections, name))
+            for name in ("attention", "cross_attention", "feed_forward")
+        ]
         for layer in model.encoder.layer
     ]
     assert [[type(residual).__name__ for residual in layer] for layer in held] == [
@@ -351,7 +354,7 @@ def test_a_residual_is_at_home_where_weight_decay_finds_it():
     for kind, factory in RESIDUALS.items():
         residual = build(kind, first_options(kind))
         matrices = any(parameter.dim() > 1 for parameter in residual.parameters())
-        assert factory.home == ("residual_gate" if matrices else "residual_norm"), kind
+        assert factory.checkpoint_name == ("residual_gate" if matrices else "residual_norm"), kind
 
 
 @pytest.mark.parametrize("share", ["layer", "sublayer"])

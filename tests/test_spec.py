@@ -20,7 +20,7 @@ from hf_addnorm.models.base.registries import (
     WEIGHTS,
     WIRINGS,
 )
-from hf_addnorm.models.base.registry import Choice, Registry
+from hf_addnorm.models.base.registry import ComponentSpec, Registry
 from hf_addnorm.models.spec.presets import PRESETS
 from hf_addnorm.models.spec.spec import FORMAT_VERSION, SELECTORS, SLOTS
 
@@ -121,10 +121,14 @@ def test_name_dict_and_spec_are_the_same(preset):
 def test_nothing_is_stock_bert():
     assert parse(None) == parse("post_ln") == parse({}) == AddNormBertConfig().add_norm
     spec = parse(None)
-    assert spec.norm == Choice("layer_norm", {**spec.norm.options, "eps": None, "bias": None})
+    assert spec.norm == ComponentSpec("layer_norm", {**spec.norm.options, "eps": None, "bias": None})
     assert spec.attention == spec.feed_forward == {"post": True}
     assert (spec.embed, spec.final, spec.head, spec.init, spec.layers) == ("auto", False, "stock", [], [])
-    assert (spec.stream, spec.wiring, spec.residual) == (Choice("single"), Choice("sequential"), Choice("add"))
+    assert (spec.stream, spec.wiring, spec.residual) == (
+        ComponentSpec("single"),
+        ComponentSpec("sequential"),
+        ComponentSpec("add"),
+    )
     assert (spec.qkv_width, spec.drop_path) == ("head", 0.0)
 
 
@@ -156,7 +160,7 @@ def test_a_dict_without_kind_changes_options_of_the_preset():
     assert parse({"preset": "pre_rms_norm", "norm": {"eps": 1e-5}}).norm.options["eps"] == 1e-5
     assert parse({"preset": "pre_rms_norm", "norm": {"eps": 1e-5}}).norm.kind == "rms_norm"
     residual = parse({"preset": "rezero", "residual": {"start": 0.5}}).residual
-    assert residual == Choice("scalar", {"start": 0.5, "share": "layer", "side": "branch"})
+    assert residual == ComponentSpec("scalar", {"start": 0.5, "share": "layer", "side": "branch"})
     # a new kind starts from its own defaults
     assert parse({"preset": "rezero", "residual": {"kind": "scalar"}}).residual.options["share"] == "sublayer"
 
@@ -186,8 +190,8 @@ def test_cross_attention_follows_attention_until_it_is_given():
 
 
 def test_an_init_may_be_a_name_a_dict_a_list_or_nothing():
-    for init in ("scaled_output", {"kind": "scaled_output"}, ["scaled_output"], (Choice("scaled_output"),)):
-        assert parse({"init": init}).init == [Choice("scaled_output")]
+    for init in ("scaled_output", {"kind": "scaled_output"}, ["scaled_output"], (ComponentSpec("scaled_output"),)):
+        assert parse({"init": init}).init == [ComponentSpec("scaled_output")]
     for init in (None, "stock", []):
         assert parse({"preset": "deepnorm", "init": init}).init == []
 
@@ -225,5 +229,5 @@ def test_every_option_has_a_type_that_is_read():
                 if option.default is not option.empty:
                     default = option.default
                     # a depth rule may be one
-                    rule = isinstance(default, Choice) and parse_depth_value(default, "") == default
+                    rule = isinstance(default, ComponentSpec) and parse_depth_value(default, "") == default
                     assert rule or accepts(option.annotation, default), (kind, name)

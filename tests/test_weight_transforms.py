@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, fill_with_pattern
+from families import BASE_MODELS, FAMILIES, checkpoint_activations, fill_with_pattern
 from reference_checks import compare
 
 from hf_addnorm import (
@@ -212,7 +212,7 @@ def test_every_role_of_every_family_is_transformed(family, spec):
     assert all(".weight_norm." in key for key in unexpected)
     transformed = {name: m for name, m in net.named_modules() if isinstance(m, Transformed)}
     roles = SPECS[spec].get("roles", ["q", "k", "v", "o", "w1", "w2"])
-    layers = set(net.anatomy_of(net.config).layers(net.config))
+    layers = set(net.layout_of(net.config).layers(net.config))
     found = set()
     for path in layers:
         for place, (of, _) in net.get_submodule(path).add_norm_linears.items():
@@ -273,7 +273,7 @@ def test_a_checkpoints_recomputation_iterates_no_more(reentrant):
         net, inputs = tiny("bert", "sigma", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         net.double()
         if checkpointing:
-            net.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpoint_activations(net, {"use_reentrant": reentrant})
             net.enable_input_require_grads()
         # both forwards before a backward
         sum(net.train()(**inputs)[0].square().mean() for _ in range(2)).backward()

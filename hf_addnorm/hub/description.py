@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModel, PreTrainedConfig
 
 from ..catalogue import norms, weights
-from ..models.base.registry import Choice, one_of, to_json
+from ..models.base.registry import ComponentSpec, one_of, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
 from ..models.core.addnorm_config import AddNormConfig
 from ..models.spec.presets import PRESETS
@@ -91,7 +91,7 @@ def _named(axis: str, value: Any, norm_bias: bool) -> Any:
     return value
 
 
-def norm_name(norm: Choice) -> str:
+def norm_name(norm: ComponentSpec) -> str:
     """A norm's name, with the options that are not its defaults."""
     plain = {"bias": True} if norm.kind == "layer_norm" else {}
     defaults = {key: (value, plain.get(key, value)) for key, value in norms()[norm.kind].options.items()}
@@ -326,7 +326,7 @@ def _draw(layer: LayerSpec, name: str) -> str:
 
 
 def _has_embed_norm(config: Any) -> bool:
-    return _base_class(config).anatomy_of(config).embed_norm is not None
+    return _base_class(config).layout_of(config).embed_norm is not None
 
 
 def _base_class(config: Any) -> Any:

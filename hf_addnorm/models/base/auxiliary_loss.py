@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from .forward_context import PerForward, recomputing
+from .forward_context import ForwardContext, recomputing
 
 
-_losses: PerForward[list[torch.Tensor] | None] = PerForward("auxiliary_losses", None)
+_losses: ForwardContext[list[torch.Tensor] | None] = ForwardContext("auxiliary_losses", None)
 
 
 def contribute(loss: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ from math import isfinite, log, sqrt
 from typing import Annotated, Any, Literal
 
 from .registries import DEPTH_RULES
-from .registry import Choice, Finite, number, says, whole
+from .registry import ComponentSpec, Finite, number, says, whole
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def deepnorm(position: Position, *, decoder_layers: Annotated[int, whole(at_leas
     return 0.81 * (position.layers**4 * decoder_layers) ** (1 / 16)
 
 
-def parse_depth_value(value: Any, where: str) -> "float | Choice":
+def parse_depth_value(value: Any, where: str) -> "float | ComponentSpec":
     """A number, or a depth rule by name or dict."""
     if isinstance(value, (int, float)):
         return number()(value, where)
-    if isinstance(value, (Mapping, Choice)) or (isinstance(value, str) and value in DEPTH_RULES):
+    if isinstance(value, (Mapping, ComponentSpec)) or (isinstance(value, str) and value in DEPTH_RULES):
         return DEPTH_RULES.parse(value, where)
     raise ValueError(f"{where} is {value!r}; allowed is {_DEPTH_VALUE}.")
 
@@ -139,13 +139,13 @@ _DEPTH_VALUE = f"a number or a depth rule ({', '.join(DEPTH_RULES)}), by name or
 DepthValue = Annotated[float, says(_DEPTH_VALUE, parse_depth_value)]
 
 
-def at_depth(value: "float | Choice", position: Position, where: str = "depth rule") -> float:
+def at_depth(value: "float | ComponentSpec", position: Position, where: str = "depth rule") -> float:
     """The number that `value` stands for at `position`.
 
     Raises:
         ValueError: if a rule has no finite value there; the sentence names `where`.
     """
-    if not isinstance(value, Choice):
+    if not isinstance(value, ComponentSpec):
         return value
     try:
         number_there = DEPTH_RULES.build(value, position)

@@ -10,7 +10,7 @@ import torch
 T = TypeVar("T")
 
 
-class PerForward(Generic[T]):
+class ForwardContext(Generic[T]):
     """A value that holds while a function runs: for its thread only, and for what torch.compile traces of it.
 
     Args:

@@ -30,7 +30,7 @@ def unknown(what: str, name: object, known: Iterable[object]) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ComponentSpec:
     """A name of a registry with all of its options: what a config stores for one axis.
 
     Args:
@@ -147,6 +147,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
     def __init__(self, what: str):
         self.what = what
         self._factories: dict[str, Callable[..., Any]] = {}
+        # the names whose files are saved with a checkpoint
+        self.travelling: set[str] = set()
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self._factories:
@@ -159,9 +161,13 @@ class Registry(Mapping[str, Callable[..., Any]]):
     def __len__(self) -> int:
         return len(self._factories)
 
-    def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(self, name: str, *, travels: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorator that adds a class or function under `name`.
 
+        Args:
+            name (`str`): what a spec calls it.
+            travels (`bool`): for a component from outside this package: its file is saved with every checkpoint that
+                uses it. A checkpoint that uses one without it is not saved.
         Raises:
             ValueError: if the name is taken, or is not lower case with underscores.
         """
@@ -172,6 +178,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
         def add(factory: Callable[..., Any]) -> Callable[..., Any]:
             self._factories[name] = factory
+            if travels:
+                self.travelling.add(name)
             return factory
 
         return add
@@ -187,13 +195,13 @@ class Registry(Mapping[str, Callable[..., Any]]):
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
 
-    def parse(self, value: Any, where: str, default: Choice | None = None) -> Choice:
+    def parse(self, value: Any, where: str, default: ComponentSpec | None = None) -> ComponentSpec:
         """A choice with all of its options from a name, a dict (`{"kind": name, option: value}`) or a choice.
 
         Args:
             value: what the user wrote.
             where (`str`): the field it was written in, for the error.
-            default (`Choice`, *optional*): a dict without "kind" changes options of this choice.
+            default (`ComponentSpec`, *optional*): a dict without "kind" changes options of this choice.
         Raises:
             ValueError: unknown name, unknown option, wrong type or range, options that contradict each other.
         """
@@ -228,8 +236,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
         contradiction = getattr(self[kind], "contradiction", None)
         if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
             raise ValueError(f"{where} ({kind}): {sentence}")
-        return Choice(kind, parsed)
+        return ComponentSpec(kind, parsed)
 
-    def build(self, choice: Choice, *args: Any) -> Any:
+    def build(self, choice: ComponentSpec, *args: Any) -> Any:
         """The registered factory called with `args` and the choice's options."""
         return self[choice.kind](*args, **choice.options)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .forward_context import PerForward, recomputing
+from .forward_context import ForwardContext, recomputing
 
 
 class TokenMask:
@@ -100,7 +100,7 @@ class _NoModel(TokenMask):
         return None if recomputing() else compute()
 
 
-_tokens: PerForward[TokenMask] = PerForward("token_mask", _NoModel(None))
+_tokens: ForwardContext[TokenMask] = ForwardContext("token_mask", _NoModel(None))
 
 current = _tokens.get
 running_with = _tokens.running_with

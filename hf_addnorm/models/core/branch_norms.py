@@ -24,7 +24,7 @@ def same(x: torch.Tensor, *_: Any) -> torch.Tensor:
 _BEHIND = {"q": ("q", "qk"), "k": ("k", "qk"), "v": ("v",), "w1": ("up",)}
 
 
-class Inner:
+class BranchNorms:
     """The norms inside one sublayer, by slot: q, k, v, qk, up behind the projections, mid before the output's.
 
     Args:
@@ -58,7 +58,7 @@ class Inner:
         return any(slot in self.norms for slot in slots)
 
 
-class Seen:
+class ModuleView:
     """A module (or a config) as a stock forward sees it while some of its parts are replaced."""
 
     def __init__(self, module: Any, replaced: Mapping[str, Any]):
@@ -72,13 +72,13 @@ class Seen:
         return getattr(self._module, name)
 
 
-class InnerNorms(nn.Module):
+class WithBranchNorms(nn.Module):
     """Mixin for a stock attention or feed-forward class, which runs with norms beside its Linear layers.
 
         x -> q, k, v -> their norms -> core -> mid -> o -> branch's output        (or w1 -> up -> core -> mid -> w2)
 
     The class that mixes it in names its Linear layers, and the parts of the stock forward that belong to the add &
-    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `inner` (`Inner`).
+    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `branch_norms`.
     """
 
     linear_roles: ClassVar[dict[str, Roles]]
@@ -87,22 +87,22 @@ class InnerNorms(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if InnerNorms in cls.__mro__[:-1] and "linear_roles" in vars(cls):
-            stock: Any = cls.__mro__[cls.__mro__.index(InnerNorms) + 1]
+        if WithBranchNorms in cls.__mro__[:-1] and "linear_roles" in vars(cls):
+            stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
             cls.stock_forward = staticmethod(stock.forward)
 
-    def replaced(self, inner: Inner) -> dict[str, Callable]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
         """What the stock forward sees in the place of its parts, by name."""
         parts: dict[str, Callable] = dict.fromkeys(self.left_to_block, same)
         for name, roles in self.linear_roles.items():
             roles = as_tuple(roles)
-            if inner.touches(roles):
-                parts[name] = partial(inner.project, getattr(self, name), roles)
+            if branch_norms.touches(roles):
+                parts[name] = partial(branch_norms.project, getattr(self, name), roles)
         return parts
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        parts = self.replaced(kwargs.pop("inner", Inner({})))
-        return self.stock_forward(Seen(self, parts) if parts else self, *args, **kwargs)
+        parts = self.replaced(kwargs.pop("branch_norms", BranchNorms({})))
+        return self.stock_forward(ModuleView(self, parts) if parts else self, *args, **kwargs)
 
 
 def as_tuple(roles: Roles) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from torch import nn
 from transformers import initialization as init
 
 from ..base.registries import WEIGHTS
-from ..base.registry import Choice
+from ..base.registry import ComponentSpec
 from ..norms.norm_base import Norm
 from ..weights.weight_transforms import NoTransform, TransformedLinear, WeightTransform, transforms
-from .recasting import adopt, adopt_at
+from .recasting import recast, recast_at
 
 
 class TransformedEmbedding(nn.Embedding):
@@ -38,15 +38,15 @@ class OutputLayer(TransformedLinear):
         return self.logits_norm(super().forward(x))
 
 
-def transform_tables(model: Any, paths: tuple[str, ...], weights: Choice) -> None:
-    """Let the tables of the embeddings, which are at or under `paths`, be adopted if their rows are transformed."""
+def transform_tables(model: Any, paths: tuple[str, ...], weights: ComponentSpec) -> None:
+    """Let the tables of the embeddings, which are at or under `paths`, be recast if their rows are transformed."""
     only = model.get_input_embeddings() if getattr(WEIGHTS[weights.kind], "words_only", False) else None
     for path in paths:
         for name, table in list(model.get_submodule(path).named_modules(prefix=path)):
             if isinstance(table, nn.Embedding) and only in (None, table):
                 found = transforms(weights, ("embed",), table.num_embeddings, table.embedding_dim)
                 if found is not None:
-                    adopt_at(model, name, TransformedEmbedding).weight_norm = found[0]
+                    recast_at(model, name, TransformedEmbedding).weight_norm = found[0]
 
 
 class HasOutputLayer:
@@ -60,7 +60,7 @@ class HasOutputLayer:
         return self.config  # type: ignore[attr-defined]
 
     def install_output_layer(self) -> None:
-        """Let the output layer be adopted if its weight is transformed or its logits have a norm."""
+        """Let the output layer be recast if its weight is transformed or its logits have a norm."""
         model: Any = self
         stock, build_norm = model.get_output_embeddings(), self._new_norm()
         if not isinstance(stock, nn.Linear):
@@ -70,7 +70,7 @@ class HasOutputLayer:
         if found is None and build_norm is None:
             return
         (path,) = (name for name, module in model.named_modules() if module is stock)
-        layer = adopt_at(model, path, OutputLayer)
+        layer = recast_at(model, path, OutputLayer)
         layer.weight_norm = nn.ModuleList(found or [NoTransform(stock.out_features, stock.in_features, "output")])
         layer.logits_norm = nn.Identity() if build_norm is None else build_norm(stock.out_features)
         self.changes_output = True
@@ -110,7 +110,7 @@ def resized_output_layer(old: OutputLayer, new: nn.Linear, build_norm: Any) -> O
     Tokens that are new have the start values of the logits' norm.
     """
     held = old.logits_norm
-    layer = new if isinstance(new, OutputLayer) else adopt(OutputLayer, new)
+    layer = new if isinstance(new, OutputLayer) else recast(OutputLayer, new)
     layer.weight_norm, layer.logits_norm = old.weight_norm, held
     if build_norm is None:
         return layer

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from ..base.depth import parse_depth_value
-from ..base.registry import Choice
-from .branch_norms import InnerNorms, as_tuple
+from ..base.registry import ComponentSpec
+from .branch_norms import WithBranchNorms, as_tuple
 
 
 # the start of o and w2 in GPT-2 and what followed it
@@ -16,19 +16,19 @@ ONE_OVER_ROOT_2L = parse_depth_value({"kind": "power", "of": "layers", "times": 
 
 
 @dataclass(frozen=True)
-class Sublayer:
+class SublayerLayout:
     """Where one sublayer's parts are; paths are dotted, from the layer.
 
     Args:
         norms (`dict[str, str]`): the stock layer's own norms, by the slot that each one fills.
         dropout (`str`, *optional*): the dropout on the branch's output.
-        parts (`dict[str, type]`): stock modules that run with norms inside, and the class that adopts each.
+        parts (`dict[str, type]`): stock modules that run with norms inside, and the class that recasts each.
         linears (`dict[str, str]`): the other Linear layers, by their role: q, k, v, o, w1 or w2.
     """
 
     norms: dict[str, str]
     dropout: str | None = None
-    parts: dict[str, type[InnerNorms]] = field(default_factory=dict)
+    parts: dict[str, type[WithBranchNorms]] = field(default_factory=dict)
     linears: dict[str, str] = field(default_factory=dict)
 
     def roles(self) -> dict[str, tuple[str, ...]]:
@@ -40,15 +40,15 @@ class Sublayer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class FamilyLayout:
     """Where a family's parts are; paths are dotted, from the base model unless said.
 
     Args:
-        layer (`type`): the class that adopts a layer.
+        layer (`type`): the class that recasts a layer.
         layers (`Callable`): from the config to the path of every layer, in the order in which they run; a path stands
             there several times where layers are shared.
         encoder (`str`): the module that runs the layers; empty where the base model does.
-        encoder_class (`type`, *optional*): the class that adopts it, if the family's loop needs anything. One with
+        encoder_class (`type`, *optional*): the class that recasts it, if the family's loop needs anything. One with
             `holds_connections` has the blocks of all depths as `connections`, where layers may be shared.
         embeddings (`tuple[str, ...]`): where the tables of the embeddings are; empty where it has none.
         position_table (`str`, *optional*): the one of them that is added for a token's position.
@@ -58,7 +58,7 @@ class Anatomy:
         other_norms (`tuple[str, ...]`): stock norms on the stream that are in no slot; they stay where they are and
             follow the spec's kind of norm.
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
-        other_parts (`dict[str, type]`): further stock modules, and the class that adopts each.
+        other_parts (`dict[str, type]`): further stock modules, and the class that recasts each.
         output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
     """
 
@@ -74,7 +74,7 @@ class Anatomy:
     other_norms: tuple[str, ...] = ()
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
-    output_scale: float | Choice = 1.0
+    output_scale: float | ComponentSpec = 1.0
 
 
 def numbered(path: str) -> Callable[[Any], list[str]]:

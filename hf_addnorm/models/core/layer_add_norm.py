@@ -9,32 +9,35 @@ from torch import nn
 from transformers.pytorch_utils import apply_chunking_to_forward
 
 from ..spec.spec import LayerSpec
-from ..streams.streams import Hidden
-from .branch_norms import Inner, same
+from ..streams.streams import LayerState
+from .branch_norms import BranchNorms, same
 
 
 # A sublayer without its add & norm: from the branch's input and the norms inside it to the branch's output.
-Branch = Callable[[torch.Tensor, Inner], torch.Tensor]
+Branch = Callable[[torch.Tensor, BranchNorms], torch.Tensor]
 
 # norms of the slots within the branch
 _INNER = ("q", "k", "v", "qk", "up", "mid")
 
 # what a residual is called in a checkpoint
-_RESIDUAL_HOMES = ("residual_norm", "residual_gate")
+_RESIDUAL_NAMES = ("residual_norm", "residual_gate")
 
 
-def hold_residual(block: nn.Module, residual: Any) -> None:
-    """Make `residual`, if there is one, a part of `block`, under its home's name."""
+def add_residual(block: nn.Module, residual: Any) -> None:
+    """Make `residual`, if there is one, a part of `block`, under its name in a checkpoint."""
     if residual is not None:
-        block.add_module(residual.home, residual)
+        block.add_module(residual.checkpoint_name, residual)
 
 
-def held_residual(block: nn.Module) -> Any:
+def residual_of_block(block: nn.Module) -> Any:
     """The residual that is a part of `block`, or None."""
-    return next((block._modules[home] for home in _RESIDUAL_HOMES if home in block._modules), None)
+    return next(
+        (block._modules[checkpoint_name] for checkpoint_name in _RESIDUAL_NAMES if checkpoint_name in block._modules),
+        None,
+    )
 
 
-class AddNorm(nn.Module):
+class SublayerAddNorm(nn.Module):
     """What one sublayer's add & norm is made of: the way from the stream through the sublayer and back.
 
         x -+-> pre -> * pre_scale -> q, k, v -> core -> mid -> o -> drop, out -> drop path -+-> residual -> post -> y
@@ -75,7 +78,7 @@ class AddNorm(nn.Module):
         for slot, norm in norms.items():
             self.add_module(f"{slot}_norm", norm)
         # without one it is the layer's own
-        hold_residual(self, residual)
+        add_residual(self, residual)
 
     def norm(self, slot: str, x: torch.Tensor, stock_norms: Mapping[str, nn.Module]) -> torch.Tensor:
         """`x` after the norm of `slot`; the same `x` where the slot is empty."""
@@ -91,11 +94,11 @@ class AddNorm(nn.Module):
         return ", ".join(f"{name}={value:.6g}" for name, (value, idle) in parts.items() if value != idle)
 
 
-class Site:
+class SublayerCall:
     """One sublayer during one forward: its block, its branch and the parts of the stock layer that they use.
 
     Args:
-        block (`AddNorm`): the block.
+        block (`SublayerAddNorm`): the block.
         stream: the kind of state that runs through the layers.
         residual: the block's residual, or the layer's.
         branch (`Branch`): the sublayer.
@@ -106,7 +109,7 @@ class Site:
 
     def __init__(
         self,
-        block: AddNorm,
+        block: SublayerAddNorm,
         stream: Any,
         residual: Any,
         branch: Branch,
@@ -136,7 +139,7 @@ class Site:
     def leave(self, u: torch.Tensor) -> torch.Tensor:
         """From the branch's input to what is written."""
         self.branch_input = u
-        f = self.branch(u, Inner({slot: partial(self.norm, slot) for slot in self.block.inner_slots}))
+        f = self.branch(u, BranchNorms({slot: partial(self.norm, slot) for slot in self.block.inner_slots}))
         for step in self.block.branch_end:
             if step == "out":
                 f = self.norm("out", f)
@@ -165,80 +168,80 @@ class Site:
         return self.write(kept, self.output(x))
 
 
-class Connections(nn.Module):
+class LayerAddNorm(nn.Module):
     """The add & norm blocks of one layer at one depth, how they meet, and what they share.
 
     Args:
-        blocks (`dict[str, AddNorm]`): by sublayer: attention, cross_attention, feed_forward.
+        blocks (`dict[str, SublayerAddNorm]`): by sublayer: attention, cross_attention, feed_forward.
         residual (`torch.nn.Module`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        starts, ends (`dict[str, torch.nn.Module]`, *optional*): what the stream itself has before the first layer and
-            after the last one, its norms say; None in another layer.
+        entry_modules, exit_modules (`dict[str, torch.nn.Module]`, *optional*): the stream's own modules, before the
+            first layer and after the last one; None in another layer.
         layer_part (`torch.nn.Module`, *optional*): what acts on the stream where the layer begins and ends.
     """
 
     def __init__(
         self,
-        blocks: Mapping[str, AddNorm],
+        blocks: Mapping[str, SublayerAddNorm],
         residual: nn.Module | None,
         stream: Any,
         wiring: Any,
         depth: int,
-        starts: Mapping[str, nn.Module] | None,
-        ends: Mapping[str, nn.Module] | None,
+        entry_modules: Mapping[str, nn.Module] | None,
+        exit_modules: Mapping[str, nn.Module] | None,
         layer_part: Any,
     ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
-        hold_residual(self, residual)
-        for name, part in {**(starts or {}), **(ends or {})}.items():
+        add_residual(self, residual)
+        for name, part in {**(entry_modules or {}), **(exit_modules or {})}.items():
             self.add_module(name, part)
-        self.layer_home = None if layer_part is None else layer_part.home
+        self.layer_part_name = None if layer_part is None else layer_part.checkpoint_name
         if layer_part is not None:
-            self.add_module(layer_part.home, layer_part)
-        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, ends is not None
-        self.starts, self.ends = tuple(starts or ()), tuple(ends or ())
+            self.add_module(layer_part.checkpoint_name, layer_part)
+        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, exit_modules is not None
+        self.entry_modules, self.exit_modules = tuple(entry_modules or ()), tuple(exit_modules or ())
 
     @property
     def layer_part(self) -> Any:
         """What acts on the stream where the layer begins and ends, or None."""
-        return None if self.layer_home is None else self._modules[self.layer_home]
+        return None if self.layer_part_name is None else self._modules[self.layer_part_name]
 
     def has(self, name: str) -> bool:
         """Whether the layer has the sublayer `name`."""
         return name in self._modules
 
-    def site(self, name: str, branch: Branch, dropout: Any, stock_norms: Any, chunk: Any) -> Site:
+    def call(self, name: str, branch: Branch, dropout: Any, stock_norms: Any, chunk: Any) -> SublayerCall:
         """The sublayer `name` for one forward; in chunks only where they are independent of each other."""
         block: Any = getattr(self, name)
         if self.stream.is_tuple or block.drop_path > 0:
             chunk = None
-        residual = held_residual(self) or held_residual(block)
-        return Site(block, self.stream, residual, branch, dropout, stock_norms, chunk)
+        residual = residual_of_block(self) or residual_of_block(block)
+        return SublayerCall(block, self.stream, residual, branch, dropout, stock_norms, chunk)
 
-    def forward(self, hidden: Hidden, sites: list[Site], then: Any = None) -> Hidden:
+    def forward(self, hidden: LayerState, calls: list[SublayerCall], then: Any = None) -> LayerState:
         """The hidden states after the layer, from those before it; `then` is added to the stream at its end.
 
-        Without sites the layer is skipped: the state stays as it is.
+        Without calls the layer is skipped: the state stays as it is.
         """
-        state = self.step(self.enter(hidden), sites, then)
+        state = self.step(self.enter(hidden), calls, then)
         if self.last:
-            return self.stream.finish(state, *(getattr(self, name) for name in self.ends))
+            return self.stream.finish(state, *(getattr(self, name) for name in self.exit_modules))
         return self.stream.leave(state)
 
-    def enter(self, hidden: Hidden) -> Any:
+    def enter(self, hidden: LayerState) -> Any:
         """The state, from what the layer is given."""
-        return self.stream.enter(hidden, *(getattr(self, name) for name in self.starts))
+        return self.stream.enter(hidden, *(getattr(self, name) for name in self.entry_modules))
 
-    def step(self, state: Any, sites: list[Site], then: Any = None) -> Any:
+    def step(self, state: Any, calls: list[SublayerCall], then: Any = None) -> Any:
         """The state after the layer, from that before it; `forward` says the rest."""
-        part = self.layer_part if sites else None
+        part = self.layer_part if calls else None
         state = self.stream.begin_layer(state, part)
-        if sites:
-            state = self.wiring(state, sites)
-        if sites and then is not None:
+        if calls:
+            state = self.wiring(state, calls)
+        if calls and then is not None:
             x, kept = self.stream.read(state)
             state = self.stream.write(kept, then(x), None, same)
         return self.stream.end_layer(state, part)

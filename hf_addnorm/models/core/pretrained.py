@@ -1,6 +1,6 @@
-"""How an AddNorm model is made of a stock one: adoption, initialisation.
+"""How an AddNorm model is made of a stock one: recasting, initialisation.
 
-The stock class builds itself; then its parts are adopted, under their own names, by classes that know the spec.
+The stock class builds itself; then its parts are recast, under their own names, by classes that know the spec.
 
 As remote code, a config and its models are loaded from two copies of these files, whose classes are not the same. So
 norms are built by the function that is here, `AddNormConfig.build_norm(config, ...)`, not by the config's own method:
@@ -25,24 +25,24 @@ from transformers.conversion_mapping import (
 from ..base.auxiliary_loss import with_losses
 from ..base.depth import Position, at_depth, positions
 from ..base.registries import INITS, POSITIONS, RESIDUALS, STREAMS, WIRINGS
-from ..base.registry import Choice, one_of, to_json
+from ..base.registry import ComponentSpec, one_of, to_json
 from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import Norm, mixes_tokens
 from ..residuals.residuals import Residual
 from ..spec.refusals import refuse
 from ..spec.spec import AddNormSpec
 from ..streams.positions import put_positions
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from ..weights.initialization import Linear
 from ..weights.weight_transforms import Transformed, linear_size, transformed_class, transforms
 from .addnorm_config import AddNormConfig
-from .branch_norms import Seen
+from .branch_norms import ModuleView
 from .embeddings_and_output import HasOutputLayer, transform_tables
-from .family_layout import Anatomy, Sublayer
+from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
-from .layer_add_norm import AddNorm, Branch, Connections
-from .recasting import adopt, adopt_at, get_part, has_part
-from .single_commit_push import PushedWhole
+from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
+from .recasting import get_part, has_part, recast, recast_at
+from .single_commit_push import SingleCommitPush
 
 
 try:
@@ -54,7 +54,7 @@ except ImportError:  # never with a Transformers that loads safetensors
 
 
 @contextmanager
-def damage_named(checkpoint: Any) -> Iterator[None]:
+def reraise_damaged_weights(checkpoint: Any) -> Iterator[None]:
     """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
     try:
         yield
@@ -64,12 +64,12 @@ def damage_named(checkpoint: Any) -> Iterator[None]:
         ) from error
 
 
-def _tell_its_tokens(layer: nn.Module, args: Any, kwargs: Any) -> Any:
+def _pass_token_mask(layer: nn.Module, args: Any, kwargs: Any) -> Any:
     # before a checkpoint begins, so that its recomputation is told the same
     return args, kwargs | {"tokens": current()}
 
 
-def _told_its_tokens(forward: Any) -> Any:
+def _takes_token_mask(forward: Any) -> Any:
     @wraps(forward)
     def with_tokens(self: Any, *args: Any, tokens: TokenMask | None = None, **kwargs: Any) -> Any:
         if tokens is None:
@@ -87,35 +87,35 @@ class AddNormLayer(nn.Module):
     The class that mixes it in sets `sublayers` and says what the branches are.
     """
 
-    sublayers: ClassVar[dict[str, Sublayer]]
+    sublayers: ClassVar[dict[str, SublayerLayout]]
     connections: Any
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
     # whether it is told what its model knows during a forward
-    is_told = False
+    has_token_hook = False
 
     def __init_subclass__(cls, **kwargs: Any):
         if "forward" in vars(cls):
-            cls.forward = _told_its_tokens(cls.forward)
+            cls.forward = _takes_token_mask(cls.forward)
         super().__init_subclass__(**kwargs)
 
-    def adopt_parts(self, spec: AddNormSpec, config: Any) -> None:
-        """Let the parts that run with norms inside, or with transformed weights, be adopted; once per layer."""
+    def recast_parts(self, spec: AddNormSpec, config: Any) -> None:
+        """Let the parts that run with norms inside, or with transformed weights, be recast; once per layer."""
         # what the stock layer's paths hold by now: a norm that several depths may share, or nothing
-        self.stock_choices: dict[str, Choice | None] = {}
+        self.stock_choices: dict[str, ComponentSpec | None] = {}
         # by path: a Linear may be replaced later, by an adapter or a quantiser
         self.add_norm_linears: dict[str, tuple[tuple[str, ...], Position]] = {}
         self.transformed: list[str] = []
         for name in config.add_norm_sublayers():
             for path, cls in self.sublayers[name].parts.items():
-                adopt_at(self, path, cls)
+                recast_at(self, path, cls)
             for path, roles in self.sublayers[name].roles().items():
                 stock = self.get_submodule(path)
                 if (found := transforms(spec.weights, roles, *linear_size(stock))) is not None:
                     self.transformed.append(path)
-                    adopt_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
+                    recast_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
 
-    def install_add_norm(self, spec: AddNormSpec, config: Any, depth: int, layers: int) -> Connections:
+    def install_add_norm(self, spec: AddNormSpec, config: Any, depth: int, layers: int) -> LayerAddNorm:
         """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""
         layer_spec = spec.layer(depth, layers)
         stream, wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
@@ -141,7 +141,7 @@ class AddNormLayer(nn.Module):
                 residual = stream.build_residual(choice, config.hidden_size, position, new_norm)
                 if choice.options.get("share") == "layer":
                     shared, residual = shared or residual, None
-            blocks[name] = AddNorm(
+            blocks[name] = SublayerAddNorm(
                 layer_spec,
                 set(choices),
                 norms,
@@ -151,18 +151,18 @@ class AddNormLayer(nn.Module):
                 config.add_norm_head_size() if layer_spec.qkv_width == "head" else None,
             )
         self.mixes_tokens = self.mixes_tokens or bool(spec.token_norms(layers))
-        if spec.asks_model(layers) and not self.is_told:
-            self.is_told = True
-            self.register_forward_pre_hook(_tell_its_tokens, with_kwargs=True)
+        if spec.asks_model(layers) and not self.has_token_hook:
+            self.has_token_hook = True
+            self.register_forward_pre_hook(_pass_token_mask, with_kwargs=True)
         new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
-        starts = stream.build_starts(config.hidden_size) if depth == 0 else None
-        ends = stream.build_ends(config.hidden_size, new_norm) if depth == layers - 1 else None
+        entry_modules = stream.build_entry_modules(config.hidden_size) if depth == 0 else None
+        exit_modules = stream.build_exit_modules(config.hidden_size, new_norm) if depth == layers - 1 else None
         first = next(position for position, _ in positions(layers, names, wiring) if position.layer == depth)
         part = stream.build_layer_part(config.hidden_size, first)
-        return Connections(blocks, shared, stream, wiring, depth, starts, ends, part)
+        return LayerAddNorm(blocks, shared, stream, wiring, depth, entry_modules, exit_modules, part)
 
     def _place_norms(
-        self, parts: Sublayer, choices: dict[str, Choice], name: str, qkv_width: str, config: Any
+        self, parts: SublayerLayout, choices: dict[str, ComponentSpec], name: str, qkv_width: str, config: Any
     ) -> dict[str, nn.Module]:
         """Put norms at the stock layer's paths; those that have no place there are returned, by slot."""
         norms = {
@@ -184,9 +184,9 @@ class AddNormLayer(nn.Module):
 
     def run(
         self,
-        hidden_states: Hidden,
+        hidden_states: LayerState,
         branches: Mapping[str, Branch],
-        connections: Connections | None = None,
+        connections: LayerAddNorm | None = None,
         chunk: tuple[int, int] | None = None,
         then: Any = None,
         skipped: Collection[int] = (),
@@ -196,7 +196,7 @@ class AddNormLayer(nn.Module):
         Args:
             hidden_states: those before it.
             branches (`dict[str, Branch]`): the sublayers that run, in order.
-            connections (`Connections`, *optional*): the blocks, where they are not the layer's own.
+            connections (`LayerAddNorm`, *optional*): the blocks, where they are not the layer's own.
             chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the feed-forward runs in.
             then (`torch.nn.Module`, *optional*): something that the stock layer adds to the stream at its end.
             skipped (`Collection[int]`): the depths at which a layer is left out of this forward.
@@ -211,14 +211,14 @@ class AddNormLayer(nn.Module):
         blocks: Any = self.connections if connections is None else connections
         if blocks.depth in skipped:
             return blocks(hidden_states, [])
-        sites = []
+        calls = []
         for name, branch in branches.items():
             parts = self.sublayers[name]
             stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
-            sites.append(blocks.site(name, branch, dropout, stock_norms, in_chunks))
-        return blocks(hidden_states, sites, then)
+            calls.append(blocks.call(name, branch, dropout, stock_norms, in_chunks))
+        return blocks(hidden_states, calls, then)
 
     def require_cross_attention(self) -> None:
         """Refuse an encoder's hidden states where there is nothing to read them."""
@@ -256,8 +256,8 @@ class AddNormEncoder(nn.Module):
         # a layer that is skipped still has to begin or end the state, and all processes must skip the same ones
         if self.training:
             kwargs["skipped"] = draw_skipped(self.layer_drop, len(self.layers), args[0].device)
-        config = Seen(self.config, {"layerdrop": 0.0})
-        return self.stock_forward(Seen(self, {"config": config}), *args, **kwargs)
+        config = ModuleView(self.config, {"layerdrop": 0.0})
+        return self.stock_forward(ModuleView(self, {"config": config}), *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         as_tuple = kwargs.get("return_dict") is False
@@ -319,12 +319,12 @@ def _patch_grid(config: Any, image: Any) -> tuple[int, int] | None:
     return image.shape[-2] // sizes[0], image.shape[-1] // sizes[1]
 
 
-def entered(forward: Any) -> Any:
+def with_token_mask(forward: Any) -> Any:
     """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
     mask, image = _reader(forward, "attention_mask"), _reader(forward, "pixel_values")
 
     @wraps(forward)
-    def entered(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def with_token_mask(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.changes_output:
             self.require_output_layer()
         run: Any = partial(with_losses, forward) if self.adds_loss else forward
@@ -334,19 +334,42 @@ def entered(forward: Any) -> Any:
         return running_with(tokens, run, self, *args, **kwargs)
 
     # Accelerate, where it takes its autocast away again, goes down to what no decorator is on, and would take this too
-    vars(entered)["__signature__"] = inspect.signature(forward)
-    del vars(entered)["__wrapped__"]
-    return entered
+    vars(with_token_mask)["__signature__"] = inspect.signature(forward)
+    del vars(with_token_mask)["__wrapped__"]
+    return with_token_mask
 
 
-class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedModel):
-    """Mixin for a family's models: adopts the stock parts before `post_init`, starts and saves what is ours.
+def register_key_layout(cls: type[PreTrainedModel]) -> None:
+    """Let Transformers know in which layout of keys the checkpoints of a model class are on disk.
+
+    Some families have an older layout there, and Transformers looks it up by the name of a class, then by model type.
+    A user's class may have the name of another family's: so this is said again before each load and save.
+    """
+    layouts = (
+        get_checkpoint_conversion_mapping(stock.__name__) for stock in cls.__mro__[1:] if is_of_transformers(stock)
+    )
+    layout = next((layout for layout in layouts if layout is not None), None)
+    if layout is not None or get_checkpoint_conversion_mapping(cls.__name__) is not None:
+        register_checkpoint_conversion_mapping(cls.__name__, layout or [], overwrite=True)
+    config_class: Any = cls.config_class
+    by_type = get_checkpoint_conversion_mapping(getattr(config_class, "stock_model_type", None))
+    if by_type is not None:
+        register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
+
+
+def is_of_transformers(cls: type) -> bool:
+    """Whether a class is one of Transformers' own."""
+    return cls.__module__.partition(".")[0] == "transformers"
+
+
+class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
+    """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
     for an AddNorm one, and its head's norms where the spec says so.
     """
 
-    anatomy: ClassVar[Anatomy]
+    layout: ClassVar[FamilyLayout]
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
@@ -357,19 +380,20 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedMo
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if cls.forward is not nn.Module.forward:
-            cls.forward = entered(cls.forward)
-        # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
-        for stock in cls.__mro__[1:]:
-            layout = get_checkpoint_conversion_mapping(stock.__name__)
-            if layout is not None:
-                register_checkpoint_conversion_mapping(cls.__name__, layout, overwrite=True)
-                break
+            cls.forward = with_token_mask(cls.forward)
+        register_key_layout(cls)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
-        with damage_named(pretrained_model_name_or_path):
+        register_key_layout(cls)
+        with reraise_damaged_weights(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, in the layout of keys that the stock family has on disk."""
+        register_key_layout(type(self))
+        super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
@@ -377,9 +401,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedMo
         raise NotImplementedError
 
     @classmethod
-    def anatomy_of(cls, config: Any) -> Anatomy:
-        """The anatomy of a model of this config; one for all unless a family says otherwise."""
-        return cls.anatomy
+    def layout_of(cls, config: Any) -> FamilyLayout:
+        """The layout of a model of this config; one for all unless a family says otherwise."""
+        return cls.layout
 
     def post_init(self) -> None:
         """Install the spec's blocks, then what `PreTrainedModel` does last."""
@@ -391,24 +415,36 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedMo
         spec = AddNormSpec.parse(self.config.add_norm)
         self.mixes_tokens = bool(spec.token_norms(self.config.add_norm_depth()))
         self.asks_model = spec.asks_model(self.config.add_norm_depth())
-        base_class = self.add_norm_base()
-        if isinstance(self, base_class):
-            self._install_in_base(spec)
-        else:
-            stock = getattr(self, self.base_model_prefix)
-            base = adopt(base_class, stock, self.config)
-            base.post_init()
-            setattr(self, self.base_model_prefix, base)
-            if spec.head != "stock":
-                self._place_at(self.anatomy_of(self.config).head_norms, spec, spec.head, "head")
-            self.install_output_layer()
+        # a user's subclass may call this again, on a model that has its blocks and its weights
+        if not self._has_blocks():
+            self._install(spec)
         self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         present = {type(module).__name__ for module in self.modules()}
-        layer = self.anatomy_of(self.config).layer.__name__
+        layer = self.layout_of(self.config).layer.__name__
         self._no_split_modules = {layer, *(self._no_split_modules or ())} & present
         in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *in_float32}
         super().post_init()
+
+    def _has_blocks(self) -> bool:
+        """Whether the spec's blocks are installed."""
+        base_class = self.add_norm_base()
+        if not isinstance(self, base_class):
+            return isinstance(getattr(self, self.base_model_prefix), base_class)
+        layout = self.layout_of(self.config)
+        return all(isinstance(self.get_submodule(path), layout.layer) for path in set(layout.layers(self.config)))
+
+    def _install(self, spec: AddNormSpec) -> None:
+        base_class = self.add_norm_base()
+        if isinstance(self, base_class):
+            self._install_in_base(spec)
+            return
+        base = recast(base_class, getattr(self, self.base_model_prefix), self.config)
+        base.post_init()
+        setattr(self, self.base_model_prefix, base)
+        if spec.head != "stock":
+            self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
+        self.install_output_layer()
 
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
         norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
@@ -421,42 +457,42 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedMo
 
     def _install_in_base(self, spec: AddNormSpec) -> None:
         refuse(spec, self.config)
-        anatomy = self.anatomy_of(self.config)
+        layout = self.layout_of(self.config)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
-        self._install_embed(anatomy, spec)
-        transform_tables(self, anatomy.embeddings, spec.weights)
-        self._place_at(anatomy.other_norms, spec, True, "embed")
-        for path, cls in anatomy.other_parts.items():
+        self._install_embed(layout, spec)
+        transform_tables(self, layout.embeddings, spec.weights)
+        self._place_at(layout.other_norms, spec, True, "embed")
+        for path, cls in layout.other_parts.items():
             if has_part(self, path):
-                adopt_at(self, path, cls).stream = STREAMS.build(spec.stream)
-        encoder: Any = adopt_at(self, anatomy.encoder, anatomy.encoder_class) if anatomy.encoder_class else self
-        if anatomy.final_norm is not None:
-            self._place_at((anatomy.final_norm,), spec, spec.final, "final")
-        if anatomy.encoder_class is not None:
-            here = anatomy.final_norm is None
+                recast_at(self, path, cls).stream = STREAMS.build(spec.stream)
+        encoder: Any = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
+        if layout.final_norm is not None:
+            self._place_at((layout.final_norm,), spec, spec.final, "final")
+        if layout.encoder_class is not None:
+            here = layout.final_norm is None
             encoder.final_norm = self._place_norm(spec, spec.final, "final") if here else nn.Identity()
             if self.mixes_tokens or STREAMS.build(spec.stream).is_tuple:
                 encoder.layer_drop = getattr(self.config, "layerdrop", 0.0)
-        self._install_in_layers(anatomy, spec, encoder)
+        self._install_in_layers(layout, spec, encoder)
 
-    def _install_embed(self, anatomy: Anatomy, spec: AddNormSpec) -> None:
-        table = anatomy.position_table
+    def _install_embed(self, layout: FamilyLayout, spec: AddNormSpec) -> None:
+        table = layout.position_table
         if table is not None and spec.positions.kind not in ("stock", "learned"):
             width: Any = self.get_submodule(table).embedding_dim
             put_positions(self, table, POSITIONS.build(spec.positions, width))
-        if anatomy.embed_norm is not None:
-            self._place_at((anatomy.embed_norm,), spec, spec.embed, "embed")
-        elif anatomy.embed_dropout is not None and spec.embed not in ("auto", False):
-            adopt_at(self, anatomy.embed_dropout, EmbedDropout).embed_norm = self._place_norm(
+        if layout.embed_norm is not None:
+            self._place_at((layout.embed_norm,), spec, spec.embed, "embed")
+        elif layout.embed_dropout is not None and spec.embed not in ("auto", False):
+            recast_at(self, layout.embed_dropout, EmbedDropout).embed_norm = self._place_norm(
                 spec, spec.embed, "embed"
             )
 
-    def _install_in_layers(self, anatomy: Anatomy, spec: AddNormSpec, encoder: Any) -> None:
-        paths = anatomy.layers(self.config)
+    def _install_in_layers(self, layout: FamilyLayout, spec: AddNormSpec, encoder: Any) -> None:
+        paths = layout.layers(self.config)
         layers: dict[str, Any] = {}
         for path in dict.fromkeys(paths):
-            layers[path] = adopt_at(self, path, anatomy.layer)
-            layers[path].adopt_parts(spec, self.config)
+            layers[path] = recast_at(self, path, layout.layer)
+            layers[path].recast_parts(spec, self.config)
             # the stock class has started its weights by the stock rules alone
             layers[path]._is_hf_initialized = False
         blocks = [
@@ -529,9 +565,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedMo
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # as custom code, a module without parameters of its own would be passed over: rules that start its children's
-        # weights, ours and stock ones, would be lost. Every initialiser that runs here spares loaded weights.
-        super()._initialize_weights(module)
+        # Custom code may write weights in place, so Transformers passes over a module all of whose own weights were
+        # loaded. A module without any is not passed over here: our rules for it start weights of its children.
+        owns_weights = next(module.parameters(recurse=False), next(module.buffers(recurse=False), None)) is not None
+        super()._initialize_weights(module, is_custom_code and owns_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -548,14 +585,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, PushedWhole, PreTrainedMo
             if isinstance(module, AddNormLayer):
                 for path, (roles, position) in module.add_norm_linears.items():
                     if not set(roles).isdisjoint(rule.roles):
-                        scale = at_depth(self.anatomy_of(self.config).output_scale, position)
+                        scale = at_depth(self.layout_of(self.config).output_scale, position)
                         rule.start_linear(Linear(module.get_submodule(path), roles, position, scale))
         # of the weights as the rules have left them
         for path in module.transformed if isinstance(module, AddNormLayer) else ():
             get_part(module, path).start_transforms()
 
     def _embedding_tables(self) -> list[nn.Module]:
-        parts = (self.get_submodule(path).modules() for path in self.anatomy_of(self.config).embeddings)
+        parts = (self.get_submodule(path).modules() for path in self.layout_of(self.config).embeddings)
         return [part for modules in parts for part in modules if isinstance(part, nn.Embedding)]
 
     def _first_position(self) -> Position:

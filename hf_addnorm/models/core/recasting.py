@@ -1,4 +1,4 @@
-"""Adoption: a stock module's parts, under their own names, in a class that knows more."""
+"""Recasting: a stock module's parts, under their own names, in a class that knows more."""
 
 import copy
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ def has_part(module: nn.Module, path: str) -> bool:
     return any(name == path for name, _ in module.named_modules())
 
 
-def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
+def recast(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
     """A `cls` made of the parts of `stock`: the same submodules and attributes, no weight drawn again.
 
     Args:
@@ -40,8 +40,8 @@ def adopt(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
     return module
 
 
-def adopt_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
+def recast_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
     """Replace the submodule at a dotted path by a `cls` made of its parts."""
-    adopted = adopt(cls, module.get_submodule(path))
-    module.set_submodule(path, adopted, strict=True)
-    return adopted
+    made = recast(cls, module.get_submodule(path))
+    module.set_submodule(path, made, strict=True)
+    return made

@@ -32,7 +32,7 @@ def pushes() -> bool:
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
 
 
-class PushedWhole(PushToHubMixin):
+class SingleCommitPush(PushToHubMixin):
     """Mixin for models: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, make one commit that is the model.
 
     Of several processes that push, the first one, which has written the files, makes it; the others get None at once.

@@ -19,15 +19,15 @@ from transformers.models.albert.modeling_albert import (
     AlbertTransformer,
 )
 
-from ..core.branch_norms import Inner, InnerNorms, same
-from ..core.family_layout import Anatomy, Sublayer
+from ..core.branch_norms import BranchNorms, WithBranchNorms, same
+from ..core.family_layout import FamilyLayout, SublayerLayout
 from ..core.layer_add_norm import in_chunks
 from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_albert import AddNormAlbertConfig
 
 
-class AddNormAlbertAttention(InnerNorms, AlbertAttention):
+class AddNormAlbertAttention(WithBranchNorms, AlbertAttention):
     """`AlbertAttention` with norms behind q, k, v and before the output projection.
 
     The stock forward adds its input and normalises; as a branch it gives the projection's output alone.
@@ -35,48 +35,52 @@ class AddNormAlbertAttention(InnerNorms, AlbertAttention):
 
     linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v", "dense": "o"}
 
-    def replaced(self, inner: Inner) -> dict[str, Callable]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
         outputs: list[torch.Tensor] = []
 
         def project(core: torch.Tensor) -> torch.Tensor:
-            outputs.append(inner.project(self.dense, ("o",), core))
+            outputs.append(branch_norms.project(self.dense, ("o",), core))
             return outputs[0]
 
         # what the stock LayerNorm would be given, the sum with the input, is not used
         parts: dict[str, Callable] = {"dense": project, "output_dropout": same, "LayerNorm": lambda _: outputs[0]}
-        return {**super().replaced(inner), **parts}
+        return {**super().replaced(branch_norms), **parts}
 
 
 class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
     """An ALBERT layer whose sublayers run through the add & norm blocks of the depth that it is run at.
 
-    x -> attention -> feed-forward -> x      each inside its AddNorm block
+    x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
     sublayers: ClassVar = {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={"post": "attention.LayerNorm"},
             dropout="attention.output_dropout",
             parts={"attention": AddNormAlbertAttention},
         ),
-        "feed_forward": Sublayer(norms={"post": "full_layer_layer_norm"}, linears={"w1": "ffn", "w2": "ffn_output"}),
+        "feed_forward": SublayerLayout(
+            norms={"post": "full_layer_layer_norm"}, linears={"w1": "ffn", "w2": "ffn_output"}
+        ),
     }
 
     def forward(
         self,
-        hidden_states: Hidden,
+        hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         connections: Any = None,
         **kwargs: Any,
-    ) -> Hidden:
+    ) -> LayerState:
         chunk = (self.chunk_size_feed_forward, self.seq_len_dim)
 
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.attention(u, attention_mask, inner=inner, **kwargs)[0]
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.attention(u, attention_mask, branch_norms=branch_norms, **kwargs)[0]
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             def in_one_piece(part: torch.Tensor) -> torch.Tensor:
-                return self.ffn_output(inner.norm("mid", self.activation(inner.norm("up", self.ffn(part)))))
+                return self.ffn_output(
+                    branch_norms.norm("mid", self.activation(branch_norms.norm("up", self.ffn(part))))
+                )
 
             return in_chunks(in_one_piece, None if self.mixes_tokens else chunk, u)
 
@@ -116,12 +120,12 @@ def _layers(config: Any) -> list[str]:
 
 
 class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, AlbertPreTrainedModel):
-    """Base of the ALBERT models: adoption, initialisation, and everything that stock ALBERT has."""
+    """Base of the ALBERT models: recasting, initialisation, and everything that stock ALBERT has."""
 
     config: AddNormAlbertConfig
     config_class = AddNormAlbertConfig
     base_model_prefix = "albert"
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormAlbertLayer,
         layers=_layers,
         encoder="encoder",

@@ -21,26 +21,26 @@ from transformers.models.bert.modeling_bert import (
     BertSelfAttention,
 )
 
-from ..core.branch_norms import Inner, InnerNorms
-from ..core.family_layout import Anatomy, Sublayer, numbered
+from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_bert import AddNormBertConfig
 
 
-class AddNormBertSelfAttention(InnerNorms, BertSelfAttention):
+class AddNormBertSelfAttention(WithBranchNorms, BertSelfAttention):
     """`BertSelfAttention` with norms behind q, k and v."""
 
     linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v"}
 
 
-class AddNormBertCrossAttention(InnerNorms, BertCrossAttention):
+class AddNormBertCrossAttention(WithBranchNorms, BertCrossAttention):
     """`BertCrossAttention` with norms behind q, k and v."""
 
     linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v"}
 
 
-class AddNormBertIntermediate(InnerNorms, BertIntermediate):
+class AddNormBertIntermediate(WithBranchNorms, BertIntermediate):
     """`BertIntermediate` with a norm before the activation."""
 
     linear_roles: ClassVar = {"dense": "w1"}
@@ -49,23 +49,23 @@ class AddNormBertIntermediate(InnerNorms, BertIntermediate):
 class AddNormBertLayer(AddNormLayer, BertLayer):
     """A BERT layer whose sublayers run through add & norm blocks.
 
-    x -> attention -> (cross-attention) -> feed-forward -> x      each inside its AddNorm block
+    x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
     """
 
     sublayers: ClassVar = {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={"post": "attention.output.LayerNorm"},
             dropout="attention.output.dropout",
             parts={"attention.self": AddNormBertSelfAttention},
             linears={"o": "attention.output.dense"},
         ),
-        "cross_attention": Sublayer(
+        "cross_attention": SublayerLayout(
             norms={"post": "crossattention.output.LayerNorm"},
             dropout="crossattention.output.dropout",
             parts={"crossattention.self": AddNormBertCrossAttention},
             linears={"o": "crossattention.output.dense"},
         ),
-        "feed_forward": Sublayer(
+        "feed_forward": SublayerLayout(
             norms={"post": "output.LayerNorm"},
             dropout="output.dropout",
             parts={"intermediate": AddNormBertIntermediate},
@@ -75,25 +75,27 @@ class AddNormBertLayer(AddNormLayer, BertLayer):
 
     def forward(
         self,
-        hidden_states: Hidden,
+        hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
         **kwargs: Any,
-    ) -> Hidden:
-        kwargs |= {"encoder_hidden_states": encoder_hidden_states, "past_key_values": past_key_values}
+    ) -> LayerState:
+        # the cache is in kwargs, under the name that this Transformers gives it (`cache` from 5.24 on)
+        kwargs["encoder_hidden_states"] = encoder_hidden_states
 
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            core, _ = self.attention.self(u, attention_mask=attention_mask, inner=inner, **kwargs)
-            return self.attention.output.dense(inner.norm("mid", core))
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            core, _ = self.attention.self(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)
+            return self.attention.output.dense(branch_norms.norm("mid", core))
 
-        def attend_across(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            core, _ = self.crossattention.self(u, attention_mask=encoder_attention_mask, inner=inner, **kwargs)
-            return self.crossattention.output.dense(inner.norm("mid", core))
+        def attend_across(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            core, _ = self.crossattention.self(
+                u, attention_mask=encoder_attention_mask, branch_norms=branch_norms, **kwargs
+            )
+            return self.crossattention.output.dense(branch_norms.norm("mid", core))
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.output.dense(inner.norm("mid", self.intermediate(u, inner=inner)))
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.output.dense(branch_norms.norm("mid", self.intermediate(u, branch_norms=branch_norms)))
 
         branches = {"attention": attend, "feed_forward": feed_forward}
         if self.is_decoder and encoder_hidden_states is not None:
@@ -107,11 +109,11 @@ class AddNormBertEncoder(AddNormEncoder, BertEncoder):
 
 
 class AddNormBertPreTrainedModel(AddNormPreTrainedModel, BertPreTrainedModel):
-    """Base of the BERT models: adoption, initialisation, and everything that stock BERT has."""
+    """Base of the BERT models: recasting, initialisation, and everything that stock BERT has."""
 
     config: AddNormBertConfig
     config_class = AddNormBertConfig
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormBertLayer,
         layers=numbered("encoder.layer"),
         encoder="encoder",

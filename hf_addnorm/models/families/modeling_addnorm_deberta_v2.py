@@ -18,20 +18,20 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     DisentangledSelfAttention,
 )
 
-from ..core.branch_norms import Inner, InnerNorms, Seen, same
-from ..core.family_layout import Anatomy, Sublayer, numbered
+from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
+from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
 
 
-class AddNormDebertaV2SelfAttention(InnerNorms, DisentangledSelfAttention):
+class AddNormDebertaV2SelfAttention(WithBranchNorms, DisentangledSelfAttention):
     """`DisentangledSelfAttention` with norms behind the content's q, k and v; positions are projected without them."""
 
     linear_roles: ClassVar = {"query_proj": "q", "key_proj": "k", "value_proj": "v"}
 
 
-class AddNormDebertaV2Intermediate(InnerNorms, DebertaV2Intermediate):
+class AddNormDebertaV2Intermediate(WithBranchNorms, DebertaV2Intermediate):
     """`DebertaV2Intermediate` with a norm before the activation."""
 
     linear_roles: ClassVar = {"dense": "w1"}
@@ -42,11 +42,13 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
 
     stream: Any
 
-    def forward(self, hidden_states: torch.Tensor, residual_states: Hidden, input_mask: torch.Tensor) -> Hidden:
+    def forward(
+        self, hidden_states: torch.Tensor, residual_states: LayerState, input_mask: torch.Tensor
+    ) -> LayerState:
         # one tensor after a single layer too
         if not isinstance(residual_states, tuple):
             return super().forward(hidden_states, residual_states, input_mask)
-        alone: Any = Seen(self, {"LayerNorm": same})
+        alone: Any = ModuleView(self, {"LayerNorm": same})
         f = ConvLayer.forward(alone, hidden_states, torch.zeros_like(hidden_states), input_mask)
 
         def post(y: torch.Tensor) -> torch.Tensor:
@@ -59,17 +61,17 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
 class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
     """A DeBERTa-v2 layer whose sublayers run through add & norm blocks.
 
-    x -> attention -> feed-forward -> x      each inside its AddNorm block
+    x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
     sublayers: ClassVar = {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={"post": "attention.output.LayerNorm"},
             dropout="attention.output.dropout",
             parts={"attention.self": AddNormDebertaV2SelfAttention},
             linears={"o": "attention.output.dense"},
         ),
-        "feed_forward": Sublayer(
+        "feed_forward": SublayerLayout(
             norms={"post": "output.LayerNorm"},
             dropout="output.dropout",
             parts={"intermediate": AddNormDebertaV2Intermediate},
@@ -80,16 +82,16 @@ class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
     # mlinter: output_attentions is an argument here, because the stock loop passes it
     def forward(  # trf-ignore: TRF045
         self,
-        hidden_states: Hidden,
+        hidden_states: LayerState,
         attention_mask: torch.Tensor,
         query_states: torch.Tensor | None = None,
         relative_pos: torch.Tensor | None = None,
         rel_embeddings: torch.Tensor | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Hidden, torch.Tensor | None]:
+    ) -> tuple[LayerState, torch.Tensor | None]:
         weights: list[torch.Tensor | None] = []
 
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             core, probabilities = self.attention.self(
                 u if query_states is None else hidden_states,
                 attention_mask,
@@ -97,13 +99,13 @@ class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
                 query_states=None if query_states is None else u,
                 relative_pos=relative_pos,
                 rel_embeddings=rel_embeddings,
-                inner=inner,
+                branch_norms=branch_norms,
             )
             weights.append(probabilities)
-            return self.attention.output.dense(inner.norm("mid", core))
+            return self.attention.output.dense(branch_norms.norm("mid", core))
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.output.dense(inner.norm("mid", self.intermediate(u, inner=inner)))
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.output.dense(branch_norms.norm("mid", self.intermediate(u, branch_norms=branch_norms)))
 
         stream = hidden_states if query_states is None else query_states
         hidden_states_after = self.run(stream, {"attention": attend, "feed_forward": feed_forward})
@@ -115,11 +117,11 @@ class AddNormDebertaV2Encoder(AddNormEncoder, DebertaV2Encoder):
 
 
 class AddNormDebertaV2PreTrainedModel(AddNormPreTrainedModel, DebertaV2PreTrainedModel):
-    """Base of the DeBERTa-v2 models: adoption, initialisation, and everything that stock DeBERTa-v2 has."""
+    """Base of the DeBERTa-v2 models: recasting, initialisation, and everything that stock DeBERTa-v2 has."""
 
     config: AddNormDebertaV2Config
     config_class = AddNormDebertaV2Config
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormDebertaV2Layer,
         layers=numbered("encoder.layer"),
         encoder="encoder",

@@ -16,28 +16,28 @@ from transformers.models.gpt2.modeling_gpt2 import (
     GPT2PreTrainedModel,
 )
 
-from ..core.branch_norms import Inner, InnerNorms
-from ..core.family_layout import ONE_OVER_ROOT_2L, Anatomy, Sublayer, numbered
+from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_gpt2 import AddNormGPT2Config
 
 
-class AddNormGPT2Attention(InnerNorms, GPT2Attention):
+class AddNormGPT2Attention(WithBranchNorms, GPT2Attention):
     """`GPT2Attention` with norms behind q, k, v and before the output projection."""
 
     linear_roles: ClassVar = {"c_attn": ("q", "k", "v"), "c_proj": "o"}
     left_to_block: ClassVar = ("resid_dropout",)
 
 
-class AddNormGPT2CrossAttention(InnerNorms, GPT2Attention):
+class AddNormGPT2CrossAttention(WithBranchNorms, GPT2Attention):
     """The same across to an encoder, with its query apart."""
 
     linear_roles: ClassVar = {"q_attn": "q", "c_attn": ("k", "v"), "c_proj": "o"}
     left_to_block: ClassVar = ("resid_dropout",)
 
 
-class AddNormGPT2MLP(InnerNorms, GPT2MLP):
+class AddNormGPT2MLP(WithBranchNorms, GPT2MLP):
     """`GPT2MLP` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"c_fc": "w1", "c_proj": "w2"}
@@ -47,42 +47,43 @@ class AddNormGPT2MLP(InnerNorms, GPT2MLP):
 class AddNormGPT2Block(AddNormLayer, GPT2Block):
     """A GPT-2 layer whose sublayers run through add & norm blocks.
 
-    x -> attention -> (cross-attention) -> feed-forward -> x      each inside its AddNorm block
+    x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
     """
 
     sublayers: ClassVar = {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={"pre": "ln_1"}, dropout="attn.resid_dropout", parts={"attn": AddNormGPT2Attention}
         ),
-        "cross_attention": Sublayer(
+        "cross_attention": SublayerLayout(
             norms={"pre": "ln_cross_attn"},
             dropout="crossattention.resid_dropout",
             parts={"crossattention": AddNormGPT2CrossAttention},
         ),
-        "feed_forward": Sublayer(norms={"pre": "ln_2"}, dropout="mlp.dropout", parts={"mlp": AddNormGPT2MLP}),
+        "feed_forward": SublayerLayout(norms={"pre": "ln_2"}, dropout="mlp.dropout", parts={"mlp": AddNormGPT2MLP}),
     }
 
     def forward(
         self,
-        hidden_states: Hidden,
-        past_key_values: Any = None,
+        hidden_states: LayerState,
+        cache: Any = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         use_cache: bool | None = False,
         **kwargs: Any,
-    ) -> Hidden:
-        common = {"past_key_values": past_key_values, "attention_mask": attention_mask}
+    ) -> LayerState:
+        # by position, as the cache comes: its name changes in Transformers 5.24
+        common = (cache, attention_mask)
 
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.attn(u, use_cache=use_cache, inner=inner, **common, **kwargs)[0]
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.attn(u, *common, use_cache=use_cache, branch_norms=branch_norms, **kwargs)[0]
 
-        def attend_across(u: torch.Tensor, inner: Inner) -> torch.Tensor:
+        def attend_across(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             across = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
-            return self.crossattention(u, inner=inner, **common, **across)[0]
+            return self.crossattention(u, *common, branch_norms=branch_norms, **across)[0]
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.mlp(u, inner=inner)
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.mlp(u, branch_norms=branch_norms)
 
         branches = {"attention": attend, "feed_forward": feed_forward}
         if encoder_hidden_states is not None:
@@ -92,11 +93,11 @@ class AddNormGPT2Block(AddNormLayer, GPT2Block):
 
 
 class AddNormGPT2PreTrainedModel(AddNormPreTrainedModel, GPT2PreTrainedModel):
-    """Base of the GPT-2 models: adoption, initialisation, and everything that stock GPT-2 has."""
+    """Base of the GPT-2 models: recasting, initialisation, and everything that stock GPT-2 has."""
 
     config: AddNormGPT2Config
     config_class = AddNormGPT2Config
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormGPT2Block,
         layers=numbered("h"),
         embeddings=("wte", "wpe"),

@@ -16,21 +16,21 @@ from transformers.models.modernbert.modeling_modernbert import (
     ModernBertPreTrainedModel,
 )
 
-from ..core.branch_norms import Inner, InnerNorms
-from ..core.family_layout import ONE_OVER_ROOT_2L, Anatomy, Sublayer, numbered
+from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_modernbert import AddNormModernBertConfig
 
 
-class AddNormModernBertAttention(InnerNorms, ModernBertAttention):
+class AddNormModernBertAttention(WithBranchNorms, ModernBertAttention):
     """`ModernBertAttention` with norms behind q, k, v (before the rotary embedding) and before o."""
 
     linear_roles: ClassVar = {"Wqkv": ("q", "k", "v"), "Wo": "o"}
     left_to_block: ClassVar = ("out_drop",)
 
 
-class AddNormModernBertMLP(InnerNorms, ModernBertMLP):
+class AddNormModernBertMLP(WithBranchNorms, ModernBertMLP):
     """`ModernBertMLP` with norms around its inside; its first projection is fused with the gate's, and so is `up`."""
 
     linear_roles: ClassVar = {"Wi": ("w1", "w1"), "Wo": "w2"}
@@ -39,40 +39,40 @@ class AddNormModernBertMLP(InnerNorms, ModernBertMLP):
 class AddNormModernBertEncoderLayer(AddNormLayer, ModernBertEncoderLayer):
     """A ModernBERT layer whose sublayers run through add & norm blocks.
 
-    x -> attention -> feed-forward -> x      each inside its AddNorm block
+    x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
     sublayers: ClassVar = {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={"pre": "attn_norm"}, dropout="attn.out_drop", parts={"attn": AddNormModernBertAttention}
         ),
-        "feed_forward": Sublayer(norms={"pre": "mlp_norm"}, parts={"mlp": AddNormModernBertMLP}),
+        "feed_forward": SublayerLayout(norms={"pre": "mlp_norm"}, parts={"mlp": AddNormModernBertMLP}),
     }
 
     def forward(
         self,
-        hidden_states: Hidden,
+        hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         position_embeddings: Any = None,
         **kwargs: Any,
-    ) -> Hidden:
+    ) -> LayerState:
         kwargs |= {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
 
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.attn(u, inner=inner, **kwargs)[0]
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.attn(u, branch_norms=branch_norms, **kwargs)[0]
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.mlp(u, inner=inner)
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.mlp(u, branch_norms=branch_norms)
 
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})
 
 
 class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, ModernBertPreTrainedModel):
-    """Base of the ModernBERT models: adoption, initialisation, and everything that stock ModernBERT has."""
+    """Base of the ModernBERT models: recasting, initialisation, and everything that stock ModernBERT has."""
 
     config: AddNormModernBertConfig
     config_class = AddNormModernBertConfig
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormModernBertEncoderLayer,
         layers=numbered("layers"),
         embeddings=("embeddings",),

@@ -13,20 +13,20 @@ from transformers.models.vit.modeling_vit import (
     ViTPreTrainedModel,
 )
 
-from ..core.branch_norms import Inner, InnerNorms
-from ..core.family_layout import Anatomy, Sublayer, numbered
+from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_vit import AddNormViTConfig
 
 
-class AddNormViTAttention(InnerNorms, ViTAttention):
+class AddNormViTAttention(WithBranchNorms, ViTAttention):
     """`ViTAttention` with norms behind q, k, v and before the output projection."""
 
     linear_roles: ClassVar = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
 
 
-class AddNormViTMLP(InnerNorms, ViTMLP):
+class AddNormViTMLP(WithBranchNorms, ViTMLP):
     """`ViTMLP` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"fc1": "w1", "fc2": "w2"}
@@ -35,32 +35,36 @@ class AddNormViTMLP(InnerNorms, ViTMLP):
 class AddNormViTLayer(AddNormLayer, ViTLayer):
     """A ViT layer whose sublayers run through add & norm blocks.
 
-    x -> attention -> feed-forward -> x      each inside its AddNorm block
+    x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
     sublayers: ClassVar = {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={"pre": "layernorm_before"}, dropout="dropout", parts={"attention": AddNormViTAttention}
         ),
-        "feed_forward": Sublayer(norms={"pre": "layernorm_after"}, dropout="dropout", parts={"mlp": AddNormViTMLP}),
+        "feed_forward": SublayerLayout(
+            norms={"pre": "layernorm_after"}, dropout="dropout", parts={"mlp": AddNormViTMLP}
+        ),
     }
 
-    def forward(self, hidden_states: Hidden, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Hidden:
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.attention(u, attention_mask, inner=inner, **kwargs)[0]
+    def forward(
+        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> LayerState:
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.attention(u, attention_mask, branch_norms=branch_norms, **kwargs)[0]
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.mlp(u, inner=inner)
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.mlp(u, branch_norms=branch_norms)
 
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})
 
 
 class AddNormViTPreTrainedModel(AddNormPreTrainedModel, ViTPreTrainedModel):
-    """Base of the ViT models: adoption, initialisation, and everything that stock ViT has."""
+    """Base of the ViT models: recasting, initialisation, and everything that stock ViT has."""
 
     config: AddNormViTConfig
     config_class = AddNormViTConfig
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormViTLayer,
         layers=numbered("layers"),
         embed_dropout="embeddings.dropout",

@@ -20,33 +20,33 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
     Wav2Vec2PreTrainedModel,
 )
 
-from ..core.branch_norms import Inner, InnerNorms
-from ..core.family_layout import Anatomy, Sublayer, numbered
+from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
-from ..streams.streams import Hidden
+from ..streams.streams import LayerState
 from .configuration_addnorm_wav2vec2 import AddNormWav2Vec2Config
 
 
-class AddNormWav2Vec2Attention(InnerNorms, Wav2Vec2Attention):
+class AddNormWav2Vec2Attention(WithBranchNorms, Wav2Vec2Attention):
     """`Wav2Vec2Attention` with norms behind q, k, v and before the output projection."""
 
     linear_roles: ClassVar = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o"}
 
 
-class AddNormWav2Vec2FeedForward(InnerNorms, Wav2Vec2FeedForward):
+class AddNormWav2Vec2FeedForward(WithBranchNorms, Wav2Vec2FeedForward):
     """`Wav2Vec2FeedForward` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"intermediate_dense": "w1", "output_dense": "w2"}
     left_to_block: ClassVar = ("output_dropout",)
 
 
-def _sublayers(slot: str) -> dict[str, Sublayer]:
+def _sublayers(slot: str) -> dict[str, SublayerLayout]:
     """The sublayers, whose stock norms fill `slot`."""
     return {
-        "attention": Sublayer(
+        "attention": SublayerLayout(
             norms={slot: "layer_norm"}, dropout="dropout", parts={"attention": AddNormWav2Vec2Attention}
         ),
-        "feed_forward": Sublayer(
+        "feed_forward": SublayerLayout(
             norms={slot: "final_layer_norm"},
             dropout="feed_forward.output_dropout",
             parts={"feed_forward": AddNormWav2Vec2FeedForward},
@@ -57,7 +57,7 @@ def _sublayers(slot: str) -> dict[str, Sublayer]:
 class AddNormWav2Vec2Layer(AddNormLayer):
     """What the layers of both layouts have in common; the adapter of a language, where there is one, comes last.
 
-    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its AddNorm block
+    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its add & norm block
     """
 
     attention: Any
@@ -65,16 +65,16 @@ class AddNormWav2Vec2Layer(AddNormLayer):
 
     def forward(
         self,
-        hidden_states: Hidden,
+        hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         skipped: Collection[int] = (),
         **kwargs: Any,
-    ) -> Hidden:
-        def attend(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.attention(u, attention_mask=attention_mask, inner=inner, **kwargs)[0]
+    ) -> LayerState:
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.attention(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)[0]
 
-        def feed_forward(u: torch.Tensor, inner: Inner) -> torch.Tensor:
-            return self.feed_forward(u, inner=inner)
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.feed_forward(u, branch_norms=branch_norms)
 
         branches = {"attention": attend, "feed_forward": feed_forward}
         return self.run(hidden_states, branches, then=getattr(self, "adapter_layer", None), skipped=skipped)
@@ -105,18 +105,18 @@ class AddNormWav2Vec2EncoderStableLayerNorm(AddNormEncoder, Wav2Vec2EncoderStabl
 
 
 class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedModel):
-    """Base of the Wav2Vec2 models: adoption, initialisation, and everything that stock Wav2Vec2 has."""
+    """Base of the Wav2Vec2 models: recasting, initialisation, and everything that stock Wav2Vec2 has."""
 
     config: AddNormWav2Vec2Config
     config_class = AddNormWav2Vec2Config
-    anatomy = Anatomy(
+    layout = FamilyLayout(
         layer=AddNormWav2Vec2EncoderLayer,
         layers=numbered("encoder.layers"),
         encoder="encoder",
         encoder_class=AddNormWav2Vec2Encoder,
         embed_norm="encoder.layer_norm",
     )
-    stable_anatomy = Anatomy(
+    stable_anatomy = FamilyLayout(
         layer=AddNormWav2Vec2EncoderLayerStableLayerNorm,
         layers=numbered("encoder.layers"),
         encoder="encoder",
@@ -126,9 +126,9 @@ class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedM
     )
 
     @classmethod
-    def anatomy_of(cls, config: AddNormWav2Vec2Config) -> Anatomy:
+    def layout_of(cls, config: AddNormWav2Vec2Config) -> FamilyLayout:
         # CODEPATH: wav2vec2-large-lv60 and XLS-R are in the stable layout, wav2vec2-base and -large in the other
-        return cls.stable_anatomy if config.do_stable_layer_norm else cls.anatomy
+        return cls.stable_anatomy if config.do_stable_layer_norm else cls.layout
 
     @classmethod
     def add_norm_base(cls) -> type["AddNormWav2Vec2Model"]:

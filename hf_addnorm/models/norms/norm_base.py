@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..base.registries import NORMS
-from ..base.registry import Choice
+from ..base.registry import ComponentSpec
 
 
 class Norm(nn.Module):
@@ -139,13 +139,13 @@ def in_full_precision(x: torch.Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
-def mixes_tokens(norm: Choice) -> bool:
+def mixes_tokens(norm: ComponentSpec) -> bool:
     """Whether with this norm a token's output depends on other tokens: then it must know which are real."""
     says = getattr(NORMS[norm.kind], "mixes_tokens", None)
     return says is not None and says(**norm.options)
 
 
-def is_a(norm: Choice, base: type[Norm]) -> bool:
+def is_a(norm: ComponentSpec, base: type[Norm]) -> bool:
     """Whether this kind of norm is a class derived from `base`."""
     factory = NORMS[norm.kind]
     return isinstance(factory, type) and issubclass(factory, base)
@@ -155,11 +155,11 @@ def is_a(norm: Choice, base: type[Norm]) -> bool:
 _LEFT_OPEN = {"eps": None, "bias": None, "groups": "heads", "model_width": None}
 
 
-def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
+def build_norm(norm: ComponentSpec, hidden_size: int, **from_model: Any) -> nn.Module:
     """The module of `norm`, with what its options leave to the model filled in.
 
     Args:
-        norm (`Choice`): kind and options.
+        norm (`ComponentSpec`): kind and options.
         hidden_size (`int`): width of the slot.
         from_model: the model's own `eps` and `bias`, its `hidden_size` as `model_width`, and for `groups = "heads"`
             its number of heads as `groups`.
@@ -168,4 +168,4 @@ def build_norm(norm: Choice, hidden_size: int, **from_model: Any) -> nn.Module:
         key: from_model[key] if key in from_model and value == _LEFT_OPEN[key] else value
         for key, value in norm.options.items()
     }
-    return NORMS.build(Choice(norm.kind, options), hidden_size)
+    return NORMS.build(ComponentSpec(norm.kind, options), hidden_size)

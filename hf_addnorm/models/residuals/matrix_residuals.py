@@ -1,6 +1,6 @@
 """Residuals that have matrices: gates that read the stream and the branch, and a learned map of the stream.
 
-Weight decay takes their matrices, as it takes those of the sublayers: their home in a checkpoint is `residual_gate`.
+Weight decay takes their matrices, as it takes those of the sublayers: their name in a checkpoint is `residual_gate`.
 They stay in float32, and so does what is computed with them.
 """
 
@@ -22,7 +22,7 @@ from .residuals import Residual
 class MatrixResidual(Residual):
     """Base of the residuals with matrices: `mix` in the dtype of the matrices, returned in that of the stream."""
 
-    home = "residual_gate"
+    checkpoint_name = "residual_gate"
     keep_in_float32 = (r"residual_gate\.",)
 
     def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
@@ -40,7 +40,7 @@ class InputReadingResidual(Residual):
     That is the output of the norm in the slot `pre`; where there is none, and where it is not passed, the stream.
     """
 
-    home = "residual_gate"
+    checkpoint_name = "residual_gate"
     keep_in_float32 = (r"residual_gate\.",)
     reads_input = True
 

@@ -19,11 +19,11 @@ from ..norms.norm_base import unit
 class Residual(nn.Module):
     """Base of what reads the stream and writes to it: a module from stream and branch's output to the stream.
 
-    `home` is its name in a checkpoint. Weight decay spares what is in a module named `*_norm`: gains, scalars and
-    vectors. One that has matrices has another home, and keeps its gains in children named `*_norm`.
+    `checkpoint_name` is its name in a checkpoint. Weight decay spares what is in a module named `*_norm`: gains,
+    scalars and vectors. One that has matrices has another name, and keeps its gains in children named `*_norm`.
     """
 
-    home = "residual_norm"
+    checkpoint_name = "residual_norm"
     # whether `calibrate` can set its start
     calibrates = False
     # whether a branch that gives exactly 0 gets no gradient from it

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ..base.depth import Position, at_depth, positions
 from ..base.registries import INITS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
-from ..base.registry import Choice, one_of
+from ..base.registry import ComponentSpec, one_of
 from ..norms.norm_base import has_gain, is_a
 from ..norms.pointwise_norms import PointwiseNorm
 from .spec import PLACES, AddNormSpec, LayerSpec
@@ -36,7 +36,7 @@ class Refusal:
         allowed (`str`): what is allowed instead.
     """
 
-    find: Callable[[AddNormSpec, Any], list[tuple[str, Choice]]]
+    find: Callable[[AddNormSpec, Any], list[tuple[str, ComponentSpec]]]
     reason: str
     allowed: str
 
@@ -90,7 +90,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "off_the_sphere": Refusal(
         lambda spec, config: (
-            [("add_norm.preset", Choice(spec.preset))]
+            [("add_norm.preset", ComponentSpec(spec.preset))]
             if spec.preset == "ngpt" and not config.add_norm_stays_on_sphere()
             else []
         ),
@@ -131,7 +131,7 @@ class Unusual:
         usual (`str`): what is published instead.
     """
 
-    find: Callable[[AddNormSpec, Any], list[tuple[str, Choice]]]
+    find: Callable[[AddNormSpec, Any], list[tuple[str, ComponentSpec]]]
     reason: str
     usual: str
 
@@ -154,7 +154,7 @@ WARNINGS: dict[str, Unusual] = {
 }
 
 
-def _unnormed_ends(spec: AddNormSpec, config: Any) -> list[tuple[str, Choice]]:
+def _unnormed_ends(spec: AddNormSpec, config: Any) -> list[tuple[str, ComponentSpec]]:
     depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
     filled = spec.layer(depth - 1, depth).slot_norms(last)
     ends_normed = spec.final is not False or "post" in filled or bool(STREAMS.build(spec.stream).norms)
@@ -210,7 +210,7 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
 
 
-def _build(norm: Choice, config: Any, where: str, width: int) -> Any:
+def _build(norm: ComponentSpec, config: Any, where: str, width: int) -> Any:
     with torch.device("meta"):
         try:
             return config.build_norm(norm, width)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..base.depth import parse_depth_value
 from ..base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
-from ..base.registry import Choice, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
+from ..base.registry import ComponentSpec, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
 from ..norms.norm_base import mixes_tokens
 from .presets import PRESETS
 
@@ -26,10 +26,10 @@ _FEED_FORWARD_SLOTS = ("pre", "up", "mid", "out", "post")
 
 
 # One residual for all sublayers of a layer, or one by sublayer.
-Residuals = Choice | dict[str, Choice]
+Residuals = ComponentSpec | dict[str, ComponentSpec]
 
 # A norm slot holds True (the spec's own norm stands here), False (nothing) or a norm of its own.
-SlotNorm = bool | Choice
+SlotNorm = bool | ComponentSpec
 
 
 @dataclass(frozen=True)
@@ -37,32 +37,32 @@ class LayerSpec:
     """The axes that one layer may have for itself.
 
     Args:
-        norm (`Choice`): the norm of every slot that names none of its own.
+        norm (`ComponentSpec`): the norm of every slot that names none of its own.
         attention, cross_attention, feed_forward (`dict[str, SlotNorm]`): the filled slots: pre, q, k, v, qk, up, mid,
             out, post; q, k, v and qk (one norm for q and k) are those of an attention, up (before the activation) is
             that of the feed-forward.
         qkv_width (`str`): the norms in q, k, v, qk take "head" by head, with one gain for all, or the "hidden" size.
-        residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
-        pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
+        residual (`ComponentSpec` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
+        pre_scale (`float` or `ComponentSpec`): multiplies the output of the norm in `pre`.
         dropout (`str`): "before_out" or "after_out", the branch's dropout relative to the norm in `out`.
-        drop_path (`float` or `Choice`): the probability with which a sample's branch is left out in training.
+        drop_path (`float` or `ComponentSpec`): the probability with which a sample's branch is left out in training.
     """
 
-    norm: Choice
+    norm: ComponentSpec
     attention: dict[str, SlotNorm]
     cross_attention: dict[str, SlotNorm]
     feed_forward: dict[str, SlotNorm]
     qkv_width: str
     residual: Residuals
-    pre_scale: float | Choice
+    pre_scale: float | ComponentSpec
     dropout: str
-    drop_path: float | Choice
+    drop_path: float | ComponentSpec
 
-    def residual_of(self, sublayer: str) -> Choice:
+    def residual_of(self, sublayer: str) -> ComponentSpec:
         """How `sublayer` combines stream and branch."""
-        return self.residual if isinstance(self.residual, Choice) else self.residual[sublayer]
+        return self.residual if isinstance(self.residual, ComponentSpec) else self.residual[sublayer]
 
-    def slot_norms(self, sublayer: str) -> dict[str, Choice]:
+    def slot_norms(self, sublayer: str) -> dict[str, ComponentSpec]:
         """The norm of every filled slot of `sublayer`."""
         slots = getattr(self, sublayer)
         return {slot: self.norm if norm is True else norm for slot, norm in slots.items() if norm is not False}
@@ -73,7 +73,7 @@ def _parse_slot_norm(value: Any, where: str, word: str = "") -> SlotNorm:
         return value
     if value is None:
         return False
-    if isinstance(value, (str, Mapping, Choice)) or hasattr(value, "to_dict"):
+    if isinstance(value, (str, Mapping, ComponentSpec)) or hasattr(value, "to_dict"):
         return NORMS.parse(value, where)
     words = f"true, false, {word!r}" if word else "true, false"
     raise ValueError(f"{where} is {value!r}; allowed is {words}, a norm ({', '.join(NORMS)}) or a dict of one.")
@@ -101,8 +101,8 @@ def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict
 def _parse_residual(value: Any, where: str, default: Residuals | None = None) -> Residuals:
     """A residual, or a dict from sublayer to residual over `default`; sublayers that it leaves out keep theirs."""
     if not isinstance(value, Mapping) or not any(key in SUBLAYERS for key in value):
-        return RESIDUALS.parse(value, where, default=default if isinstance(default, Choice) else None)
-    below = default if isinstance(default, dict) else dict.fromkeys(SUBLAYERS, default or Choice("add"))
+        return RESIDUALS.parse(value, where, default=default if isinstance(default, ComponentSpec) else None)
+    below = default if isinstance(default, dict) else dict.fromkeys(SUBLAYERS, default or ComponentSpec("add"))
     for key in value:
         if key not in SUBLAYERS:
             raise ValueError(f"{where}: {unknown('sublayer', key, SUBLAYERS)}")
@@ -124,7 +124,7 @@ def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
     return _parse_slot_norm(value, where, word)
 
 
-def _parse_inits(value: Any, where: str) -> list[Choice]:
+def _parse_inits(value: Any, where: str) -> list[ComponentSpec]:
     if value in (None, "stock"):
         return []
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -255,8 +255,8 @@ class AddNormSpec:
         preset, variant (`str`): the row that the axes started from, and whether in the "paper"'s form or in that of
             the authors' "official" code. For people: of one that is a whole (`Preset.whole`) alone it is a statement,
             and then every axis is the row's.
-        norm (`Choice`): the norm of every place that names none of its own.
-        positions (`Choice`): what is added to the embeddings for a token's position.
+        norm (`ComponentSpec`): the norm of every place that names none of its own.
+        positions (`ComponentSpec`): what is added to the embeddings for a token's position.
         embed (`"auto"` or `SlotNorm`): after the sum of the embeddings; "auto": where the stock model has a norm.
         attention, feed_forward (`dict`): filled slots of the sublayers.
         cross_attention (`dict` or `None`): likewise, by default as `attention`.
@@ -264,21 +264,21 @@ class AddNormSpec:
         head (`"stock"` or `SlotNorm`): the heads' own norms; "stock" leaves them alone.
         logits (`SlotNorm`): on the logits of a language model, where the model has its head.
         qkv_width (`str`): the norms in q, k, v, qk take "head" by head, or the "hidden" size.
-        residual (`Choice` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
-        pre_scale (`float` or `Choice`): multiplies the output of the norm in `pre`.
+        residual (`ComponentSpec` or `dict`): how stream and branch are combined, in all sublayers or by sublayer.
+        pre_scale (`float` or `ComponentSpec`): multiplies the output of the norm in `pre`.
         dropout (`str`): the branch's dropout, "before_out" or "after_out" relative to the norm in `out`.
-        drop_path (`float` or `Choice`): stochastic depth, the probability with which a sample's branch is left out.
-        stream, wiring (`Choice`): the state that runs through the layers; how a layer's sublayers meet.
-        weights (`Choice`): what is done to the weights, of Linear layers and others, in every forward.
-        init (`list[Choice]`): rules for the start weights; empty is the stock init.
+        drop_path (`float` or `ComponentSpec`): stochastic depth, the probability that a sample's branch is left out.
+        stream, wiring (`ComponentSpec`): the state that runs through the layers; how a layer's sublayers meet.
+        weights (`ComponentSpec`): what is done to the weights, of Linear layers and others, in every forward.
+        init (`list[ComponentSpec]`): rules for the start weights; empty is the stock init.
         layers (`list[Override]`): per-layer exceptions, later ones win.
     """
 
     format_version: int
     preset: str
     variant: str
-    norm: Choice
-    positions: Choice
+    norm: ComponentSpec
+    positions: ComponentSpec
     embed: str | SlotNorm
     attention: dict[str, SlotNorm]
     cross_attention: dict[str, SlotNorm] | None
@@ -288,13 +288,13 @@ class AddNormSpec:
     logits: SlotNorm
     qkv_width: str
     residual: Residuals
-    pre_scale: float | Choice
+    pre_scale: float | ComponentSpec
     dropout: str
-    drop_path: float | Choice
-    stream: Choice
-    wiring: Choice
-    weights: Choice
-    init: list[Choice]
+    drop_path: float | ComponentSpec
+    stream: ComponentSpec
+    wiring: ComponentSpec
+    weights: ComponentSpec
+    init: list[ComponentSpec]
     layers: list[Override]
 
     @classmethod
@@ -363,7 +363,7 @@ class AddNormSpec:
             axes["cross_attention"] = axes["attention"]
         return LayerSpec(**axes)
 
-    def residuals(self) -> Iterator[tuple[str, Choice]]:
+    def residuals(self) -> Iterator[tuple[str, ComponentSpec]]:
         """Every residual, and where it stands."""
         given = {"add_norm.residual": self.residual} | {
             f"add_norm.layers[{index}].residual": override.axes["residual"]
@@ -371,12 +371,12 @@ class AddNormSpec:
             if "residual" in override.axes
         }
         for where, residual in given.items():
-            if isinstance(residual, Choice):
+            if isinstance(residual, ComponentSpec):
                 yield where, residual
             else:
                 yield from ((f"{where}.{name}", choice) for name, choice in residual.items())
 
-    def norms(self, layers: int) -> Iterator[tuple[str, Choice]]:
+    def norms(self, layers: int) -> Iterator[tuple[str, ComponentSpec]]:
         """Every norm of a model with so many layers, and where it stands."""
         for place in PLACES:
             norm = self.place_norm(getattr(self, place))
@@ -393,7 +393,7 @@ class AddNormSpec:
                 for slot, norm in layer.slot_norms(name).items():
                     yield f"add_norm.{name}.{slot}", norm
 
-    def token_norms(self, layers: int) -> list[tuple[str, Choice]]:
+    def token_norms(self, layers: int) -> list[tuple[str, ComponentSpec]]:
         """Those of them that look at more than one token."""
         return [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)]
 
@@ -401,9 +401,9 @@ class AddNormSpec:
         """Whether something in it asks what the model knows during a forward."""
         return bool(self.token_norms(layers)) or getattr(WEIGHTS[self.weights.kind], "iterates", False)
 
-    def place_norm(self, place: "str | SlotNorm") -> Choice | None:
+    def place_norm(self, place: "str | SlotNorm") -> ComponentSpec | None:
         """The norm of one of the `PLACES` outside the layers, or None."""
-        if isinstance(place, Choice):
+        if isinstance(place, ComponentSpec):
             return place
         return self.norm if place in (True, "auto") else None
 

@@ -10,7 +10,7 @@ from transformers import initialization as init
 
 from ..base.depth import Position
 from ..base.registries import STREAMS
-from ..base.registry import Choice, Finite, Positive, whole
+from ..base.registry import ComponentSpec, Finite, Positive, whole
 from ..residuals.residuals import Residual
 from .hyper_connections import HyperMixing, SeveralStreams
 from .streams import NewNorm
@@ -46,7 +46,7 @@ class BoundedHyperConnection(HyperMixing):
     which makes the streams differ. Dtype: that of H; computed in float32 at least.
     """
 
-    home = "residual_gate"
+    checkpoint_name = "residual_gate"
     keep_in_float32 = ("residual_gate",)
 
     def __init__(self, hidden_size: int, streams: int, mixing: int, magnitude: float = 2.0, eps: float = 0.0):
@@ -166,7 +166,7 @@ class StreamHead(Residual):
     mean, weight N(0, 0.02^2). Dtype: that of H; computed in float32 at least.
     """
 
-    home = "head_gate"
+    checkpoint_name = "head_gate"
     keep_in_float32 = ("head_gate",)
 
     def __init__(self, hidden_size: int, streams: int, eps: float):
@@ -221,8 +221,12 @@ class BoundedStream(SeveralStreams):
         super().__init__(streams, reduce)
         self.eps = eps
 
-    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
-        return {StreamHead.home: StreamHead(hidden_size, self.streams, self.eps)} if self.reduce == "learned" else {}
+    def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        return (
+            {StreamHead.checkpoint_name: StreamHead(hidden_size, self.streams, self.eps)}
+            if self.reduce == "learned"
+            else {}
+        )
 
 
 @STREAMS.register("manifold_hyper_connections")
@@ -256,7 +260,7 @@ class ManifoldHyperConnectionStream(BoundedStream):
         super().__init__(streams, reduce, _EPS if official else 0.0)
         self.iterations, self.mix_bias, self.official = iterations, mix_bias, official
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         return ManifoldHyperConnection(hidden_size, self.streams, self.iterations, self.mix_bias, self.official)
 
 
@@ -291,7 +295,7 @@ class PermutationHyperConnectionStream(BoundedStream):
             f"streams is {streams}, of which there are n! permutations; allowed is at most 6." if streams > 6 else None
         )
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         return PermutationHyperConnection(hidden_size, self.streams, self.mix_bias)
 
 
@@ -318,5 +322,5 @@ class IndependentHyperConnectionStream(BoundedStream):
         super().__init__(streams, reduce, _EPS)
         self.magnitude = magnitude
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         return IndependentHyperConnection(hidden_size, self.streams, self.magnitude)

@@ -8,9 +8,9 @@ from transformers import initialization as init
 
 from ..base.depth import Position
 from ..base.registries import STREAMS
-from ..base.registry import Choice, whole
+from ..base.registry import ComponentSpec, whole
 from ..residuals.residuals import Residual
-from .streams import Function, Hidden, NewNorm, SingleStream
+from .streams import Function, LayerState, NewNorm, SingleStream
 
 
 class HyperMixing(Residual):
@@ -98,7 +98,7 @@ class DynamicHyperConnection(HyperMixing):
     Dtype: that of H; computed in float32 at least.
     """
 
-    home = "residual_gate"
+    checkpoint_name = "residual_gate"
     keep_in_float32 = ("residual_gate",)
 
     def __init__(self, hidden_size: int, streams: int, fractions: int, position: Position, tanh: bool):
@@ -136,17 +136,17 @@ class SeveralStreams(SingleStream):
     def __init__(self, streams: int, reduce: str):
         self.streams, self.reduce = streams, reduce
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         if isinstance(hidden, tuple):
             return hidden[1]
         return hidden.unsqueeze(-2).expand(*hidden.shape[:-1], self.streams, hidden.shape[-1])
 
-    def leave(self, state: Any) -> Hidden:
+    def leave(self, state: Any) -> LayerState:
         return self.finish(state), state
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        if ends:
-            return ends[0](state)
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+        if exit_modules:
+            return exit_modules[0](state)
         return state.sum(-2) if self.reduce == "sum" else state.mean(-2)
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
@@ -193,7 +193,7 @@ class HyperConnectionStream(SeveralStreams):
         """The sentence that says which options exclude each other, if any do."""
         return None if dynamic or tanh else "tanh is false but dynamic is false too: static weights have no tanh."
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         if hidden_size % self.fractions:
             raise ValueError(
                 f"add_norm.stream.fractions is {self.fractions}, which does not divide the hidden size {hidden_size}."

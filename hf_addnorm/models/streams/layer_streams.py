@@ -8,11 +8,11 @@ from transformers import initialization as init
 
 from ..base.depth import DepthValue, Position, at_depth
 from ..base.registries import STREAMS
-from ..base.registry import Choice, Finite, Positive, whole
+from ..base.registry import ComponentSpec, Finite, Positive, whole
 from ..norms.rms_norms import RMSNorm
 from ..residuals.residuals import Residual
 from .hyper_connections import SeveralStreams
-from .streams import Function, Hidden, NewNorm, SingleStream
+from .streams import Function, LayerState, NewNorm, SingleStream
 
 
 __all__ = ["STREAMS"]
@@ -26,7 +26,7 @@ class DepthWeightedAverage(Residual):
     Parameters: alpha [terms]. Init: 0, and 1 for the newest. Dtype: that of the outputs; alpha stays in float32.
     """
 
-    home = "average_norm"
+    checkpoint_name = "average_norm"
     keep_in_float32 = (r"average_norm\.alpha",)
 
     def __init__(self, terms: int):
@@ -73,7 +73,7 @@ class DenseStream(SingleStream):
         newest = position.layer + 1
         return DepthWeightedAverage(newest // self.dilation + 1) if newest % self.period == 0 else None
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
     def end_layer(self, state: Any, part: Any) -> Any:
@@ -83,7 +83,7 @@ class DenseStream(SingleStream):
             x = part(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
         return (x, *outputs)
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
         return state[0]
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
@@ -127,7 +127,7 @@ class EmbeddingMix(Factors):
         scale, embedding_scale (`float`): where the two factors start.
     """
 
-    home = "begin_norm"
+    checkpoint_name = "begin_norm"
     keep_in_float32 = ("begin_norm",)
 
     def __init__(self, until_middle: bool, scale: float, embedding_scale: float):
@@ -146,7 +146,7 @@ class Backout(Factors):
         weight (`float`): where the factor starts.
     """
 
-    home = "backout_norm"
+    checkpoint_name = "backout_norm"
     keep_in_float32 = ("backout_norm",)
 
     def forward(self, x: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
@@ -154,8 +154,8 @@ class Backout(Factors):
         return x - self.times("weight", middle)
 
 
-_SCALE = Choice("linear", {"first": 1.15, "last": 1.05})
-_EMBEDDING_SCALE = Choice("linear", {"first": 0.2, "last": 0.05})
+_SCALE = ComponentSpec("linear", {"first": 1.15, "last": 1.05})
+_EMBEDDING_SCALE = ComponentSpec("linear", {"first": 0.2, "last": 0.05})
 
 
 @STREAMS.register("embedding_skip")
@@ -191,10 +191,10 @@ class EmbeddingSkipStream(SingleStream):
         until_middle = position.layer <= position.layers // 2
         return EmbeddingMix(until_middle, at_depth(self.scale, position), at_depth(self.embedding_scale, position))
 
-    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
-        return {} if self.backout is None else {Backout.home: Backout(weight=self.backout)}
+    def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        return {} if self.backout is None else {Backout.checkpoint_name: Backout(weight=self.backout)}
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden, hidden)
 
     def begin_layer(self, state: Any, part: Any) -> Any:
@@ -205,8 +205,8 @@ class EmbeddingSkipStream(SingleStream):
         kept = part is not None and part.until_middle and self.backout is not None
         return (x, embedded, x if kept else middle)
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        return ends[0](state[0], state[2]) if ends else state[0]  # type: ignore[call-arg]
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+        return exit_modules[0](state[0], state[2]) if exit_modules else state[0]  # type: ignore[call-arg]
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state
@@ -235,7 +235,7 @@ class StreamProjections(Residual):
     Dtype: that of x; sizes are computed in float32.
     """
 
-    home = "start_gate"
+    checkpoint_name = "start_gate"
 
     def __init__(self, hidden_size: int, streams: int, active: int):
         super().__init__()
@@ -260,7 +260,7 @@ class ProjectedMean(StreamProjections):
     Parameters, init and dtype: as there.
     """
 
-    home = "head_gate"
+    checkpoint_name = "head_gate"
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """`[batch, seq, n, hidden]` -> `[batch, seq, hidden]`."""
@@ -290,7 +290,7 @@ class AlternatingUpdates(Residual):
     computed in float32.
     """
 
-    home = "layer_gate"
+    checkpoint_name = "layer_gate"
     keep_in_float32 = ("layer_gate",)
 
     def __init__(self, hidden_size: int, streams: int, active: int, eps: float):
@@ -361,20 +361,20 @@ class AltUpStream(SeveralStreams):
         """The sentence that says which options exclude each other, if any do."""
         return None if active < streams else f"active is {active}; allowed is a stream, from 0 to {streams - 1}."
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         return SingleStream.build_residual(self, residual, hidden_size, position, new_norm)
 
     def build_layer_part(self, hidden_size: int, position: Position) -> Any:
         return AlternatingUpdates(hidden_size, self.streams, self.active, self.eps)
 
-    def build_starts(self, hidden_size: int) -> dict[str, nn.Module]:
-        return {StreamProjections.home: StreamProjections(hidden_size, self.streams, self.active)}
+    def build_entry_modules(self, hidden_size: int) -> dict[str, nn.Module]:
+        return {StreamProjections.checkpoint_name: StreamProjections(hidden_size, self.streams, self.active)}
 
-    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
-        return {ProjectedMean.home: ProjectedMean(hidden_size, self.streams, self.active)}
+    def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        return {ProjectedMean.checkpoint_name: ProjectedMean(hidden_size, self.streams, self.active)}
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
-        return hidden[1] if isinstance(hidden, tuple) else starts[0](hidden)
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+        return hidden[1] if isinstance(hidden, tuple) else entry_modules[0](hidden)
 
     def begin_layer(self, state: Any, part: Any) -> Any:
         predicted = state if part is None else part.predict(state)
@@ -384,10 +384,10 @@ class AltUpStream(SeveralStreams):
         y, predicted = state
         return predicted if part is None else part(predicted, y)
 
-    def leave(self, state: Any) -> Hidden:
+    def leave(self, state: Any) -> LayerState:
         return state[..., self.active, :], state
 
-    def add_between_layers(self, hidden: Hidden, f: torch.Tensor, post: Function) -> Hidden:
+    def add_between_layers(self, hidden: LayerState, f: torch.Tensor, post: Function) -> LayerState:
         # there it is no layer's output, which all streams would follow
         streams = list(self.enter(hidden).unbind(-2))
         streams[self.active] = post(streams[self.active] + f)

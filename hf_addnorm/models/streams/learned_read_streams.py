@@ -7,7 +7,7 @@ from torch import nn
 
 from ..base.depth import Position
 from ..base.registries import STREAMS
-from ..base.registry import Choice, Positive, whole
+from ..base.registry import ComponentSpec, Positive, whole
 from ..norms.rms_norms import GroupedRMSNorm, RMSNorm
 from ..residuals.residuals import Residual
 from .hyper_connections import SeveralStreams
@@ -32,7 +32,7 @@ class StreamMixer(Residual):
     matrices N(0, 0.02^2), gain = 1, at which u is about half of the mean. Dtype: that of S; computed in float32.
     """
 
-    home = "head_gate"
+    checkpoint_name = "head_gate"
     keep_in_float32 = ("residual_gate", "head_gate")
 
     def __init__(self, hidden_size: int, streams: int, rank: int, eps: float):
@@ -67,7 +67,7 @@ class GatedStreamConnection(StreamMixer):
     Parameters: those of `StreamMixer`, write [n, n hidden]. Init: write N(0, 0.02^2), at which about f is written.
     """
 
-    home = "residual_gate"
+    checkpoint_name = "residual_gate"
 
     def __init__(self, hidden_size: int, streams: int, rank: int, eps: float):
         super().__init__(hidden_size, streams, rank, eps)
@@ -115,11 +115,11 @@ class GatedStreams(SeveralStreams):
         super().__init__(streams, "mean")
         self.rank, self.eps = rank, eps
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         return GatedStreamConnection(hidden_size, self.streams, self.rank, self.eps)
 
-    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
-        return {StreamMixer.home: StreamMixer(hidden_size, self.streams, self.rank, self.eps)}
+    def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+        return {StreamMixer.checkpoint_name: StreamMixer(hidden_size, self.streams, self.rank, self.eps)}
 
 
 class AttentionResidual(Residual):
@@ -188,18 +188,18 @@ class AttentionResidualStream(SingleStream):
     def __init__(self, *, eps: Positive = 1e-6):
         self.eps = eps
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         # the first one has one output to read, whatever weights it would give it
         return AttentionResidual(hidden_size, self.eps) if position.sublayer else None
 
-    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+    def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {"head_norm": AttentionResidual(hidden_size, self.eps)}
 
-    def enter(self, hidden: Any, *starts: Function) -> Any:
+    def enter(self, hidden: Any, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def finish(self, state: Any, *ends: Any) -> torch.Tensor:
-        return ends[0].mix(state)
+    def finish(self, state: Any, *exit_modules: Any) -> torch.Tensor:
+        return exit_modules[0].mix(state)
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return (state[0], state) if residual is None else residual.read(state)

@@ -13,12 +13,12 @@ from torch import nn
 
 from ..base.depth import Position
 from ..base.registries import RESIDUALS, STREAMS
-from ..base.registry import Choice, Finite, Positive
+from ..base.registry import ComponentSpec, Finite, Positive
 from ..residuals.residuals import Residual
 
 
 # a tensor, or a tuple of them: what stands between layers
-Hidden = Any
+LayerState = Any
 Function = Callable[[torch.Tensor], torch.Tensor]
 NewNorm = Callable[[], nn.Module]
 
@@ -41,7 +41,7 @@ class SingleStream:
     # whether it has weights of its own for what a sublayer adds, so that the spec's residual has no place
     owns_residual = False
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         """The module by which a sublayer reads from and writes to the state; `new_norm` makes one of its layer's."""
         return RESIDUALS.build(residual, hidden_size, position)
 
@@ -49,22 +49,22 @@ class SingleStream:
         """What acts on the state where a layer begins and ends, or None; `position` is its first sublayer's."""
         return None
 
-    def own_norm(self, norm: Choice) -> Choice:
+    def own_norm(self, norm: ComponentSpec) -> ComponentSpec:
         """What its `norms` are, where the spec's is `norm`."""
         return norm
 
-    def build_starts(self, hidden_size: int) -> dict[str, nn.Module]:
+    def build_entry_modules(self, hidden_size: int) -> dict[str, nn.Module]:
         """What the first layer has for the stream itself, by its name in a checkpoint."""
         return {}
 
-    def build_ends(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
+    def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         """What the last layer has for the stream itself, by its name in a checkpoint; `new_norm` is as above."""
         return {name: new_norm() for name in self.norms}
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         """The state, from what a layer is given: what `leave` gave, or in the first one the embeddings' output.
 
-        The first layer passes what the stream has there (see `build_starts`).
+        The first layer passes what the stream has there (see `build_entry_modules`).
         """
         return hidden
 
@@ -76,17 +76,17 @@ class SingleStream:
         """The state after a layer; `part` is as in `begin_layer`."""
         return state
 
-    def leave(self, state: Any) -> Hidden:
+    def leave(self, state: Any) -> LayerState:
         """What a layer gives to the next one."""
         return state
 
-    def add_between_layers(self, hidden: Hidden, f: torch.Tensor, post: Function) -> Hidden:
+    def add_between_layers(self, hidden: LayerState, f: torch.Tensor, post: Function) -> LayerState:
         """What the next layer is given where something outside of all layers adds `f` to the stream."""
         _, kept = self.read(self.enter(hidden))
         return self.leave(self.write(kept, f, None, post))
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        """One tensor, from the state after the last layer and what the stream has there (see `build_ends`)."""
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+        """One tensor, from the state after the last layer and what the stream has there (see `build_exit_modules`)."""
         return state
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
@@ -120,16 +120,16 @@ class DualStream(SingleStream):
     def __init__(self, *, scale: Finite = 1.0, post_scale: Finite = 1.0, eps: Positive | None = None):
         self.scale, self.post_scale, self.eps = scale, post_scale, eps
 
-    def own_norm(self, norm: Choice) -> Choice:
+    def own_norm(self, norm: ComponentSpec) -> ComponentSpec:
         own = self.eps is not None and "eps" in norm.options
-        return Choice(norm.kind, norm.options | {"eps": self.eps}) if own else norm
+        return ComponentSpec(norm.kind, norm.options | {"eps": self.eps}) if own else norm
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
         x = state[0] if self.post_scale == 1.0 else self.post_scale * state[0]
-        return x + ends[0](state[1])
+        return x + exit_modules[0](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return state[0], state
@@ -229,17 +229,17 @@ class SiameseStream(SingleStream):
     def __init__(self, *, hybrid: bool = False):
         self.hybrid = hybrid
 
-    def build_residual(self, residual: Choice, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         branch_scale, per_layer = (2 * (position.layer + 1)) ** -0.5, position.sublayers // position.layers
         if self.hybrid and position.sublayer % per_layer < per_layer - 1:
             return HybridSiameseConnection(hidden_size, branch_scale, new_norm)
         return SiameseConnection(branch_scale, new_norm)
 
-    def enter(self, hidden: Hidden, *starts: Function) -> Any:
+    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def finish(self, state: Any, *ends: Function) -> torch.Tensor:
-        return ends[0](state[0]) + ends[1](state[1])
+    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+        return exit_modules[0](state[0]) + exit_modules[1](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
         return (state[0], state) if residual is None else residual.read(state)

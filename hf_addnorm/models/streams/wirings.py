@@ -25,10 +25,10 @@ class Sequential:
         """Whether that sublayer writes to the stream."""
         return True
 
-    def __call__(self, state: Any, sites: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: list[Any]) -> Any:
         """The state after the layer, from the state before it."""
-        for site in sites:
-            state = site.step(state)
+        for call in calls:
+            state = call.step(state)
         return state
 
 
@@ -60,13 +60,13 @@ class Parallel(Sequential):
     def writes(self, order: int, sublayers: int) -> bool:
         return order == sublayers - 1
 
-    def __call__(self, state: Any, sites: list[Any]) -> Any:
-        x, kept = sites[-1].read(state)
-        shared = sites[0].enter(x)
-        f = sites[0].leave(shared)
-        for site in sites[1:]:
-            f = f + site.leave(shared if self.shared_norm else site.enter(x))
-        return sites[-1].write(kept, f)
+    def __call__(self, state: Any, calls: list[Any]) -> Any:
+        x, kept = calls[-1].read(state)
+        shared = calls[0].enter(x)
+        f = calls[0].leave(shared)
+        for call in calls[1:]:
+            f = f + call.leave(shared if self.shared_norm else call.enter(x))
+        return calls[-1].write(kept, f)
 
 
 @WIRINGS.register("b2t")
@@ -82,12 +82,12 @@ class BottomToTop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, sites: list[Any]) -> Any:
-        before, _ = sites[0].read(state)
-        for site in sites[:-1]:
-            state = site.step(state)
-        x, kept = sites[-1].read(state)
-        return sites[-1].write(kept, sites[-1].output(x), also=before)
+    def __call__(self, state: Any, calls: list[Any]) -> Any:
+        before, _ = calls[0].read(state)
+        for call in calls[:-1]:
+            state = call.step(state)
+        x, kept = calls[-1].read(state)
+        return calls[-1].write(kept, calls[-1].output(x), also=before)
 
 
 @WIRINGS.register("two_hop")
@@ -103,9 +103,9 @@ class TwoHop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, sites: list[Any]) -> Any:
-        _, kept = sites[-1].read(state)
-        for site in sites[:-1]:
-            state = site.step(state)
-        x, _ = sites[-1].read(state)
-        return sites[-1].write(kept, sites[-1].output(x))
+    def __call__(self, state: Any, calls: list[Any]) -> Any:
+        _, kept = calls[-1].read(state)
+        for call in calls[:-1]:
+            state = call.step(state)
+        x, _ = calls[-1].read(state)
+        return calls[-1].write(kept, calls[-1].output(x))

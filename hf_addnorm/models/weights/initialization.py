@@ -169,7 +169,7 @@ class UnitDraws(InitRule):
         draw_table(module, draw)
 
 
-def silence(norm: Any) -> None:
+def zero_init(norm: Any) -> None:
     """Start a norm at gain 0 and bias 0."""
     set_gain(norm, 0.0)
     if getattr(norm, "bias", None) is not None:
@@ -180,7 +180,7 @@ class ZeroNorms(InitRule):
     """Start the norms of some slots at zero, gain and bias, so that they pass nothing at first."""
 
     def start_module(self, module: Any, position: Position) -> None:
-        silence(module)
+        zero_init(module)
 
 
 @INITS.register("scaled_output")

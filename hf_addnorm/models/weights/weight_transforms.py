@@ -334,7 +334,7 @@ class TransformedConv1D(Transformed, Conv1D):
 
 
 def transformed_class(module: Any) -> "type[Transformed]":
-    """The class that adopts a Linear layer."""
+    """The class that recasts a Linear layer."""
     return TransformedConv1D if isinstance(module, Conv1D) else TransformedLinear
 
 

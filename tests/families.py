@@ -1,5 +1,6 @@
 """The families under test: one row each, from which every suite is generated."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -486,3 +487,13 @@ def twins(*specs: Any, **kwargs: Any) -> list[Any]:
             if not any(home in path for home in OWN_PARAMETERS):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
+
+
+# the argument and the output that a decoder's cache is: Transformers 5.24 gave it another name
+CACHE = "cache" if "cache" in inspect.signature(transformers.BertModel.forward).parameters else "past_key_values"
+
+
+def checkpoint_activations(model: Any, *args: Any) -> None:
+    """Recompute the layers in the backward; the method has this name from Transformers 5.23 on."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(*args)

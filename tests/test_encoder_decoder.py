@@ -7,13 +7,22 @@ import re
 import pytest
 import torch
 import transformers
-from families import CAUSAL, COVERING, FAMILIES, FEW_SPECS, SPECS, fill_with_pattern, slow_unless, text_inputs
+from families import (
+    CAUSAL,
+    COVERING,
+    FAMILIES,
+    FEW_SPECS,
+    SPECS,
+    checkpoint_activations,
+    fill_with_pattern,
+    slow_unless,
+    text_inputs,
+)
 from transformers import AutoModelForSeq2SeqLM, EncoderDecoderModel
 
 import hf_addnorm
 from hf_addnorm import AddNormEncoderDecoderConfig, AddNormEncoderDecoderModel, AddNormStackForMaskedLM
-from hf_addnorm.models.composites.composite import DECODERS, ENCODERS
-from hf_addnorm.models.composites.composite_config import DECODER_CONFIGS, ENCODER_CONFIGS
+from hf_addnorm.models.composites.part_families import DECODER_CONFIGS, DECODERS, ENCODER_CONFIGS, ENCODERS
 
 
 # the stock model warns of a change in version 4.12 wherever it is given labels
@@ -393,16 +402,16 @@ def test_gradient_checkpointing():
 
     net = _net(encoder={"add_norm": "residual"}, decoder={"add_norm": "hyper_connections"}).train()
     plain = gradients(net)
-    net.activation_checkpointing_enable()
+    checkpoint_activations(net)
     assert all(layer.gradient_checkpointing for layer in (*net.encoder.encoder.layer, *net.decoder.bert.encoder.layer))
     for name, grad in gradients(net).items():
         torch.testing.assert_close(grad, plain[name], msg=name)
     with pytest.raises(ValueError, match="use_reentrant"):
-        net.activation_checkpointing_enable({"use_reentrant": True})
+        checkpoint_activations(net, {"use_reentrant": True})
     # an ALBERT has no checkpoints
     net = _net("albert_bert").train()
     plain = gradients(net)
-    net.activation_checkpointing_enable()
+    checkpoint_activations(net)
     for name, grad in gradients(net).items():
         torch.testing.assert_close(grad, plain[name], msg=name)
 

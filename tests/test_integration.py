@@ -10,6 +10,7 @@ from families import (
     FAMILIES,
     FEW_SPECS,
     SPECS,
+    checkpoint_activations,
     fill_with_pattern,
     product,
     text_inputs,
@@ -89,9 +90,9 @@ def test_gradient_checkpointing_gives_equal_gradients(spec, reentrant):
     plain = _gradients(net, inputs)
     if reentrant and spec not in ONE_STREAM:
         with pytest.raises(ValueError, match="use_reentrant"):
-            net.activation_checkpointing_enable({"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": True})
         return
-    net.activation_checkpointing_enable({"use_reentrant": reentrant})
+    checkpoint_activations(net, {"use_reentrant": reentrant})
     checkpointed = _gradients(net, inputs)
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 import transformers
-from families import FAMILIES, fill_with_pattern, two_segment_inputs
+from families import FAMILIES, checkpoint_activations, fill_with_pattern, two_segment_inputs
 from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import get_parameter_names
 
@@ -291,17 +291,17 @@ def test_gradient_checkpointing():
 
     net = _net("sequence", "AddNormStackForMaskedLM").train()
     plain = gradients(net)
-    net.activation_checkpointing_enable()
+    checkpoint_activations(net)
     assert all(layer.gradient_checkpointing for layer in net.stack.encoder_0.encoder.layer)
     for name, grad in gradients(net).items():
         torch.testing.assert_close(grad, plain[name], msg=name)
     albert = AddNormStackModel(AddNormStackConfig(encoders=[ALL[1]] * 2))
     assert not albert.supports_gradient_checkpointing
     with pytest.raises(ValueError, match="does not support"):
-        albert.activation_checkpointing_enable()
+        checkpoint_activations(albert)
     # the DeBERTa has two streams
     with pytest.raises(ValueError, match="use_reentrant"):
-        net.activation_checkpointing_enable({"use_reentrant": True})
+        checkpoint_activations(net, {"use_reentrant": True})
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "modernbert", "deberta_v2", "deberta_v2_conv"])

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import FAMILIES, covering, fill_with_pattern
+from families import CACHE, FAMILIES, checkpoint_activations, covering, fill_with_pattern
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS
@@ -95,7 +95,7 @@ def test_checkpointing_gives_equal_gradients(family, spec):
     net = _net(family, spec, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, layerdrop=0.0)
     inputs = _inputs(family)
     plain, runs = _gradients(net, inputs)
-    net.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(net, {"use_reentrant": False})
     checkpointed, runs_then = _gradients(net, inputs)
     assert runs_then == 2 * runs > 0
     assert plain.keys() == checkpointed.keys()
@@ -110,10 +110,10 @@ def test_reentrant_checkpointing_is_refused_for_streams_of_several_tensors(famil
         net = row.model_class(model)(row.config(model, SPECS[spec]))
         if any(name in spec for name in TUPLES):
             with pytest.raises(ValueError, match="use_reentrant"):
-                net.activation_checkpointing_enable({"use_reentrant": True})
-            net.activation_checkpointing_enable({"use_reentrant": False})
+                checkpoint_activations(net, {"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": False})
         else:
-            net.activation_checkpointing_enable({"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": True})
         net.activation_checkpointing_disable()
 
 
@@ -200,8 +200,8 @@ def test_decoding_with_a_cache_is_decoding_without(model, across, spec):
     whole = net(input_ids=ids, use_cache=False, **other).logits
     past, steps = None, []
     for step in range(6):
-        output = net(input_ids=ids[:, step : step + 1], past_key_values=past, use_cache=True, **other)
-        past = output.past_key_values
+        output = net(input_ids=ids[:, step : step + 1], use_cache=True, **{CACHE: past}, **other)
+        past = output[CACHE]
         steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-7, atol=1e-9)
     if across:

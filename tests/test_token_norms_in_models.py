@@ -7,7 +7,7 @@ from pathlib import Path
 import forked_python
 import pytest
 import torch
-from families import FAMILIES, MODELS, fill_with_pattern, slow_unless
+from families import FAMILIES, MODELS, checkpoint_activations, fill_with_pattern, slow_unless
 from token_specs import (
     ENCODERS,
     FAMILY_SPECS,
@@ -91,9 +91,7 @@ def test_a_mask_that_names_no_tokens_is_refused_in_words():
 
 
 def checkpointing(model, reentrant):
-    # the older name of the same
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": reentrant})
+    checkpoint_activations(model, {"use_reentrant": reentrant})
     model.enable_input_require_grads()
 
 

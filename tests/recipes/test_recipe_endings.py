@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import forked_python
 import pytest
 import torch
 from common import ending, run, training
@@ -21,7 +23,7 @@ from hf_addnorm.launch import launch_file
 
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / "recipes" / "finetune_text.py")
-TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2")), SCRIPT]
+TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2"))]
 BATCH_NORM = {"preset": "post_ln", "norm": "batch_norm"}
 
 
@@ -30,16 +32,14 @@ def started(written, tmp_path):
     """Start the recipe in a process of its own; returns it, when its first checkpoint is there, and its log."""
     running = []
 
-    def start(config: dict, command: list[str], **kwargs) -> tuple[subprocess.Popen, Path]:
+    def start(config: dict, launcher: list[str] | None = None) -> tuple[Any, Path]:
         log = tmp_path / "log"
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
         with log.open("w") as out:
-            process = subprocess.Popen(
-                [*command, *written(config)],
-                stdout=out,
-                stderr=out,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                **kwargs,
-            )
+            if launcher:
+                process = subprocess.Popen([*launcher, SCRIPT, *written(config)], stdout=out, stderr=out, env=env)
+            else:
+                process = forked_python.start([SCRIPT, *written(config)], stdout=out, stderr=out, env=env)
         running.append(process)
         deadline = time.monotonic() + 240
         while not any(Path(config["output_dir"], "checkpoints").glob("step_*")) and time.monotonic() < deadline:
@@ -65,7 +65,7 @@ def _equal(first: Path, second: Path) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path, number):
     config |= {"epochs": 500, "checkpoint_every": 20}
-    process, log = started(config, [sys.executable, SCRIPT])
+    process, log = started(config)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     last = log.read_text().strip().splitlines()[-1]
@@ -113,7 +113,7 @@ def test_running_statistics_are_those_of_one_process(config, recipe, two_process
 def test_a_full_disk_leaves_what_there_was(config, started, tmp_path):
     config |= {"epochs": 500, "checkpoint_every": 20}
     # Python ignores the signal that goes with a file that is too large, and gets an error as from a full disk
-    process, log = started(config, [sys.executable, SCRIPT])
+    process, log = started(config)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     assert process.wait(60) == 1
     last = log.read_text().strip().splitlines()[-1]

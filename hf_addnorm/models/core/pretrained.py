@@ -8,6 +8,7 @@ the rules for start weights, and the token mask, know the classes of this copy.
 """
 
 import inspect
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -41,7 +42,7 @@ from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
-from .recasting import get_part, has_part, recast, recast_at
+from .recasting import document, get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
 
 
@@ -98,6 +99,7 @@ class AddNormLayer(nn.Module):
         if "forward" in vars(cls):
             cls.forward = _takes_token_mask(cls.forward)
         super().__init_subclass__(**kwargs)
+        document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
 
     def recast_parts(self, spec: AddNormSpec, config: Any) -> None:
         """Let the parts that run with norms inside, or with transformed weights, be recast; once per layer."""
@@ -248,6 +250,7 @@ class AddNormEncoder(nn.Module):
         super().__init_subclass__(**kwargs)
         stock: Any = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
         cls.stock_forward = staticmethod(stock.forward)
+        document(cls, "`{stock}` with the norm of the place `final` after its layers.")
 
     def run_layers(self, *args: Any, **kwargs: Any) -> Any:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
@@ -339,6 +342,10 @@ def with_token_mask(forward: Any) -> Any:
     return with_token_mask
 
 
+_BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
+_MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
+
+
 class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
@@ -356,6 +363,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
             cls.forward = with_token_mask(cls.forward)
         # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
@@ -373,8 +381,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
-        """The family's base model."""
-        raise NotImplementedError
+        """The family's base model: the one that `AutoModel` finds, in the file that has the family's layout."""
+        family: Any = next(base for base in cls.__mro__ if "layout" in vars(base))
+        return getattr(sys.modules[family.__module__], family.config_class.auto_classes["AutoModel"])
 
     @classmethod
     def layout_of(cls, config: Any) -> FamilyLayout:
@@ -561,3 +570,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     def _first_position(self) -> Position:
         layers = self.config.add_norm_depth()
         return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))
+
+
+def model_names(module: str) -> list[str]:
+    """The names of the models that a family's file defines, which are its `__all__`.
+
+    Args:
+        module (`str`): the file's `__name__`.
+    """
+    found = vars(sys.modules[module]).items()
+    models = ((name, value) for name, value in found if isinstance(value, type) and value.__module__ == module)
+    return sorted(name for name, value in models if issubclass(value, AddNormPreTrainedModel))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
-InputKind = Literal["text", "image", "sound"]
+# the keys of INPUT_KINDS in hf_addnorm/hub/input_kinds.py
+InputName = Literal["text", "image", "sound", "spectrogram"]
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class FamilyFacts:
     """What is known of a family by its config alone; the defaults are those of a text encoder.
 
     Args:
-        inputs (`str`): what a model reads: "text" (numbers of tokens, whose embeddings are tables), "image" or
-            "sound".
+        inputs (`str`): what a model reads: "text" (numbers of tokens, whose embeddings are tables), "image", "sound"
+            or "spectrogram".
         norm_eps (`str`): the config's entry for the eps of the stock norms.
         position_table (`bool`): whether the stock model adds a table's row to the embeddings for a token's position.
         layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
@@ -24,7 +25,7 @@ class FamilyFacts:
             end means something else in other families.
     """
 
-    inputs: InputKind = "text"
+    inputs: InputName = "text"
     norm_eps: str = "layer_norm_eps"
     position_table: bool = False
     layer_counts: tuple[str, ...] = ("num_hidden_layers",)

@@ -101,6 +101,11 @@ class AddNormLayer(nn.Module):
         super().__init_subclass__(**kwargs)
         document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
 
+    @property
+    def added_last(self) -> nn.Module | None:
+        """What the stock layer adds to the stream behind its sublayers, if it has anything of the kind."""
+        return None
+
     def recast_parts(self, spec: AddNormSpec, config: Any) -> None:
         """Let the parts that run with norms inside, or with transformed weights, be recast; once per layer."""
         # what the stock layer's paths hold by now: a norm that several depths may share, or nothing

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from transformers.models.wav2vec2 import modeling_wav2vec2 as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
@@ -49,6 +50,10 @@ class AddNormWav2Vec2Layer(AddNormLayer):
     attention: Any
     feed_forward: Any
 
+    @property
+    def added_last(self) -> nn.Module | None:
+        return getattr(self, "adapter_layer", None)
+
     def forward(
         self,
         hidden_states: LayerState,
@@ -63,7 +68,7 @@ class AddNormWav2Vec2Layer(AddNormLayer):
             return self.feed_forward(u, branch_norms=branch_norms)
 
         branches = {"attention": attend, "feed_forward": feed_forward}
-        return self.run(hidden_states, branches, then=getattr(self, "adapter_layer", None), skipped=skipped)
+        return self.run(hidden_states, branches, then=self.added_last, skipped=skipped)
 
 
 class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, stock.Wav2Vec2EncoderLayer):

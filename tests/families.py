@@ -1,6 +1,8 @@
 """The families under test: one row each, from which every suite is generated."""
 
 import importlib
+import inspect
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -397,22 +399,69 @@ def specs_of(family: str, model: str) -> list[str]:
     return [spec for spec in (CAUSAL if row.is_causal(model) else SPECS) if spec not in row.without]
 
 
+def slow_unless(quick: bool, *values: Any) -> Any:
+    """A test's parameters; they are in every test run, or else where `-m slow` asks for them."""
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
+
+
+def deal(specs: Iterable[str], hands: Iterable[Any], allowed: Callable[[Any, str], bool]) -> set[tuple[Any, str]]:
+    """(hand, spec): every spec once, as cards are dealt: to the hand with the fewest of those that may have it.
+
+    A hand that would be left empty has the first spec that it may have.
+    """
+    specs, hands, dealt = list(specs), list(hands), set()
+    counts = dict.fromkeys(hands, 0)
+    for spec in specs:
+        able = [hand for hand in hands if allowed(hand, spec)]
+        if able:
+            hand = min(able, key=counts.get)
+            dealt.add((hand, spec))
+            counts[hand] += 1
+    empty = [(hand, [spec for spec in specs if allowed(hand, spec)]) for hand in hands if not counts[hand]]
+    return dealt | {(hand, able[0]) for hand, able in empty if able}
+
+
+OTHER_FAMILIES = [family for family in FAMILIES if family != "bert"]
+
+
+def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
+    """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
+
+    With `bert=False` it has every spec once, in some family.
+    """
+    pairs = list(pairs)
+    specs = dict.fromkeys(spec for _, spec in pairs)
+    quick = deal(specs, OTHER_FAMILIES if bert else FAMILIES, lambda family, spec: (family, spec) in pairs)
+    return [slow_unless((bert and pair[0] == "bert") or pair in quick, *pair) for pair in pairs]
+
+
+# each spec in one family beside BERT
+_DEALT = deal(
+    [spec for spec in SPECS if spec not in FEW_SPECS],
+    OTHER_FAMILIES,
+    lambda family, spec: spec in specs_of(family, BASE_MODELS[family]),
+)
+# each of these in many heads
+_HEADS = [model for model in MODELS if model[1] != BASE_MODELS[model[0]]]
+_DEALT_TO_HEADS = dict(zip(_HEADS, itertools.cycle(FEW_SPECS), strict=False))
+
+
 def quick_specs(family: str, model: str) -> list[str]:
-    """The specs with which every test run has a model: all for BERT and ViT, a covering set for other families."""
-    quick = _quick_specs(family, model)
-    return [spec for spec in specs_of(family, model) if spec in quick]
+    """The specs with which every test run has a model.
 
-
-def _quick_specs(family: str, model: str) -> Iterable[str]:
+    A base model: all for BERT; a few, and its share of all, for each other family. A model with a head: one that
+    changes every norm, and one of the few.
+    """
     if model != BASE_MODELS[family]:
-        return [*FEW_SPECS, "post_dyt_everywhere"]
-    return SPECS if family in ("bert", "vit") else COVERING
+        return ["post_dyt_everywhere", _DEALT_TO_HEADS[family, model]]
+    own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]
+    return [spec for spec in specs_of(family, model) if spec in own]
 
 
 def product(models: list[tuple[str, str]]) -> list[Any]:
     """(family, model, spec), all of them; what is not among the quick ones is marked slow."""
     return [
-        pytest.param(family, model, spec, marks=() if spec in quick_specs(family, model) else pytest.mark.slow)
+        slow_unless(spec in quick_specs(family, model), family, model, spec)
         for family, model in models
         for spec in specs_of(family, model)
     ]
@@ -461,3 +510,13 @@ def twins(*specs: Any, **kwargs: Any) -> list[Any]:
             if not any(home in path for home in OWN_PARAMETERS):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
+
+
+# the argument and the output that a decoder's cache is: Transformers 5.24 gave it another name
+CACHE = "cache" if "cache" in inspect.signature(transformers.BertModel.forward).parameters else "past_key_values"
+
+
+def checkpoint_activations(model: Any, *args: Any) -> None:
+    """Recompute the layers in the backward; the method has this name from Transformers 5.23 on."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(*args)

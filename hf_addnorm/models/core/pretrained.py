@@ -9,8 +9,7 @@ the rules for start weights, and the token mask, know the classes of this copy.
 
 import inspect
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from functools import partial, wraps
 from typing import Any, ClassVar, cast
 
@@ -18,10 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 
 from ..base.auxiliary_loss import with_losses
 from ..base.depth import Position, at_depth, positions
@@ -42,27 +37,9 @@ from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
+from .loading import register_key_layout, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
-
-
-try:
-    from safetensors import SafetensorError
-except ImportError:  # never with a Transformers that loads safetensors
-
-    class SafetensorError(Exception):  # type: ignore[no-redef]
-        """Stands for the error that cannot be raised then."""
-
-
-@contextmanager
-def reraise_damaged_weights(checkpoint: Any) -> Iterator[None]:
-    """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(
-            f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
-        ) from error
 
 
 def _pass_token_mask(layer: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -371,18 +348,19 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
             cls.forward = with_token_mask(cls.forward)
-        # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
-        for stock in cls.__mro__[1:]:
-            layout = get_checkpoint_conversion_mapping(stock.__name__)
-            if layout is not None:
-                register_checkpoint_conversion_mapping(cls.__name__, layout, overwrite=True)
-                break
+        register_key_layout(cls)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
+        register_key_layout(cls)
         with reraise_damaged_weights(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, in the layout of keys that the stock family has on disk."""
+        register_key_layout(type(self))
+        super().save_pretrained(*args, **kwargs)
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
@@ -405,17 +383,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         spec = AddNormSpec.parse(self.config.add_norm)
         self.mixes_tokens = bool(spec.token_norms(self.config.add_norm_depth()))
         self.asks_model = spec.asks_model(self.config.add_norm_depth())
-        base_class = self.add_norm_base()
-        if isinstance(self, base_class):
-            self._install_in_base(spec)
-        else:
-            stock = getattr(self, self.base_model_prefix)
-            base = recast(base_class, stock, self.config)
-            base.post_init()
-            setattr(self, self.base_model_prefix, base)
-            if spec.head != "stock":
-                self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
-            self.install_output_layer()
+        # a user's subclass may call this again, on a model that has its blocks and its weights
+        if not self._has_blocks():
+            self._install(spec)
         self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         present = {type(module).__name__ for module in self.modules()}
         layer = self.layout_of(self.config).layer.__name__
@@ -423,6 +393,26 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *in_float32}
         super().post_init()
+
+    def _has_blocks(self) -> bool:
+        """Whether the spec's blocks are installed."""
+        base_class = self.add_norm_base()
+        if not isinstance(self, base_class):
+            return isinstance(getattr(self, self.base_model_prefix), base_class)
+        layout = self.layout_of(self.config)
+        return all(isinstance(self.get_submodule(path), layout.layer) for path in set(layout.layers(self.config)))
+
+    def _install(self, spec: AddNormSpec) -> None:
+        base_class = self.add_norm_base()
+        if isinstance(self, base_class):
+            self._install_in_base(spec)
+            return
+        base = recast(base_class, getattr(self, self.base_model_prefix), self.config)
+        base.post_init()
+        setattr(self, self.base_model_prefix, base)
+        if spec.head != "stock":
+            self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
+        self.install_output_layer()
 
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
         norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
@@ -543,9 +533,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # as custom code, a module without parameters of its own would be passed over: rules that start its children's
-        # weights, ours and stock ones, would be lost. Every initialiser that runs here spares loaded weights.
-        super()._initialize_weights(module)
+        # Custom code may write weights in place, so Transformers passes over a module all of whose own weights were
+        # loaded. A module without any is not passed over here: our rules for it start weights of its children.
+        owns_weights = next(module.parameters(recurse=False), next(module.buffers(recurse=False), None)) is not None
+        super()._initialize_weights(module, is_custom_code and owns_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

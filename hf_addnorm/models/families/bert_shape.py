@@ -93,10 +93,10 @@ class BertShapeLayer(AddNormLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
         **kwargs: Any,
     ) -> LayerState:
-        kwargs |= {"encoder_hidden_states": encoder_hidden_states, "past_key_values": past_key_values}
+        # the cache is in kwargs, under the name that this Transformers gives it (`cache` from 5.24 on)
+        kwargs["encoder_hidden_states"] = encoder_hidden_states
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             core, _ = self.attention.self(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)

@@ -54,21 +54,22 @@ class AddNormGPT2Block(AddNormLayer, stock.GPT2Block):
     def forward(
         self,
         hidden_states: LayerState,
-        past_key_values: Any = None,
+        cache: Any = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         use_cache: bool | None = False,
         **kwargs: Any,
     ) -> LayerState:
-        common = {"past_key_values": past_key_values, "attention_mask": attention_mask}
+        # by position, as the cache comes: its name changes in Transformers 5.24
+        common = (cache, attention_mask)
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
-            return self.attn(u, use_cache=use_cache, branch_norms=branch_norms, **common, **kwargs)[0]
+            return self.attn(u, *common, use_cache=use_cache, branch_norms=branch_norms, **kwargs)[0]
 
         def attend_across(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             across = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
-            return self.crossattention(u, branch_norms=branch_norms, **common, **across)[0]
+            return self.crossattention(u, *common, branch_norms=branch_norms, **across)[0]
 
         def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.mlp(u, branch_norms=branch_norms)

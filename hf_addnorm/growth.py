@@ -15,14 +15,10 @@ from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import Residual
 from .models.spec.spec import AddNormSpec, Override
 from .models.weights.initialization import zero_init
+from .models.weights.weight_transforms import linear_size
 
 
 How = Literal["stack", "identity"]
-
-# config entries that count layers: those that run, and those of which each has weights of its own
-_COUNTS = ("num_hidden_layers", "num_hidden_groups")
-# config entries with a value for each layer
-_PER_LAYER = ("layer_types",)
 
 
 def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
@@ -88,17 +84,17 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
 def _grown_config(config: Any, layers: int, how: str) -> Any:
     old = config.num_hidden_layers
     grown = copy.deepcopy(config)
-    whole = how == "stack" or getattr(config, "num_hidden_groups", None) is not None
+    counts = config.facts.layer_counts
+    # where layers are shared, what counts those with weights of their own grows by the same factor
+    whole = how == "stack" or len(counts) > 1
     if type(layers) is not int or layers <= old or (whole and layers % old):
         allowed = f"a multiple of {old}, above it" if whole else f"a whole number above {old}"
         raise ValueError(f"layers is {layers!r}, and the model has {old}; allowed is {allowed}.")
-    for key in _COUNTS:
-        if hasattr(config, key):
-            setattr(grown, key, getattr(config, key) * layers // old)
-    for key in _PER_LAYER:
-        values = getattr(config, key, None)
-        if values is not None:
-            setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
+    for key in counts:
+        setattr(grown, key, getattr(config, key) * layers // old)
+    for key in config.facts.per_layer:
+        values = getattr(config, key)
+        setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
     grown.add_norm = _grown_spec(config, grown)
     return grown
 
@@ -218,7 +214,7 @@ class _Branch:
 
     def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
         """Something that the branch could give: its last Linear layer, on something that depends on `u`."""
-        width = getattr(self.output, "in_features", None) or self.output.nx
+        _, width = linear_size(self.output)
         inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
         return self.output(inside)
 
@@ -259,7 +255,7 @@ def _refuse_inexact(model: Any, grown: Any) -> None:
             )
         # a stream that keeps the layers' outputs has one more afterwards, at the end
         same = all(map(torch.equal, tree_leaves(expected), tree_leaves(after)))
-        # what a language's adapter adds is no branch
-        if not same or (depth >= len(old) and getattr(part[0], "adapter_layer", None) is not None):
+        # what a layer adds at its end is no branch
+        if not same or (depth >= len(old) and part[0].added_last is not None):
             raise ValueError(f"how is 'identity', and layer {depth + 1} {what}; allowed is 'stack'.")
         state = after

@@ -12,10 +12,12 @@ from ..catalogue import norms, weights
 from ..models.base.registry import ComponentSpec, one_of, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
 from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.family_facts import FamilyFacts
 from ..models.spec.presets import PRESETS
 from ..models.spec.refusals import WARNINGS
 from ..models.spec.spec import SUBLAYERS, AddNormSpec, LayerSpec
 from .citation import bibtex, sources
+from .input_kinds import INPUT_KINDS, InputKind
 
 
 # what a slot of a sublayer is, in words
@@ -362,6 +364,17 @@ def parts_of(config: Any) -> dict[str, Any]:
     if hasattr(config, "encoder") and hasattr(config, "decoder"):
         return {"encoder": config.encoder, "decoder": config.decoder}
     return {"": config}
+
+
+def facts_of(config: Any) -> FamilyFacts:
+    """What is known of a model's family, ours or stock; of any other model, what holds for most that read text."""
+    family = type(config) if isinstance(config, AddNormConfig) else families().get(config.model_type)
+    return FamilyFacts() if family is None else family.facts
+
+
+def input_kind(config: Any) -> InputKind:
+    """What a model reads."""
+    return INPUT_KINDS[facts_of(config).inputs]
 
 
 def described(config: Any) -> list[Description]:

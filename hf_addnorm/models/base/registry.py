@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
-from .protocols import HasDict, JsonValue
+from .protocols import JsonValue, OptionValue
 
 
 # what a registry holds, what it holds that was just defined, and what such a thing makes
@@ -48,7 +48,7 @@ class ComponentSpec:
     """
 
     kind: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, OptionValue] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """JSON form: `{"kind": name, option: value, ...}`."""
@@ -57,7 +57,7 @@ class ComponentSpec:
 
 def to_json(value: object) -> JsonValue:
     """`value` with everything in it that has a JSON form replaced by that."""
-    if isinstance(value, HasDict):
+    if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
@@ -77,7 +77,7 @@ class OptionType(Generic[OptionT]):
     """
 
     allowed: str
-    parse: Callable[[Any, str], OptionT]
+    parse: Callable[[object, str], OptionT]
 
     def __call__(self, value: object, where: str) -> OptionT:
         return self.parse(value, where)
@@ -91,10 +91,11 @@ def number(
     bounds += [f"at most {at_most}"] * (at_most is not None)
     allowed = "a number, " + " and ".join(["finite", *bounds])
 
-    def parse(value: Any, where: str) -> float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    def parse(value: object, where: str) -> float:
         if (
-            not is_number
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not math.isfinite(value)
             or (above is not None and value <= above)
             or (at_least is not None and value < at_least)
             or (at_most is not None and value > at_most)
@@ -109,7 +110,7 @@ def whole(*, at_least: int) -> OptionType[int]:
     """An option that is a whole number with a lower bound; use as `Annotated[int, whole(at_least=1)]`."""
     allowed = f"a whole number, at least {at_least}"
 
-    def parse(value: Any, where: str) -> int:
+    def parse(value: object, where: str) -> int:
         if type(value) is not int or value < at_least:
             raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
         return value
@@ -122,20 +123,20 @@ Positive = Annotated[float, number(above=0)]
 Fraction = Annotated[float, number(above=0, at_most=1)]
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: object) -> str:
     """What an annotation allows, in words."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return one_of([repr(arg) for arg in args])
     if origin in (typing.Union, types.UnionType):
         return one_of([describe(arg) for arg in args])
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
+    names: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
     if origin is Annotated:
         return str(args[1].allowed)
     return names.get(annotation, str(annotation))
 
 
-def parse_option(annotation: Any, value: object, where: str) -> Any:
+def parse_option(annotation: object, value: object, where: str) -> OptionValue:
     """`value` as the annotated type; the ValueError's sentence names `where`, the value and what is allowed."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
@@ -169,6 +170,8 @@ class Registry(Mapping[str, FactoryT_co]):
     def __init__(self, what: str):
         self.what = what
         self._factories: dict[str, FactoryT_co] = {}
+        # the names whose files are saved with a checkpoint
+        self.travelling: set[str] = set()
 
     def __getitem__(self, name: str) -> FactoryT_co:
         if name not in self._factories:
@@ -181,9 +184,13 @@ class Registry(Mapping[str, FactoryT_co]):
     def __len__(self) -> int:
         return len(self._factories)
 
-    def register(self, name: str) -> Callable[[DefinedT], DefinedT]:
+    def register(self, name: str, *, travels: bool = False) -> Callable[[DefinedT], DefinedT]:
         """Decorator that adds a class or function under `name`.
 
+        Args:
+            name (`str`): what a spec calls it.
+            travels (`bool`): for a component from outside this package: its file is saved with every checkpoint that
+                uses it. A checkpoint that uses one without it is not saved.
         Raises:
             ValueError: if the name is taken, or is not lower case with underscores.
         """
@@ -194,6 +201,8 @@ class Registry(Mapping[str, FactoryT_co]):
 
         def add(factory: DefinedT) -> DefinedT:
             self._factories[name] = cast(FactoryT_co, factory)
+            if travels:
+                self.travelling.add(name)
             return factory
 
         return add
@@ -219,7 +228,7 @@ class Registry(Mapping[str, FactoryT_co]):
         Raises:
             ValueError: unknown name, unknown option, wrong type or range, options that contradict each other.
         """
-        if isinstance(value, HasDict):
+        if hasattr(value, "to_dict"):
             value = value.to_dict()
         if isinstance(value, str):
             value = {"kind": value}

@@ -7,6 +7,7 @@ go through guarded initialisers, so values that a checkpoint brought are never t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
-from ..base.depth import Position
+from ..base.depth import Position, power
 from ..base.registries import INITS
 from ..base.registry import Finite, Positive, whole
 from ..norms.norm_base import set_gain

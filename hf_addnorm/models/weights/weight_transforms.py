@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..base.forward_context import put_buffer
 from ..base.registries import WEIGHTS
-from ..base.registry import Positive, one_of, says
+from ..base.registry import OptionType, Positive, one_of
 from ..base.token_mask import current
 from ..norms.norm_base import root, unit
 from .initialization import LINEAR_ROLES
@@ -37,7 +37,7 @@ def _roles_among(known: Sequence[str]) -> Any:
             raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
         return roles
 
-    return says(allowed, parse)
+    return OptionType(allowed, parse)
 
 
 Roles = Annotated[list, _roles_among(LINEAR_ROLES)]

@@ -52,7 +52,7 @@ _PROCESSORS = {
 }
 _INPUTS = {"vit": "pixel_values", "wav2vec2": "input_values"}
 
-Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike
+Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _subject_of_run(run: Run) -> Subject:
     )
 
 
-def read_config(folder: str | os.PathLike, **kwargs: Any) -> PreTrainedConfig:
+def read_config(folder: str | os.PathLike[str], **kwargs: Any) -> PreTrainedConfig:
     """The config in a folder or a repository; never runs code that is there.
 
     Raises:
@@ -224,7 +224,10 @@ def create_card(
 
 
 def write_card(
-    folder: str | os.PathLike, result: ResultLike | None = None, stock_result: ResultLike | None = None, **kwargs: Any
+    folder: str | os.PathLike[str],
+    result: ResultLike | None = None,
+    stock_result: ResultLike | None = None,
+    **kwargs: Any,
 ) -> Path:
     """Write the card of the model in `folder` to its README.md, whatever was there.
 
@@ -412,7 +415,7 @@ def is_placeholder(card: ModelCard) -> bool:
     )
 
 
-def replace_placeholder(folder: str | os.PathLike, repo: str) -> None:
+def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
     """Write this model's card over one that nobody wrote, and keep the tags that it was given.
 
     Args:

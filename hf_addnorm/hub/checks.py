@@ -102,7 +102,7 @@ def is_pickle(path: Path) -> bool:
     return False
 
 
-def check_folder(folder: str | os.PathLike, run_unknown_code: bool = False, load: bool = True) -> Check:
+def check_folder(folder: str | os.PathLike[str], run_unknown_code: bool = False, load: bool = True) -> Check:
     """Look at a saved model as the Hub and a stranger would.
 
     Nothing in it is unpickled. Its code is run only if it is, to the last byte, that of a known release of this

@@ -91,7 +91,7 @@ class Push:
         }
 
 
-def plan_push(folder: str | os.PathLike, repo: str) -> Push:
+def plan_push(folder: str | os.PathLike[str], repo: str) -> Push:
     """What a push of `folder` to `repo` would send. Nothing is sent, and nothing is asked of the Hub.
 
     Args:

@@ -41,7 +41,7 @@ _NOT_SETTINGS = {
 _NOT_METRICS = {"step", "epoch"}
 _NEEDED = ("config", "metrics", "model")
 
-ResultLike = dict[str, Any] | str | os.PathLike
+ResultLike = dict[str, Any] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

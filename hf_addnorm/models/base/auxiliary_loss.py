@@ -1,6 +1,7 @@
 """Losses that a module adds to that of its model during a training forward."""
 
 from collections.abc import Callable
+
 import torch
 
 from .forward_context import Arguments, ForwardContext, Returned, recomputing

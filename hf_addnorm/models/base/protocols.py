@@ -1,4 +1,4 @@
-"""What one part expects of another, as types: values from outside, and what registered classes say about themselves."""
+"""What one part expects of another, as types: values from outside, what registered classes say about themselves."""
 
 from typing import Any, Protocol
 

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Generic, Literal, TypeVar, cast
 
 from .protocols import JsonValue, OptionValue
 
@@ -123,6 +123,15 @@ Positive = Annotated[float, number(above=0)]
 Fraction = Annotated[float, number(above=0, at_most=1)]
 
 
+_IN_WORDS: dict[object, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    type(None): "null",
+}
+
+
 def describe(annotation: object) -> str:
     """What an annotation allows, in words."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -130,7 +139,13 @@ def describe(annotation: object) -> str:
         return one_of([repr(arg) for arg in args])
     if origin in (typing.Union, types.UnionType):
         return one_of([describe(arg) for arg in args])
-    names: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "null"}
+    names: dict[object, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+        type(None): "null",
+    }
     if origin is Annotated:
         return str(args[1].allowed)
     return names.get(annotation, str(annotation))

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import log
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 import torch
+from torch import nn
 from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
@@ -36,10 +37,15 @@ class Linear:
         output_scale (`float`): what the stock draw of o and w2 is multiplied by already.
     """
 
-    module: Any
+    module: nn.Module
     roles: tuple[str, ...]
     position: Position
     output_scale: float = 1.0
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """[out, in], and the transpose in a Conv1D."""
+        return self.module.get_parameter("weight")
 
 
 class InitRule:
@@ -58,7 +64,7 @@ class InitRule:
     def start_linear(self, linear: Linear) -> None:
         """Write the start weight of a Linear layer that has one of the roles, after the stock rules drew it."""
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         """Write the start of a norm or a table that has one of the roles; `position` is that of the first layer."""
 
 
@@ -80,7 +86,7 @@ class ScaleWeights(InitRule):
 
     def start_linear(self, linear: Linear) -> None:
         """Draw and scale the weight of `linear`, part by part where it is fused."""
-        weight = linear.module.weight.clone()
+        weight = linear.weight.clone()
         # [out, in]
         parts = (weight.T if isinstance(linear.module, Conv1D) else weight).chunk(len(linear.roles), dim=0)
         for role, part in zip(linear.roles, parts, strict=True):
@@ -89,7 +95,7 @@ class ScaleWeights(InitRule):
                 part.mul_(factor / linear.output_scale if role in ("o", "w2") else factor)
             else:
                 _DRAWS[self.base](part, gain=factor)
-        init.copy_(linear.module.weight, weight)
+        init.copy_(linear.weight, weight)
 
 
 def fan_in_normal_(weight: torch.Tensor, gain: float) -> torch.Tensor:
@@ -105,8 +111,14 @@ _DRAWS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def draw_table(table: Any, draw: Callable[[torch.Tensor], Any]) -> None:
-    """Draw the rows of an embedding table anew; that of the padding token is 0, as in the stock models."""
+def draw_table(module: nn.Module, draw: Callable[[torch.Tensor], object]) -> None:
+    """Draw the rows of an embedding table anew; that of the padding token is 0, as in the stock models.
+
+    Args:
+        module (`torch.nn.Embedding`): the table.
+        draw (`Callable`): writes the start into a tensor [rows, width].
+    """
+    table = cast(nn.Embedding, module)
     weight = torch.empty_like(table.weight)
     draw(weight)
     if table.padding_idx is not None:
@@ -127,7 +139,7 @@ class SmallTables(InitRule):
         super().__init__(("embed",))
         self.bound = bound
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         draw_table(module, lambda weight: torch.nn.init.uniform_(weight, -self.bound, self.bound))
 
 
@@ -144,10 +156,10 @@ class TFixup(ScaleWeights):
     def scale(position: Position) -> float:
         """`0.67 L^(-1/4)`, in a decoder with cross-attention `(9L)^(-1/4)`."""
         in_decoder = position.sublayers > 2 * position.layers
-        return (9 * position.layers) ** -0.25 if in_decoder else 0.67 * position.layers**-0.25
+        return float((9 * position.layers) ** -0.25 if in_decoder else 0.67 * position.layers**-0.25)
 
-    def start_module(self, module: Any, position: Position) -> None:
-        std = module.embedding_dim**-0.5 * (9 * position.layers) ** -0.25
+    def start_module(self, module: nn.Module, position: Position) -> None:
+        std = cast(nn.Embedding, module).embedding_dim ** -0.5 * (9 * position.layers) ** -0.25
         draw_table(module, lambda weight: torch.nn.init.normal_(weight, std=std))
 
 
@@ -160,27 +172,28 @@ class UnitDraws(InitRule):
     def start_linear(self, linear: Linear) -> None:
         # those of o and w2 are columns of [out, in], and Conv1D stores the transpose
         axis = int(linear.roles[0] in ("o", "w2")) ^ int(not isinstance(linear.module, Conv1D))
-        draw = torch.nn.init.normal_(torch.empty_like(linear.module.weight))
-        init.copy_(linear.module.weight, torch.nn.functional.normalize(draw, dim=axis))
+        draw = torch.nn.init.normal_(torch.empty_like(linear.weight))
+        init.copy_(linear.weight, torch.nn.functional.normalize(draw, dim=axis))
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         def draw(weight: torch.Tensor) -> None:
             weight.copy_(torch.nn.functional.normalize(torch.nn.init.normal_(weight), dim=-1))
 
         draw_table(module, draw)
 
 
-def zero_init(norm: Any) -> None:
+def zero_init(norm: nn.Module) -> None:
     """Start a norm at gain 0 and bias 0."""
     set_gain(norm, 0.0)
-    if getattr(norm, "bias", None) is not None:
-        init.zeros_(norm.bias)
+    for name, parameter in norm.named_parameters(recurse=False):
+        if name == "bias":
+            init.zeros_(parameter)
 
 
 class ZeroNorms(InitRule):
     """Start the norms of some slots at zero, gain and bias, so that they pass nothing at first."""
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         zero_init(module)
 
 

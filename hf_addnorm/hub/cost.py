@@ -2,11 +2,10 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
 from .description import parts_of
 
@@ -52,7 +51,7 @@ class Cost:
         ]
 
 
-def cost(config: Any) -> Cost:
+def cost(config: PreTrainedConfig) -> Cost:
     """Parameters and matrix products of a base model of this config, counted without memory or arithmetic."""
     (parameters, products, said), (stock_parameters, stock_products, _) = _count(config), _count(_stock(config))
     # an encoder-decoder has two of each, and says none
@@ -60,7 +59,7 @@ def cost(config: Any) -> Cost:
     return Cost(parameters, stock_parameters, products, stock_products, said, sizes)
 
 
-def _stock(config: Any) -> Any:
+def _stock(config: PreTrainedConfig) -> PreTrainedConfig:
     """The same model with the stock scheme."""
     stock = copy.deepcopy(config)
     for part in parts_of(stock).values():
@@ -68,7 +67,7 @@ def _stock(config: Any) -> Any:
     return stock
 
 
-def _input(name: str, config: Any) -> tuple[tuple[int, ...], torch.dtype, str]:
+def _input(name: str, config: PreTrainedConfig) -> tuple[tuple[int, ...], torch.dtype, str]:
     """Shape and dtype of one input, and what it is called."""
     if name == "pixel_values":
         return (1, config.num_channels, config.image_size, config.image_size), torch.float, "one image"
@@ -80,7 +79,7 @@ def _input(name: str, config: Any) -> tuple[tuple[int, ...], torch.dtype, str]:
     return (1, tokens), torch.long, f"{tokens} tokens"
 
 
-def _count(config: Any) -> tuple[int, int | None, str]:
+def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
     config = copy.deepcopy(config)
     for part in parts_of(config).values():
         # or the model looks for it among the numbers

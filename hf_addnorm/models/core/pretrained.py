@@ -224,6 +224,8 @@ class AddNormEncoder(nn.Module):
     layers: Any
     # where the mask that the encoder is given, and no other, counts tokens: sound
     reads_tokens = False
+    # whether the blocks of all depths are its `connections`, where layers may be shared
+    holds_connections = False
     # the rate of the layer drop, where the stock loop may not skip layers by itself
     layer_drop = 0.0
     stock_forward: ClassVar[Any]
@@ -466,7 +468,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         blocks = [
             layers[path].install_add_norm(spec, self.config, depth, len(paths)) for depth, path in enumerate(paths)
         ]
-        if not getattr(encoder, "holds_connections", False):
+        if not (isinstance(encoder, AddNormEncoder) and encoder.holds_connections):
             for path, connections in zip(paths, blocks, strict=True):
                 layers[path].connections = connections
         else:

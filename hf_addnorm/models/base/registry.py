@@ -41,9 +41,19 @@ class ComponentSpec:
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.kind, as_key(self.options)))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form: `{"kind": name, option: value, ...}`."""
         return {"kind": self.kind} | {key: to_json(value) for key, value in self.options.items()}
+
+
+def as_key(value: Any) -> Any:
+    """`value` in a form that can be the key of a dict: equal values are one key."""
+    if isinstance(value, dict):
+        return frozenset([(key, as_key(item)) for key, item in value.items()])
+    return tuple(map(as_key, value)) if isinstance(value, (list, tuple)) else value
 
 
 def to_json(value: Any) -> Any:
@@ -147,6 +157,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
     def __init__(self, what: str):
         self.what = what
         self._factories: dict[str, Callable[..., Any]] = {}
+        self._options: dict[str, dict[str, inspect.Parameter]] = {}
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self._factories:
@@ -178,14 +189,16 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """The options of `name`: the keyword-only parameters of its factory, annotations resolved."""
-        factory = self[name]
-        target = factory.__init__ if inspect.isclass(factory) else factory
-        hints = typing.get_type_hints(target, include_extras=True)
-        return {
-            key: parameter.replace(annotation=hints[key])
-            for key, parameter in inspect.signature(factory).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        if name not in self._options:
+            factory = self[name]
+            target = factory.__init__ if inspect.isclass(factory) else factory
+            hints = typing.get_type_hints(target, include_extras=True)
+            self._options[name] = {
+                key: parameter.replace(annotation=hints[key])
+                for key, parameter in inspect.signature(factory).parameters.items()
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            }
+        return self._options[name]
 
     def parse(self, value: Any, where: str, default: ComponentSpec | None = None) -> ComponentSpec:
         """A choice with all of its options from a name, a dict (`{"kind": name, option: value}`) or a choice.

@@ -23,13 +23,13 @@ from transformers.conversion_mapping import (
 )
 
 from ..base.auxiliary_loss import with_losses
-from ..base.depth import Position, at_depth, positions
+from ..base.depth import Position, StackPositions, at_depth
 from ..base.registries import INITS, POSITIONS, RESIDUALS, STREAMS, WIRINGS
 from ..base.registry import ComponentSpec, one_of, to_json
 from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import Norm, mixes_tokens
 from ..residuals.residuals import Residual
-from ..spec.refusals import refuse
+from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
 from ..streams.positions import put_positions
 from ..streams.streams import LayerState
@@ -122,9 +122,8 @@ class AddNormLayer(nn.Module):
         names = config.add_norm_sublayers()
         shared = None
         blocks = {}
-        for position, name in positions(layers, names, wiring):
-            if position.layer != depth:
-                continue
+        places = StackPositions(layers, names, wiring).of_layer(depth)
+        for name, position in places.items():
             order = names.index(name)
             choices = {
                 slot: choice
@@ -157,8 +156,7 @@ class AddNormLayer(nn.Module):
         new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
         entry_modules = stream.build_entry_modules(config.hidden_size) if depth == 0 else None
         exit_modules = stream.build_exit_modules(config.hidden_size, new_norm) if depth == layers - 1 else None
-        first = next(position for position, _ in positions(layers, names, wiring) if position.layer == depth)
-        part = stream.build_layer_part(config.hidden_size, first)
+        part = stream.build_layer_part(config.hidden_size, places[names[0]])
         return LayerAddNorm(blocks, shared, stream, wiring, depth, entry_modules, exit_modules, part)
 
     def _place_norms(
@@ -420,7 +418,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
                 self.set_submodule(path, self._place_norm(spec, place, name), strict=True)
 
     def _install_in_base(self, spec: AddNormSpec) -> None:
-        refuse(spec, self.config)
+        check(spec, self.config)
         layout = self.layout_of(self.config)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)

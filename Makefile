@@ -21,6 +21,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/lint_models.py
 
 # Transformers' own model tests on ours; fetches its source distribution (CONTRIBUTING.md has the last result).

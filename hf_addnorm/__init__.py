@@ -1,50 +1,66 @@
 """hf_addnorm: transformer encoders with another add & norm.
 
-Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors.
+Importing it registers every family with AutoConfig, the AutoModel classes, AutoTokenizer and the Auto processors. Only
+the configs are imported then; a model's file, the Hub tools and the rest are imported when they are asked for.
 """
 
-from . import hub
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .auto import load_pretrained, new_model, register_family, register_models
 from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
-from .checkpoint_code import code_files
-from .growth import grow
-from .models.base.auxiliary_loss import collect_losses
 from .models.composites.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .models.composites.configuration_addnorm_stack import AddNormStackConfig
-from .models.composites.modeling_addnorm_encoder_decoder import *
-from .models.composites.modeling_addnorm_stack import *
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.core.hub_files import HubFiles
-from .models.families.configuration_addnorm_albert import *
-from .models.families.configuration_addnorm_bert import *
-from .models.families.configuration_addnorm_deberta_v2 import *
-from .models.families.configuration_addnorm_gpt2 import *
-from .models.families.configuration_addnorm_modernbert import *
-from .models.families.configuration_addnorm_vit import *
-from .models.families.configuration_addnorm_wav2vec2 import *
-from .models.families.modeling_addnorm_albert import *
-from .models.families.modeling_addnorm_bert import *
-from .models.families.modeling_addnorm_deberta_v2 import *
-from .models.families.modeling_addnorm_gpt2 import *
-from .models.families.modeling_addnorm_modernbert import *
-from .models.families.modeling_addnorm_vit import *
-from .models.families.modeling_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_albert import AddNormAlbertConfig
+from .models.families.configuration_addnorm_bert import AddNormBertConfig
+from .models.families.configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
+from .models.families.configuration_addnorm_gpt2 import AddNormGPT2Config
+from .models.families.configuration_addnorm_modernbert import AddNormModernBertConfig
+from .models.families.configuration_addnorm_vit import AddNormViTConfig
+from .models.families.configuration_addnorm_wav2vec2 import AddNormWav2Vec2Config
 from .models.spec.presets import PRESETS, Preset
 from .models.spec.spec import AddNormSpec
-from .parameters import add_norm_parameters
 from .scheme import Scheme
+
+
+if TYPE_CHECKING:
+    from . import components, hub
+    from .growth import grow
+    from .models.base.auxiliary_loss import collect_losses
+    from .models.composites.modeling_addnorm_encoder_decoder import *
+    from .models.composites.modeling_addnorm_stack import *
+    from .models.families.modeling_addnorm_albert import *
+    from .models.families.modeling_addnorm_bert import *
+    from .models.families.modeling_addnorm_deberta_v2 import *
+    from .models.families.modeling_addnorm_gpt2 import *
+    from .models.families.modeling_addnorm_modernbert import *
+    from .models.families.modeling_addnorm_vit import *
+    from .models.families.modeling_addnorm_wav2vec2 import *
+    from .parameters import add_norm_parameters
 
 
 __version__ = "0.2.0"
 
-for _config_class in AddNormConfig.__subclasses__():
-    register_family(_config_class)
-register_models(AddNormStackConfig)
-register_models(AddNormEncoderDecoderConfig)
-# a model that is pushed gets a card; one that came as remote code knows no package, and gets Transformers' own
-HubFiles.write_card = staticmethod(hub.replace_placeholder)
-# its code lies in rooms here, and is flat in a checkpoint
-CodeCarryingConfig.code_files = staticmethod(code_files)
+# what is imported when it is asked for: the module of each name
+_LATER = {
+    "add_norm_parameters": ".parameters",
+    "collect_losses": ".models.base.auxiliary_loss",
+    "components": ".components",
+    "grow": ".growth",
+    "hub": ".hub",
+}
+_FAMILIES: tuple[type[AddNormConfig], ...] = (
+    AddNormAlbertConfig,
+    AddNormBertConfig,
+    AddNormDebertaV2Config,
+    AddNormGPT2Config,
+    AddNormModernBertConfig,
+    AddNormViTConfig,
+    AddNormWav2Vec2Config,
+)
+_COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (AddNormEncoderDecoderConfig, AddNormStackConfig)
 
 
 def presets() -> dict[str, Preset]:
@@ -52,15 +68,77 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
+def _model_files() -> dict[str, str]:
+    """The module of each config's models, by what the models' names begin with."""
+    return {
+        config_class.__name__.removesuffix("Config"): config_class.__module__.replace("configuration_", "modeling_")
+        for config_class in (*_FAMILIES, *_COMPOSITES)
+    }
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        module = importlib.import_module(_LATER[name], __name__)
+        value = module if _LATER[name] == f".{name}" else getattr(module, name)
+    else:
+        # a model: the longest of these beginnings, as one family's may begin another's
+        files = _model_files()
+        beginnings = [beginning for beginning in files if name.startswith(beginning)]
+        if not beginnings:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(files[max(beginnings, key=len)])
+        if name not in module.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def _model_names() -> list[str]:
+    return [name for file in _model_files().values() for name in importlib.import_module(file).__all__]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_model_names()})
+
+
+def _write_card(folder: Any, repo: str) -> None:
+    hub = importlib.import_module(".hub", __name__)
+    hub.replace_placeholder(folder, repo)
+
+
+def _code_files(config: CodeCarryingConfig) -> dict[str, str]:
+    return importlib.import_module(".checkpoint_code", __name__).code_files(config)
+
+
+for _config_class in _FAMILIES:
+    register_family(_config_class)
+for _composite_class in _COMPOSITES:
+    register_models(_composite_class)
+# a model that is pushed gets a card; one that came as remote code knows no package, and gets Transformers' own
+HubFiles.write_card = staticmethod(_write_card)
+# the package's code lies in rooms, and is flat in a checkpoint
+CodeCarryingConfig.code_files = staticmethod(_code_files)
+
 __all__ = [
+    "AddNormAlbertConfig",
+    "AddNormBertConfig",
     "AddNormConfig",
+    "AddNormDebertaV2Config",
+    "AddNormEncoderDecoderConfig",
+    "AddNormGPT2Config",
+    "AddNormModernBertConfig",
     "AddNormSpec",
+    "AddNormStackConfig",
+    "AddNormViTConfig",
+    "AddNormWav2Vec2Config",
     "Part",
     "Preset",
     "Scheme",
     "add_norm_parameters",
     "catalogue",
     "collect_losses",
+    "components",
     "grow",
     "hub",
     "inits",
@@ -75,5 +153,3 @@ __all__ = [
     "weights",
     "wirings",
 ]
-# and the families' classes
-__all__ += [name for name in globals() if name.startswith("AddNorm") and name not in __all__]

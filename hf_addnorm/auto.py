@@ -1,6 +1,5 @@
 """The Auto classes: registering families, and loading any checkpoint with another add & norm."""
 
-import importlib
 import os
 from typing import Any
 
@@ -13,9 +12,9 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 from transformers.utils import logging
 
+from .auto_mappings import ClassByName, register_by_name
 from .models.base.registry import one_of
-from .models.core.addnorm_config import AddNormConfig
-from .models.core.pretrained import reraise_damaged_weights
+from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.spec.spec import AddNormSpec
 
 
@@ -31,22 +30,21 @@ _PROCESSORS: tuple[tuple[Any, str, str], ...] = (
 _FAMILIES: dict[str, type[AddNormConfig]] = {}
 
 
-def register_models(config_class: type[Any]) -> None:
-    """Make AutoConfig and every AutoModel class find the models of a config.
+def register_models(config_class: type[CodeCarryingConfig]) -> None:
+    """Make AutoConfig and every AutoModel class find the models of a config; their file is imported at its first use.
 
     Args:
         config_class: with `auto_classes`; its models are in the module of the same name with `modeling_`.
     """
-    modeling = importlib.import_module(config_class.__module__.replace("configuration_", "modeling_"))
+    modeling = config_class.__module__.replace("configuration_", "modeling_")
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_name, name in config_class.auto_classes.items():
-        model_class = getattr(modeling, name)
         # an Auto class that this Transformers does not have yet needs no entry
         if (auto_class := getattr(transformers, auto_name, None)) is not None:
-            auto_class.register(config_class, model_class, exist_ok=True)
+            register_by_name(auto_class, config_class, ClassByName(modeling, name))
 
 
-def register_family(config_class: type[Any]) -> None:
+def register_family(config_class: type[AddNormConfig]) -> None:
     """Make AutoConfig, every AutoModel class and AutoTokenizer find a family.
 
     Args:
@@ -119,6 +117,8 @@ def load_pretrained(
     auto_class = _auto_class(auto_class)
     if add_norm is None:
         # a stock class, perhaps, which leaves the sentence to the reader of the file
+        from .models.core.pretrained import reraise_damaged_weights
+
         with reraise_damaged_weights(checkpoint):
             return auto_class.from_pretrained(checkpoint, **kwargs)
     hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .layer_schemes import LAYER_SCHEMES
-from .models.base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from .models.base.registries import DEPTH_RULES, INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 from .models.base.registry import Registry
 from .norm_schemes import NORM_SCHEMES
 from .scheme import Scheme
@@ -74,6 +74,11 @@ def wirings() -> dict[str, Part]:
 def inits() -> dict[str, Part]:
     """Every init rule by name."""
     return _parts(INITS)
+
+
+def depth_rules() -> dict[str, Part]:
+    """Every rule that gives a number by depth, by name."""
+    return _parts(DEPTH_RULES)
 
 
 def positions() -> dict[str, Part]:

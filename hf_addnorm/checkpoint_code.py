@@ -7,12 +7,14 @@ change: `from ..norms.rms_norms import RMSNorm` is `from .norms import RMSNorm`.
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from .models.core.addnorm_config import CodeCarryingConfig
+from .models.core.addnorm_config import CodeCarryingConfig, family_class
+from .own_components import PACKAGE, own_files
 
 
 MODELS = Path(__file__).with_name("models")
@@ -21,8 +23,12 @@ MODELS = Path(__file__).with_name("models")
 MACHINERY = ("base", "norms", "residuals", "streams", "weights", "spec", "core")
 # those whose files stay as they are
 SEPARATE = ("families", "composites")
+# the file that imports the families of a composite's parts, each in a section of its own
+PART_FAMILIES = "part_families"
 
 _IMPORT_FROM_ROOM = re.compile(r"^(\s*from )\.\.(\w+)\.(\w+)( import )", re.MULTILINE)
+# the same in a file outside this package
+_FROM_PACKAGE = re.compile(rf"^(\s*from ){PACKAGE}\.models\.", re.MULTILINE)
 _RELATIVE_IMPORT = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 # what several files of a room may each have for themselves
 _OF_EACH_FILE = {"logger", "__all__"}
@@ -33,35 +39,64 @@ def separate_files() -> dict[str, Path]:
     return {path.stem: path for room in SEPARATE for path in _files_of(room)}
 
 
-def flat_file(name: str) -> str:
+def flat_file(name: str, part_types: Collection[str] | None = None) -> str:
     """The text of one file of a checkpoint, by its name without `.py`.
 
+    Args:
+        name: the file.
+        part_types: the model types whose sections the table of part families keeps; all of them by default.
     Raises:
         KeyError: if a checkpoint has no such file.
     """
-    return _room_as_one_file(name) if name in MACHINERY else _flat_imports(separate_files()[name].read_text())
+    if name in MACHINERY:
+        return _room_as_one_file(name)
+    text = _flat_imports(separate_files()[name].read_text())
+    return text if name != PART_FAMILIES or part_types is None else _with_part_types(text, part_types)
 
 
-def flat_files(names: Iterable[str]) -> dict[str, str]:
+def flat_files(names: Iterable[str], part_types: Collection[str] | None = None) -> dict[str, str]:
     """The files of a checkpoint, by file name: those of `names`, and whatever they import from each other.
 
     Args:
         names: of families' or composites' files, without `.py`.
+        part_types: as in `flat_file`.
     """
     found: dict[str, str] = {}
     missing = list(names)
     while missing:
         name = missing.pop()
         if f"{name}.py" not in found:
-            text = found[f"{name}.py"] = flat_file(name)
+            text = found[f"{name}.py"] = flat_file(name, part_types)
             missing += _RELATIVE_IMPORT.findall(text)
     return dict(sorted(found.items()))
 
 
 def code_files(config: CodeCarryingConfig) -> dict[str, str]:
-    """The files of a config's code and that of its models, by file name."""
-    configuration = type(config).__module__.rpartition(".")[2]
-    return flat_files([configuration, configuration.replace("configuration_", "modeling_")])
+    """The files of a config's code and that of its models, by file name.
+
+    Args:
+        config: that of a family or a composite; of a class that a user derived from one, the code is that of ours.
+    Raises:
+        ValueError: if a component of the user's own cannot travel.
+    """
+    cls = family_class(config)
+    configuration = cls.__module__.rpartition(".")[2]
+    modeling = configuration.replace("configuration_", "modeling_")
+    if cls.__module__.startswith(f"{PACKAGE}."):
+        files = flat_files([configuration, modeling], config.part_types())
+    else:
+        files = _files_of_own_family(cls)
+    own, imports = own_files(config, files)
+    return {**files, f"{configuration}.py": files[f"{configuration}.py"] + imports, **own}
+
+
+def _files_of_own_family(cls: type[CodeCarryingConfig]) -> dict[str, str]:
+    """The files of a family that a user registered: its two files, and ours that they import."""
+    path = Path(str(sys.modules[cls.__module__].__file__))
+    paths = [path, path.with_name(path.name.replace("configuration_", "modeling_"))]
+    own = {path.name: _flat_imports(_FROM_PACKAGE.sub(r"\1..", path.read_text())) for path in paths}
+    imported = {name for text in own.values() for name in _RELATIVE_IMPORT.findall(text)}
+    return flat_files(name for name in imported if f"{name}.py" not in own) | own
 
 
 def all_flat_files() -> dict[str, str]:
@@ -76,6 +111,18 @@ def _files_of(room: str) -> list[Path]:
 def _flat_imports(text: str) -> str:
     """`text` with imports from other rooms as a flat folder has them."""
     return _IMPORT_FROM_ROOM.sub(lambda match: f"{match[1]}.{_flat_name(match[2], match[3])}{match[4]}", text)
+
+
+def sections(text: str) -> list[str]:
+    """The parts of a file between two blank lines."""
+    return text.strip("\n").split("\n\n\n")
+
+
+def _with_part_types(text: str, part_types: Collection[str]) -> str:
+    """The file of part families without the sections of families that a model is not made of."""
+    head = re.compile(r'@part_family\("(\w+)"\)')
+    found = [(section, head.match(section)) for section in sections(text)]
+    return "\n\n\n".join(section for section, match in found if match is None or match[1] in part_types) + "\n"
 
 
 def _flat_name(room: str, module: str) -> str:

@@ -3,7 +3,7 @@
     python recipes/depth.py --config recipes/configs/depth.yaml --text_file FILE [--key value ...]
 
 A study is many short runs in one process. Each writes its JSON into `output_dir` as soon as it ends; `--resume` goes
-on with those that are missing. `depth_report.py` makes the figure and the README's tables from the result.
+on with those that are missing. `depth_report.py` makes the figure and the tables of docs/depth.md from the result.
 """
 
 import math

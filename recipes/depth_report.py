@@ -1,7 +1,7 @@
-"""The README's part on depth, and its figure, from the two results of `depth.py`.
+"""The results in docs/depth.md, and their figure, from the two results of `depth.py`.
 
 python recipes/depth_report.py          # writes both anew
-python recipes/depth_report.py --check  # says whether the README's part is that of the files
+python recipes/depth_report.py --check  # says whether the page's part is that of the files
 """
 
 import io
@@ -15,9 +15,10 @@ from common.depth_claims import CLAIMS, NotRun, Study
 from matplotlib import ticker
 from matplotlib.figure import Figure
 from PIL import Image
-from results_table import README, ROOT, spread
+from results_table import ROOT, spread
 
 
+PAGE = ROOT / "docs" / "depth.md"
 RESULT = ROOT / "recipes" / "results" / "depth.json"
 HIGH_RATE = RESULT.with_name("depth_high_rate.json")
 FIGURE = RESULT.with_suffix(".png")
@@ -74,7 +75,7 @@ def claims_table(study: Study) -> list[str]:
 
 
 def part(result: dict, high: dict) -> str:
-    """The README's part, from the study and the one at a higher rate, as markdown."""
+    """The page's part, from the study and the one at a higher rate, as markdown."""
     study, other = Study(result), Study(high)
     guess = f"Loss at the end, mean (smallest to largest) over the seeds; {study.unigram:.2f} is that of the guess:"
     lines = [guess, "", *loss_table(study), "", *claims_table(study), ""]
@@ -138,13 +139,13 @@ def draw(result: dict, path: Path) -> None:
 
 def main() -> None:
     result, high = (json.loads(path.read_text()) for path in (RESULT, HIGH_RATE))
-    text = README.read_text()
+    text = PAGE.read_text()
     new = BLOCK.sub(lambda block: block[1] + part(result, high) + block[2], text)
     if "--check" not in sys.argv:
-        README.write_text(new)
+        PAGE.write_text(new)
         draw(result, FIGURE)
     elif new != text:
-        sys.exit("the README's part on depth is not that of the results: run python recipes/depth_report.py")
+        sys.exit("docs/depth.md is not what the results say: run python recipes/depth_report.py")
 
 
 if __name__ == "__main__":

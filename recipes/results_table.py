@@ -1,4 +1,4 @@
-"""The tables of the runs in `recipes/results`: schemes over seeds in the README, every run in recipes/README.md.
+"""The tables of the runs in `recipes/results`: schemes over seeds in docs/choosing.md, every run in recipes/README.md.
 
 python recipes/results_table.py          # writes the tables anew
 python recipes/results_table.py --check  # says whether they are those of the files
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+SCHEMES = ROOT / "docs" / "choosing.md"
 ALL_RUNS = ROOT / "recipes" / "README.md"
 BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
 COLUMNS = ("data", "train rows", "`add_norm`", "runs", "figure", "loss of the last 50 steps")
@@ -109,7 +109,7 @@ def all_runs(results: dict[str, dict]) -> str:
 
 def tables() -> dict[Path, str]:
     """The table of each page."""
-    return {README: table([*load_results("finetune_text").values()]), ALL_RUNS: all_runs(load_results())}
+    return {SCHEMES: table([*load_results("finetune_text").values()]), ALL_RUNS: all_runs(load_results())}
 
 
 def main() -> None:

@@ -1,107 +1,121 @@
-"""The README is true: its Python runs, its tables are the code's, its commands name what exists.
+"""The documentation is true: tables are the code's, links and paths name what exists, advice was measured."""
 
-`python tests/test_docs.py` writes the tables anew.
-"""
-
+import json
 import re
-from collections import Counter
+import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from families import tiny_config
+from pages import PAGES, ROOT, anchors, blocks, links, make_targets, named, without_blocks
 
-from hf_addnorm import AddNormSpec, catalogue, presets
-from hf_addnorm.models.base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from hf_addnorm import AddNormBertModel, AddNormSpec
 
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import tables
+
+
+DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+EXAMPLES = blocks((DOCS / "spec.md").read_text(), "json")
 
 
-def preset_table() -> str:
-    rows = [
-        f"| `{name}` | {preset.formula.replace('|', '/')} | {preset.source} |" for name, preset in presets().items()
-    ]
-    return "\n".join(["| preset | one sublayer | source |", "|---|---|---|", *rows]) + "\n"
+@pytest.mark.parametrize("page", tables.PARTS)
+def test_a_table_is_the_codes(page):
+    assert tables.made(page) == (DOCS / page).read_text(), "run: python docs/tables.py"
 
 
-def catalogue_table() -> str:
-    count = Counter(row.status for row in catalogue())
-    missing = [row for row in catalogue() if row.status in ("open", "left out")]
-    rows = [f"| `{row.id}` | {row.axis} | {row.source} | {row.status} | {row.reason} |" for row in missing]
-    lines = [
-        f"Of {count.total()} schemes {count['built']} are built under a name of their own and {count['expressible']} "
-        "are options of these;",
-        f"{count['open']} are open, {count['left out']} are left out.",
-        "",
-        "<details><summary>What is not built, and why</summary>",
-        "",
-        "| scheme | axis | source | status | reason |",
-        "|---|---|---|---|---|",
-        *rows,
-        "",
-        "</details>",
-    ]
-    return "\n".join(lines) + "\n"
+def test_a_part_without_its_comments_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "DOCS", tmp_path)
+    (tmp_path / "presets.md").write_text("# Presets\n")
+    with pytest.raises(ValueError, match=r"presets.md has the comments of 'presets' 0 times; allowed is once"):
+        tables.made("presets.md")
 
 
-TABLES = {"presets": preset_table, "catalogue": catalogue_table}
+def test_every_axis_has_a_heading_and_an_example():
+    text = (DOCS / "spec.md").read_text()
+    headings = re.findall(r"^## (`.*)$", text, re.MULTILINE)
+    axes = {axis for heading in headings for axis in re.findall(r"`(\w+)`", heading)}
+    assert axes == {axis.name for axis in fields(AddNormSpec)} - {"format_version"}
+    for heading in headings:
+        section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        assert "```json" in section, heading
 
 
-def with_table(text: str, name: str) -> str:
-    """`text` with the table between its marks written anew."""
-    marks = re.compile(rf"(<!-- {name}:.*?-->\n).*?(<!-- end {name} -->)", re.DOTALL)
-    text, count = marks.subn(lambda match: match[1] + TABLES[name]() + match[2], text)
-    assert count == 1, name
-    return text
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: f"line_{block.line}")
+def test_an_example_of_the_spec_is_a_model(block):
+    config = tiny_config(json.loads(block.text))
+    assert AddNormSpec.parse(config.add_norm.to_dict()) == config.add_norm
+    out = AddNormBertModel(config)(torch.tensor([[1, 2, 3]])).last_hidden_state
+    assert out.shape == (1, 3, 8) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_is_the_codes(name):
-    assert with_table(README.read_text(), name) == README.read_text(), "run: python tests/test_docs.py"
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page):
+    for path, anchor in links(page.read_text()):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target.read_text()), f"{path}#{anchor}"
 
 
-def test_the_axes_table_names_every_part():
-    text = README.read_text()
-    table = text[text.index("| axis | values | default |") :]
-    table = table[: table.index("\n\n")]
-    axes = {axis.name for axis in fields(AddNormSpec)} - {"format_version", "preset", "variant"}
-    parts = {name for registry in (NORMS, RESIDUALS, INITS, POSITIONS, STREAMS, WEIGHTS, WIRINGS) for name in registry}
-    assert {name for name in axes | parts if f"`{name}`" not in table} == set()
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_paths_name_what_exists(page):
+    text = page.read_text()
+    folders = "hf_addnorm|recipes|tests|benchmarks|docs|model_cards"
+    paths = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.<>*-]*)", text)
+    # `<family>` and `*` stand for several
+    paths = [path.rstrip(".-") for path in paths if not re.search("[<*]", path)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= make_targets()
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "recipes/README.md"])
-def test_python_blocks_run(file, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE)
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, vocab_size=99
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    source = "\n".join(blocks).replace("google-bert/bert-base-uncased", str(tmp_path / "bert"))
-    # the defaults are those of BERT-base: too large to build in a test
-    small = "num_hidden_layers=2, hidden_size=32, num_attention_heads=4, intermediate_size=37, vocab_size=99, "
-    exec(compile(source.replace("AddNormBertConfig(add", f"AddNormBertConfig({small}add"), file, "exec"), {})
-    assert torch.is_grad_enabled()
+def _rooms() -> dict[str, set[str]]:
+    """The table of the rooms in docs/architecture.md: what each may import."""
+    text = (DOCS / "architecture.md").read_text()
+    table = text.partition("| room |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {room.strip("`"): set(re.findall(r"`(\w+)`", may)) for room, _, may in cells}
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "recipes/README.md"])
-def test_commands_and_links_name_what_exists(file):
-    text = (ROOT / file).read_text()
-    folder = (ROOT / file).parent
-    targets = re.findall(r"^([a-z.]+)(?: [^:=]*)?:(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE) + re.findall(r"`make ([a-z]+)`", text):
-        assert target in targets, target
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (folder / path).exists(), path
-    for path in re.findall(
-        r"(?:^|[\s`(=])((?:recipes|tests|benchmarks|hf_addnorm)/[\w/.-]+\.(?:py|yaml|md|json|png))", text
-    ):
-        assert (ROOT / path).exists(), path
+def test_the_rooms_import_what_the_architecture_says():
+    models, rooms = ROOT / "hf_addnorm" / "models", _rooms()
+    assert set(rooms) == {path.name for path in models.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    for room, may in rooms.items():
+        for file in (models / room).glob("*.py"):
+            imported = set(re.findall(r"^\s*from \.\.(\w+)", file.read_text(), re.MULTILINE))
+            assert imported <= may, f"{room}/{file.name} imports {sorted(imported - may)}"
 
 
-if __name__ == "__main__":
-    for name in TABLES:
-        README.write_text(with_table(README.read_text(), name))
+@pytest.mark.parametrize("page", ["architecture.md", "adding.md"])
+def test_the_names_of_classes_are_those_of_the_code(page):
+    code = "".join(path.read_text() for path in (ROOT / "hf_addnorm").rglob("*.py"))
+    names = re.findall(r"`([A-Z][A-Za-z]*[a-z][A-Z]\w*)`", without_blocks((DOCS / page).read_text()))
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_the_index_has_every_page():
+    linked = {path for path, _ in links((DOCS / "index.md").read_text())}
+    pages = {page.name for page in DOCS.glob("*.md")} - {"index.md"}
+    assert pages <= linked
+    from_readme = {path for path, _ in links(README.read_text())}
+    assert {f"docs/{page}" for page in pages} <= from_readme
+
+
+def test_advice_is_what_was_measured():
+    """Every figure of the advice is one of a table that is made from the results."""
+    choosing, depth = (DOCS / "choosing.md").read_text(), (DOCS / "depth.md").read_text()
+    all_runs = (ROOT / "recipes" / "README.md").read_text()
+    measured = choosing.partition("<!-- results:")[2] + depth.partition("<!-- depth:")[2] + all_runs
+    advice = README.read_text().partition("## Which scheme")[2].partition("\n## ")[0]
+    advice += choosing.partition("<!-- results:")[0]
+    # losses and accuracies
+    figures = set(re.findall(r"(?<![\d.])\d\.\d{2,3}(?!\d)", without_blocks(advice)))
+    assert len(figures) >= 30
+    assert {figure for figure in figures if figure not in measured} == set()
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 160

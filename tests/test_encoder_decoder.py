@@ -17,8 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, EncoderDecoderModel
 
 import hf_addnorm
 from hf_addnorm import AddNormEncoderDecoderConfig, AddNormEncoderDecoderModel, AddNormStackForMaskedLM
-from hf_addnorm.models.composites.composite import DECODERS, ENCODERS
-from hf_addnorm.models.composites.composite_config import DECODER_CONFIGS, ENCODER_CONFIGS
+from hf_addnorm.models.composites.part_families import DECODER_CONFIGS, DECODERS, ENCODER_CONFIGS, ENCODERS
 
 
 # the stock model warns of a change in version 4.12 wherever it is given labels

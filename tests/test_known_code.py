@@ -5,12 +5,12 @@
 
 from hf_addnorm import __version__
 from hf_addnorm.checkpoint_code import all_flat_files
-from hf_addnorm.hub.known_code import FILE, hash_of, known_code, releases_of, to_text, with_this_version
+from hf_addnorm.hub.known_code import FILE, hashes_of, known_code, releases_of, to_text, with_this_version
 
 
 def test_the_hashes_are_those_of_the_files():
     assert FILE.read_text() == to_text(with_this_version(known_code())), "run: python tests/test_known_code.py"
-    assert known_code()[__version__] == {name: hash_of(text) for name, text in all_flat_files().items()}
+    assert known_code()[__version__] == {name: hashes_of(name, text) for name, text in all_flat_files().items()}
 
 
 def test_releases_add_up(tmp_path):

@@ -1,4 +1,4 @@
-"""The committed results: the README's table is theirs, and they name no place on the machine that made them."""
+"""The committed results: the tables of the documentation are theirs, and they name no place of the machine."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import depth_report
 import keys_table
 import pytest
 import sweep_report
-from results_table import README, ROOT, tables
+from results_table import ROOT, tables
 
 
 STUDIES = [depth_report.RESULT, depth_report.HIGH_RATE]
@@ -20,9 +20,9 @@ def test_the_tables_of_results_are_those_of_the_files(page):
     assert tables()[page] in page.read_text(), "run: python recipes/results_table.py"
 
 
-def test_the_readmes_part_on_depth_is_that_of_the_study():
+def test_the_page_on_depth_is_that_of_the_study():
     part = depth_report.part(*(json.loads(path.read_text()) for path in STUDIES))
-    assert part in README.read_text(), "run: python recipes/depth_report.py"
+    assert part in depth_report.PAGE.read_text(), "run: python recipes/depth_report.py"
     assert max(path.stat().st_size for path in STUDIES) < 400_000
     assert depth_report.FIGURE.stat().st_size < 300_000
 

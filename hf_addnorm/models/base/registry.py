@@ -158,6 +158,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
         self.what = what
         self._factories: dict[str, Callable[..., Any]] = {}
         self._options: dict[str, dict[str, inspect.Parameter]] = {}
+        # the names whose files are saved with a checkpoint
+        self.travelling: set[str] = set()
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self._factories:
@@ -170,9 +172,13 @@ class Registry(Mapping[str, Callable[..., Any]]):
     def __len__(self) -> int:
         return len(self._factories)
 
-    def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(self, name: str, *, travels: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorator that adds a class or function under `name`.
 
+        Args:
+            name (`str`): what a spec calls it.
+            travels (`bool`): for a component from outside this package: its file is saved with every checkpoint that
+                uses it. A checkpoint that uses one without it is not saved.
         Raises:
             ValueError: if the name is taken, or is not lower case with underscores.
         """
@@ -183,6 +189,9 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
         def add(factory: Callable[..., Any]) -> Callable[..., Any]:
             self._factories[name] = factory
+            self._options.pop(name, None)
+            if travels:
+                self.travelling.add(name)
             return factory
 
         return add

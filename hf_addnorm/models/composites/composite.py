@@ -1,31 +1,13 @@
-"""What models that are made of other models share: the parts by family, and what is left to the parts."""
+"""What models that are made of other models share: what is left to the parts."""
 
-from typing import Any, cast
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..core.embeddings_and_output import HasOutputLayer
 from ..core.hub_files import HubFiles
-from ..core.pretrained import AddNormPreTrainedModel, with_token_mask
+from ..core.pretrained import with_token_mask
 from ..core.single_commit_push import SingleCommitPush
-from ..families.modeling_addnorm_albert import AddNormAlbertModel
-from ..families.modeling_addnorm_bert import AddNormBertLMHeadModel, AddNormBertModel
-from ..families.modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
-from ..families.modeling_addnorm_gpt2 import AddNormGPT2LMHeadModel
-from ..families.modeling_addnorm_modernbert import AddNormModernBertModel
-
-
-Models = dict[str, type[AddNormPreTrainedModel]]
-
-
-def _by_model_type(*models: type[AddNormPreTrainedModel]) -> Models:
-    """By name: a config may come from another copy of these files."""
-    return {cast(Any, model.config_class).model_type: model for model in models}
-
-
-# the model of an encoder and of a decoder by family
-ENCODERS = _by_model_type(AddNormBertModel, AddNormAlbertModel, AddNormModernBertModel, AddNormDebertaV2Model)
-DECODERS = _by_model_type(AddNormBertLMHeadModel, AddNormGPT2LMHeadModel)
 
 
 class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):

@@ -1,4 +1,4 @@
-"""What the configs of models that are made of other models share: the families, and how an entry becomes a config."""
+"""What the configs of models that are made of other models share: how an entry becomes a part's config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,27 +7,7 @@ from transformers import PreTrainedConfig
 
 from ..base.registry import one_of, unknown
 from ..core.addnorm_config import AddNormConfig
-from ..families.configuration_addnorm_albert import AddNormAlbertConfig
-from ..families.configuration_addnorm_bert import AddNormBertConfig
-from ..families.configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
-from ..families.configuration_addnorm_gpt2 import AddNormGPT2Config
-from ..families.configuration_addnorm_modernbert import AddNormModernBertConfig
-
-
-Families = dict[str, type[AddNormConfig]]
-
-
-def _by_model_type(*config_classes: type[AddNormConfig]) -> Families:
-    """By their stock model type and ours."""
-    names = ("stock_model_type", "model_type")
-    return {getattr(config_class, name): config_class for config_class in config_classes for name in names}
-
-
-# the families that a model's encoders may be of, and those of a decoder that reads one
-ENCODER_CONFIGS = _by_model_type(
-    AddNormBertConfig, AddNormAlbertConfig, AddNormModernBertConfig, AddNormDebertaV2Config
-)
-DECODER_CONFIGS = _by_model_type(AddNormBertConfig, AddNormGPT2Config)
+from .part_families import Families
 
 
 def parse_part(value: Any, where: str, families: Families, **fixed: Any) -> AddNormConfig:
@@ -52,6 +32,11 @@ def parse_part(value: Any, where: str, families: Families, **fixed: Any) -> AddN
         return families[name].from_dict(given | fixed)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def part_type(config: AddNormConfig) -> str:
+    """The name of a part's family in `part_families.py`."""
+    return config.model_type.removeprefix("addnorm_")
 
 
 def as_dict(value: Any, where: str, families: Families) -> Mapping[str, Any]:
@@ -93,7 +78,7 @@ def family_of(checkpoint: Any, families: Families, whole: str, **hub: Any) -> ty
     Raises:
         ValueError: for another family.
     """
-    name = PreTrainedConfig.get_config_dict(checkpoint, **hub)[0].get("model_type")
+    name = str(PreTrainedConfig.get_config_dict(checkpoint, **hub)[0].get("model_type"))
     if name not in families:
         raise ValueError(f"{checkpoint} is a {name!r} model; {whole} {one_of(families)}.")
     return families[name]

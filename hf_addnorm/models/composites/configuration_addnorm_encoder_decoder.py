@@ -9,7 +9,8 @@ from transformers import EncoderDecoderConfig, PreTrainedConfig
 from ..base.registry import to_json
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
 from ..spec.spec import AddNormSpec
-from .composite_config import DECODER_CONFIGS, ENCODER_CONFIGS, as_dict, parse_part, refuse_decoder
+from .composite_config import as_dict, parse_part, part_type, refuse_decoder
+from .part_families import DECODER_CONFIGS, ENCODER_CONFIGS
 
 
 _KEYS = ["encoder", "decoder", "share_embeddings"]
@@ -105,6 +106,9 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
     ) -> Any:
         """The config of two; as in Transformers, but the two stay as they are."""
         return cls(encoder=encoder_config, decoder=decoder_config, **kwargs)
+
+    def part_types(self) -> set[str]:
+        return {part_type(self.encoder), part_type(self.decoder)}
 
     def refuse(self) -> None:
         """Refuse what does not fit together.

@@ -10,7 +10,8 @@ from transformers import PreTrainedConfig
 from ..base.registries import NORMS
 from ..base.registry import parse_option
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
-from .composite_config import ENCODER_CONFIGS, parse_part, refuse_decoder
+from .composite_config import parse_part, part_type, refuse_decoder
+from .part_families import ENCODER_CONFIGS
 
 
 Arrangement = Literal["sequence", "parallel"]
@@ -140,6 +141,9 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
         encoders = [config.to_dict() for config in self.encoders]
         norm = None if self.norm is None else self.norm.to_dict()
         return super().to_dict() | {"encoders": encoders, "norm": norm}
+
+    def part_types(self) -> set[str]:
+        return {part_type(config) for config in self.encoders}
 
     def members(self) -> list[list[int]]:
         """The encoders of each group; without a norm all are one."""

@@ -10,9 +10,10 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..base.registry import one_of
-from .composite import DECODERS, ENCODERS, CompositeModel
-from .composite_config import DECODER_CONFIGS, ENCODER_CONFIGS, family_of
+from .composite import CompositeModel
+from .composite_config import family_of
 from .configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig, with_decoder_layers
+from .part_families import DECODER_CONFIGS, DECODERS, ENCODER_CONFIGS, ENCODERS
 
 
 class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: ignore[override]

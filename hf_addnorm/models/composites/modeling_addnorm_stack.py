@@ -19,9 +19,10 @@ from transformers.utils.generic import can_return_tuple
 from ..base.registry import one_of
 from ..core.branch_norms import same
 from ..norms.norm_base import Norm
-from .composite import ENCODERS, CompositeModel
-from .composite_config import ENCODER_CONFIGS, family_of
+from .composite import CompositeModel
+from .composite_config import family_of
 from .configuration_addnorm_stack import AddNormStackConfig
+from .part_families import ENCODER_CONFIGS, ENCODERS
 
 
 Tensors = Sequence[torch.Tensor]

@@ -22,9 +22,14 @@ else:
     PreTrainedConfig = object
 
 
+def family_class(config: "CodeCarryingConfig") -> type["CodeCarryingConfig"]:
+    """The class whose code a config needs: its own, or where a user derived it from a family's, the family's."""
+    return next(cls for cls in type(config).__mro__ if "auto_classes" in vars(cls))
+
+
 def flat_neighbours(config: "CodeCarryingConfig") -> dict[str, str]:
     """The files of a config's code as remote code has them: those beside its own that its models import."""
-    config_file = Path(str(sys.modules[type(config).__module__].__file__))
+    config_file = Path(str(sys.modules[family_class(config).__module__].__file__))
     source = config_file.with_name(config_file.name.replace("configuration_", "modeling_"))
     # a config that was loaded alone, as remote code, has no modeling file beside it
     files = {str(source), *get_relative_import_files(source)} if source.exists() else set()
@@ -41,6 +46,10 @@ class CodeCarryingConfig(PreTrainedConfig):
     # the model type of the stock family, if there is one, whose checkpoints load here as they are
     stock_model_type: ClassVar[str]
 
+    def part_types(self) -> set[str]:
+        """The model types of the parts, of a model that is made of several."""
+        return set()
+
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """As in Transformers; a stock checkpoint of the family counts as one of ours."""
@@ -51,10 +60,19 @@ class CodeCarryingConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json with the full `auto_map`, and the code that it names beside it."""
-        modules = {"AutoConfig": type(self).__module__.split(".")[-1]}
-        modeling = modules["AutoConfig"].replace("configuration_", "modeling_")
-        self.auto_map = {"AutoConfig": f"{modules['AutoConfig']}.{type(self).__name__}"}
-        self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()}
+        configuration = family_class(self).__module__.split(".")[-1]
+        modeling = configuration.replace("configuration_", "modeling_")
+        code = type(self).code_files(self)
+        # a class that a user registered for an Auto class, whose file Transformers has just put into the folder
+        users = {
+            auto: name
+            for auto, name in (getattr(self, "auto_map", None) or {}).items()
+            if isinstance(name, str)
+            and (file := f"{name.rpartition('.')[0]}.py") not in code
+            and Path(save_directory, file).is_file()
+        }
+        self.auto_map = {"AutoConfig": f"{configuration}.{family_class(self).__name__}"}
+        self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()} | users
         super().save_pretrained(save_directory, **kwargs)
         self.save_code(save_directory)
         if push_to_hub:

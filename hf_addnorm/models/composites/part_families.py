@@ -1,0 +1,208 @@
+"""The families of which a part of a composite model may be; a family is imported when a config names it.
+
+Each family is a section of its own. A saved model carries only the families that it is made of: while saving, the
+sections of the others are left out of this file.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, TypeVar
+
+from ..core.addnorm_config import AddNormConfig
+from ..core.pretrained import AddNormPreTrainedModel
+
+
+class PartFamily:
+    """One family: its model types, and what is imported of it.
+
+    A family that cannot be an encoder or a decoder leaves that method out.
+    """
+
+    # the stock one and ours
+    model_types: ClassVar[tuple[str, str]]
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        """The config of a part."""
+        raise NotImplementedError
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        """The model of a part that is an encoder."""
+        raise NotImplementedError
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        """The model of a part that is a decoder and reads an encoder."""
+        raise NotImplementedError
+
+
+# by the name of the family's files
+PART_FAMILIES: dict[str, type[PartFamily]] = {}
+PartFamilyT = TypeVar("PartFamilyT", bound=PartFamily)
+
+
+def part_family(name: str) -> Callable[[type[PartFamilyT]], type[PartFamilyT]]:
+    """Decorator that adds a family under the name of its files."""
+
+    def add(family: type[PartFamilyT]) -> type[PartFamilyT]:
+        PART_FAMILIES[name] = family
+        return family
+
+    return add
+
+
+class Families(Mapping[str, type[AddNormConfig]]):
+    """The config classes of the families that may be in a role, by their stock model type and ours.
+
+    Args:
+        role (`str`): "encoder" or "decoder".
+    """
+
+    def __init__(self, role: str):
+        self.role = role
+
+    def _able(self) -> Iterator[type[PartFamily]]:
+        return (family for family in PART_FAMILIES.values() if self.role in vars(family))
+
+    def __getitem__(self, model_type: str) -> type[AddNormConfig]:
+        for family in self._able():
+            if model_type in family.model_types:
+                return family.config()
+        raise KeyError(model_type)
+
+    def __iter__(self) -> Iterator[str]:
+        return (model_type for family in self._able() for model_type in family.model_types)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+class PartModels(Mapping[str, type[AddNormPreTrainedModel]]):
+    """The models of the families that may be in a role, by our model type.
+
+    By name, since a config may come from another copy of these files.
+
+    Args:
+        role (`str`): "encoder" or "decoder".
+    """
+
+    def __init__(self, role: str):
+        self.role = role
+
+    def _able(self) -> dict[str, Callable[[], type[AddNormPreTrainedModel]]]:
+        able = (family for family in PART_FAMILIES.values() if self.role in vars(family))
+        return {family.model_types[1]: getattr(family, self.role) for family in able}
+
+    def __getitem__(self, model_type: str) -> type[AddNormPreTrainedModel]:
+        return self._able()[model_type]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._able())
+
+    def __len__(self) -> int:
+        return len(self._able())
+
+
+ENCODER_CONFIGS, DECODER_CONFIGS = Families("encoder"), Families("decoder")
+ENCODERS, DECODERS = PartModels("encoder"), PartModels("decoder")
+
+
+@part_family("bert")
+class BertPart(PartFamily):
+    """BERT."""
+
+    model_types = ("bert", "addnorm_bert")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_bert import AddNormBertConfig
+
+        return AddNormBertConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_bert import AddNormBertModel
+
+        return AddNormBertModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_bert import AddNormBertLMHeadModel
+
+        return AddNormBertLMHeadModel
+
+
+@part_family("albert")
+class AlbertPart(PartFamily):
+    """ALBERT."""
+
+    model_types = ("albert", "addnorm_albert")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_albert import AddNormAlbertConfig
+
+        return AddNormAlbertConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_albert import AddNormAlbertModel
+
+        return AddNormAlbertModel
+
+
+@part_family("modernbert")
+class ModernBertPart(PartFamily):
+    """ModernBERT."""
+
+    model_types = ("modernbert", "addnorm_modernbert")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_modernbert import AddNormModernBertConfig
+
+        return AddNormModernBertConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_modernbert import AddNormModernBertModel
+
+        return AddNormModernBertModel
+
+
+@part_family("deberta_v2")
+class DebertaV2Part(PartFamily):
+    """DeBERTa-v2 and -v3."""
+
+    model_types = ("deberta-v2", "addnorm_deberta_v2")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
+
+        return AddNormDebertaV2Config
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_deberta_v2 import AddNormDebertaV2Model
+
+        return AddNormDebertaV2Model
+
+
+@part_family("gpt2")
+class GPT2Part(PartFamily):
+    """GPT-2."""
+
+    model_types = ("gpt2", "addnorm_gpt2")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_gpt2 import AddNormGPT2Config
+
+        return AddNormGPT2Config
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_gpt2 import AddNormGPT2LMHeadModel
+
+        return AddNormGPT2LMHeadModel

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .models.base.registry import parse_option
 from .models.core.branch_norms import BranchNorms
-from .models.core.layer_add_norm import residual_of_block
+from .models.core.layer_add_norm import SublayerCall, residual_of_block
 from .models.core.pretrained import AddNormPreTrainedModel, get_part
 from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import Residual
@@ -230,7 +230,7 @@ def _after(layer: Any, connections: Any, config: Any, state: Any) -> Any:
     names, calls = config.add_norm_sublayers(), []
     for name in names:
         branch = _Branch(layer, connections, names, name)
-        calls.append(connections.call(name, branch.run, None, branch.stock_norms, None))
+        calls.append(SublayerCall(connections, name, branch.run, None, branch.stock_norms))
     return connections.step(state, calls)
 
 

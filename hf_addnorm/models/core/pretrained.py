@@ -40,7 +40,7 @@ from .branch_norms import ModuleView
 from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
-from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
+from .layer_add_norm import Branch, LayerAddNorm, StreamModules, SublayerAddNorm, SublayerCall
 from .recasting import get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
 
@@ -140,24 +140,18 @@ class AddNormLayer(nn.Module):
                 residual = stream.build_residual(choice, config.hidden_size, position, new_norm)
                 if choice.options.get("share") == "layer":
                     shared, residual = shared or residual, None
-            blocks[name] = SublayerAddNorm(
-                layer_spec,
-                set(choices),
-                norms,
-                residual,
-                at_depth(layer_spec.pre_scale, position),
-                at_depth(layer_spec.drop_path, position),
-                config.add_norm_head_size() if layer_spec.qkv_width == "head" else None,
-            )
+            head_size = config.add_norm_head_size() if layer_spec.qkv_width == "head" else None
+            blocks[name] = SublayerAddNorm(layer_spec, position, set(choices), norms, residual, head_size)
         self.mixes_tokens = self.mixes_tokens or bool(spec.token_norms(layers))
         if spec.asks_model(layers) and not self.has_token_hook:
             self.has_token_hook = True
             self.register_forward_pre_hook(_pass_token_mask, with_kwargs=True)
         new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
-        entry_modules = stream.build_entry_modules(config.hidden_size) if depth == 0 else None
+        entry_modules = stream.build_entry_modules(config.hidden_size) if depth == 0 else {}
         exit_modules = stream.build_exit_modules(config.hidden_size, new_norm) if depth == layers - 1 else None
         part = stream.build_layer_part(config.hidden_size, places[names[0]])
-        return LayerAddNorm(blocks, shared, stream, wiring, depth, entry_modules, exit_modules, part)
+        own = StreamModules(entry_modules, exit_modules, part)
+        return LayerAddNorm(blocks, shared, stream, wiring, depth, own)
 
     def _place_norms(
         self, parts: SublayerLayout, choices: dict[str, ComponentSpec], name: str, qkv_width: str, config: Any
@@ -211,11 +205,12 @@ class AddNormLayer(nn.Module):
             return blocks(hidden_states, [])
         calls = []
         for name, branch in branches.items():
-            parts = self.sublayers[name]
-            stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
+            parts, stock_norms = self.sublayers[name], {}
+            for slot in blocks._modules[name].stock_slots:
+                stock_norms[slot] = get_part(self, parts.norms[slot])
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
-            calls.append(blocks.call(name, branch, dropout, stock_norms, in_chunks))
+            calls.append(SublayerCall(blocks, name, branch, dropout, stock_norms, in_chunks))
         return blocks(hidden_states, calls, then)
 
     def require_cross_attention(self) -> None:

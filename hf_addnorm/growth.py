@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .models.base.registry import parse_option
 from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
-from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, residual_of_block
+from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall, residual_of_block
 from .models.core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
 from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
@@ -230,7 +230,7 @@ class _Branch:
 
     def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
         """Something that the branch could give: its last Linear layer, on something that depends on `u`."""
-        _, width = linear_size(self.output)
+        width = linear_size(self.output)[1]
         inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
         output: torch.Tensor = self.output(inside)
         return output
@@ -244,7 +244,7 @@ def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig
     names, calls = config.add_norm_sublayers(), []
     for name in names:
         branch = _Branch(layer, connections, names, name)
-        calls.append(connections.call(name, branch.run, None, branch.stock_norms, None))
+        calls.append(SublayerCall(connections, name, branch.run, None, branch.stock_norms))
     return connections.step(state, calls)
 
 

@@ -1,5 +1,6 @@
 """The families under test: one row each, from which every suite is generated."""
 
+import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable
@@ -10,7 +11,6 @@ import pytest
 import torch
 import transformers
 
-import hf_addnorm
 from hf_addnorm import (
     AddNormAlbertConfig,
     AddNormBertConfig,
@@ -38,6 +38,10 @@ class Family:
     attentions: tuple[str, ...] = ("eager", "sdpa")
     # models that no Auto class finds
     more_models: tuple[str, ...] = ()
+    # presets that have no meaning in it
+    without: tuple[str, ...] = ()
+    # whether all its models are causal, not just the one that writes text
+    causal: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -49,20 +53,24 @@ class Family:
         return transformers.models.auto.configuration_auto.CONFIG_MAPPING[self.config_class.stock_model_type]
 
     def config(self, model: str, add_norm: Any = None, **kwargs: Any) -> Any:
-        return self.config_class(**{**self.tiny, **_for_model(model), **kwargs}, add_norm=add_norm)
+        return self.config_class(**{**self.tiny, **self._for_model(model), **kwargs}, add_norm=add_norm)
 
     def stock_config(self, model: str, **kwargs: Any) -> Any:
-        return self.stock_config_class(**{**self.tiny, **_for_model(model), **kwargs})
+        return self.stock_config_class(**{**self.tiny, **self._for_model(model), **kwargs})
+
+    def is_causal(self, model: str) -> bool:
+        return self.causal or model == self.config_class.auto_classes.get("AutoModelForCausalLM")
+
+    def _for_model(self, model: str) -> dict[str, Any]:
+        return {"is_decoder": True} if self.is_causal(model) and not self.causal else {}
 
     def model_class(self, model: str) -> type[Any]:
-        return getattr(hf_addnorm, model)
+        return getattr(
+            importlib.import_module(self.config_class.__module__.replace("configuration_", "modeling_")), model
+        )
 
     def stock_class(self, model: str) -> type[Any]:
         return getattr(transformers, model.removeprefix("AddNorm"))
-
-
-def _for_model(model: str) -> dict[str, Any]:
-    return {"is_decoder": True} if "BertLMHead" in model else {}
 
 
 def _draw(high: int, *shape: int) -> torch.Tensor:
@@ -145,14 +153,27 @@ _TINY_SOUND = {
     "classifier_proj_size": 16,
 }
 
+# t_fixup starts the tables of the embeddings
+_NO_TABLES = ("t_fixup",)
+# in nGPT unit vectors and cosines reach the layers and the scores as they are
+_NO_SPHERE = ("ngpt",)
+
 FAMILIES = {
     "bert": Family(AddNormBertConfig, _TINY_TEXT, two_segment_inputs),
-    "vit": Family(AddNormViTConfig, {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4}, image_inputs),
-    "albert": Family(AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs),
+    "vit": Family(
+        AddNormViTConfig,
+        {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+        image_inputs,
+        without=_NO_TABLES,
+    ),
+    "albert": Family(
+        AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE
+    ),
     "albert_groups": Family(
         AddNormAlbertConfig,
         {**_TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
         two_segment_inputs,
+        without=_NO_SPHERE,
     ),
     "modernbert": Family(
         AddNormModernBertConfig,
@@ -167,6 +188,7 @@ FAMILIES = {
             "classifier_dropout": 0.1,
         },
         text_inputs,
+        without=_NO_SPHERE,
     ),
     "deberta_v2": Family(
         AddNormDebertaV2Config,
@@ -179,6 +201,7 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
+        without=_NO_SPHERE,
     ),
     "deberta_v2_conv": Family(
         AddNormDebertaV2Config,
@@ -194,12 +217,14 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
+        without=_NO_SPHERE,
     ),
-    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs),
+    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs, without=_NO_TABLES),
     "wav2vec2_stable": Family(
         AddNormWav2Vec2Config,
         {**_TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
         sound_inputs,
+        without=_NO_TABLES + _NO_SPHERE,
     ),
     "gpt2": Family(
         AddNormGPT2Config,
@@ -216,6 +241,7 @@ FAMILIES = {
         },
         text_inputs,
         more_models=("AddNormGPT2DoubleHeadsModel",),
+        causal=True,
     ),
 }
 
@@ -359,10 +385,7 @@ BASE_MODELS = {family: row.config_class.auto_classes["AutoModel"] for family, ro
 
 # where a preset has a meaning, if not everywhere
 ONLY_IN = {
-    # it starts the tables of the embeddings
-    "t_fixup": {family for family, row in FAMILIES.items() if row.config_class.has_tables},
-    # unit vectors and cosines reach the layers and the scores as they are
-    "ngpt": {"bert", "vit", "wav2vec2", "gpt2"},
+    preset: {family for family, row in FAMILIES.items() if preset not in row.without} for preset in ("t_fixup", "ngpt")
 }
 
 
@@ -372,8 +395,8 @@ CAUSAL = [name for name, spec in SPECS.items() if not AddNormSpec.parse(spec).to
 
 def specs_of(family: str, model: str) -> list[str]:
     """The specs that a family's model can have."""
-    causal = CAUSAL if family == "gpt2" or "LMHead" in model else SPECS
-    return [spec for spec in causal if family in ONLY_IN.get(spec, FAMILIES)]
+    row = FAMILIES[family]
+    return [spec for spec in (CAUSAL if row.is_causal(model) else SPECS) if spec not in row.without]
 
 
 def slow_unless(quick: bool, *values: Any) -> Any:

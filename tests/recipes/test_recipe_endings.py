@@ -12,8 +12,10 @@ from typing import Any
 import forked_python
 import pytest
 import torch
-from common import run
+from common import ending, run, training
 from common.errors import UserError
+from common.evaluation import predict
+from common.model import load_saved
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -166,6 +168,53 @@ def test_add_norm_alone_is_trained(config, recipe, tiny, tmp_path):
     alphas = [parameter for name, parameter in model.named_parameters() if "residual_norm" in name]
     assert alphas
     assert all(bool((parameter != 0).all()) for parameter in alphas)
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """The models that were asked for predictions of the validation rows, in turn."""
+    asked = []
+
+    def counted(accelerator, model, loader, outputs):
+        asked.append(model)
+        return predict(accelerator, model, loader, outputs)
+
+    monkeypatch.setattr(training, "predict", counted)
+    monkeypatch.setattr(ending, "predict", counted)
+    return asked
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_the_trained_model_is_not_asked_twice(config, recipe, predicted, tmp_path):
+    recipe(config | {"epochs": 1})
+    # the only evaluation, and the model that was loaded again
+    assert len(predicted) == 2
+    assert predicted[0] is not predicted[1]
+    # what has been evaluated is not what is saved: an earlier step, or merged adapters
+    recipe(
+        config
+        | {
+            "output_dir": str(tmp_path / "best"),
+            "checkpoint_every": 24,
+            "epochs": 6,
+            "learning_rate": 3e-3,
+            "final_model": "best",
+        }
+    )
+    assert len(predicted) == 2 + 6 + 2
+    recipe(config | {"output_dir": str(tmp_path / "lora"), "epochs": 1, "lora": 2})
+    assert len(predicted) == 10 + 1 + 2
+
+
+def test_a_model_that_comes_back_changed_is_an_error(config, recipe, monkeypatch):
+    def changed(auto_class, folder, like):
+        model = load_saved(auto_class, folder, like)
+        model.classifier.bias.data[1] += 1e-4
+        return model
+
+    monkeypatch.setattr(ending, "load_saved", changed)
+    with pytest.raises(RuntimeError, match="predicts something else than the trained one"):
+        recipe(config | {"epochs": 1})
 
 
 # PEFT asks Transformers by an old name

@@ -8,8 +8,8 @@ the rules for start weights, and the token mask, know the classes of this copy.
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Collection, Mapping
 from functools import partial, wraps
 from typing import Any, ClassVar, cast
 
@@ -17,10 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 
 from ..base.auxiliary_loss import with_losses
 from ..base.depth import Position, at_depth, positions
@@ -41,27 +37,9 @@ from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
-from .recasting import get_part, has_part, recast, recast_at
+from .loading import register_key_layout, reraise_damaged_weights
+from .recasting import document, get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
-
-
-try:
-    from safetensors import SafetensorError
-except ImportError:  # never with a Transformers that loads safetensors
-
-    class SafetensorError(Exception):  # type: ignore[no-redef]
-        """Stands for the error that cannot be raised then."""
-
-
-@contextmanager
-def reraise_damaged_weights(checkpoint: Any) -> Iterator[None]:
-    """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(
-            f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
-        ) from error
 
 
 def _pass_token_mask(layer: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -98,6 +76,12 @@ class AddNormLayer(nn.Module):
         if "forward" in vars(cls):
             cls.forward = _takes_token_mask(cls.forward)
         super().__init_subclass__(**kwargs)
+        document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
+
+    @property
+    def added_last(self) -> nn.Module | None:
+        """What the stock layer adds to the stream behind its sublayers, if it has anything of the kind."""
+        return None
 
     def recast_parts(self, spec: AddNormSpec, config: Any) -> None:
         """Let the parts that run with norms inside, or with transformed weights, be recast; once per layer."""
@@ -240,6 +224,8 @@ class AddNormEncoder(nn.Module):
     layers: Any
     # where the mask that the encoder is given, and no other, counts tokens: sound
     reads_tokens = False
+    # whether the blocks of all depths are its `connections`, where layers may be shared
+    holds_connections = False
     # the rate of the layer drop, where the stock loop may not skip layers by itself
     layer_drop = 0.0
     stock_forward: ClassVar[Any]
@@ -248,6 +234,7 @@ class AddNormEncoder(nn.Module):
         super().__init_subclass__(**kwargs)
         stock: Any = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
         cls.stock_forward = staticmethod(stock.forward)
+        document(cls, "`{stock}` with the norm of the place `final` after its layers.")
 
     def run_layers(self, *args: Any, **kwargs: Any) -> Any:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
@@ -339,27 +326,8 @@ def with_token_mask(forward: Any) -> Any:
     return with_token_mask
 
 
-def register_key_layout(cls: type[PreTrainedModel]) -> None:
-    """Let Transformers know in which layout of keys the checkpoints of a model class are on disk.
-
-    Some families have an older layout there, and Transformers looks it up by the name of a class, then by model type.
-    A user's class may have the name of another family's: so this is said again before each load and save.
-    """
-    layouts = (
-        get_checkpoint_conversion_mapping(stock.__name__) for stock in cls.__mro__[1:] if is_of_transformers(stock)
-    )
-    layout = next((layout for layout in layouts if layout is not None), None)
-    if layout is not None or get_checkpoint_conversion_mapping(cls.__name__) is not None:
-        register_checkpoint_conversion_mapping(cls.__name__, layout or [], overwrite=True)
-    config_class: Any = cls.config_class
-    by_type = get_checkpoint_conversion_mapping(getattr(config_class, "stock_model_type", None))
-    if by_type is not None:
-        register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
-
-
-def is_of_transformers(cls: type) -> bool:
-    """Whether a class is one of Transformers' own."""
-    return cls.__module__.partition(".")[0] == "transformers"
+_BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
+_MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
 class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
@@ -379,6 +347,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
@@ -397,8 +366,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
-        """The family's base model."""
-        raise NotImplementedError
+        """The family's base model: the one that `AutoModel` finds, in the file that has the family's layout."""
+        family: Any = next(base for base in cls.__mro__ if "layout" in vars(base))
+        return getattr(sys.modules[family.__module__], family.config_class.auto_classes["AutoModel"])
 
     @classmethod
     def layout_of(cls, config: Any) -> FamilyLayout:
@@ -498,7 +468,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         blocks = [
             layers[path].install_add_norm(spec, self.config, depth, len(paths)) for depth, path in enumerate(paths)
         ]
-        if not getattr(encoder, "holds_connections", False):
+        if not (isinstance(encoder, AddNormEncoder) and encoder.holds_connections):
             for path, connections in zip(paths, blocks, strict=True):
                 layers[path].connections = connections
         else:
@@ -598,3 +568,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     def _first_position(self) -> Position:
         layers = self.config.add_norm_depth()
         return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))
+
+
+def model_names(module: str) -> list[str]:
+    """The names of the models that a family's file defines, which are its `__all__`.
+
+    Args:
+        module (`str`): the file's `__name__`.
+    """
+    found = vars(sys.modules[module]).items()
+    models = ((name, value) for name, value in found if isinstance(value, type) and value.__module__ == module)
+    return sorted(name for name, value in models if issubclass(value, AddNormPreTrainedModel))

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from transformers.models.bert import modeling_bert as stock
 
-from ..core.pretrained import AddNormEncoder, AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormEncoder, AddNormPreTrainedModel
 from .bert_shape import BertShapeAttention, BertShapeIntermediate, BertShapeLayer, bert_layout, bert_sublayers
 from .configuration_addnorm_bert import AddNormBertConfig
 
@@ -55,6 +55,3 @@ class AddNormBertForTokenClassification(AddNormBertPreTrainedModel, stock.BertFo
 
 
 class AddNormBertForQuestionAnswering(AddNormBertPreTrainedModel, stock.BertForQuestionAnswering): ...
-
-
-__all__ = model_names(__name__)

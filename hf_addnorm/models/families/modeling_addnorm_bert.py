@@ -1,7 +1,5 @@
 """BERT with another add & norm: the base model and its eight heads."""
 
-from typing import ClassVar
-
 from transformers.models.bert import modeling_bert as stock
 
 from ..core.pretrained import AddNormEncoder, AddNormPreTrainedModel
@@ -19,7 +17,7 @@ class AddNormBertIntermediate(BertShapeIntermediate, stock.BertIntermediate): ..
 
 
 class AddNormBertLayer(BertShapeLayer, stock.BertLayer):
-    sublayers: ClassVar = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
+    sublayers = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
 
 
 class AddNormBertEncoder(AddNormEncoder, stock.BertEncoder): ...

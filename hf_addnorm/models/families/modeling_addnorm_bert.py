@@ -1,10 +1,8 @@
 """BERT with another add & norm: the base model and its eight heads."""
 
-from typing import ClassVar
-
 from transformers.models.bert import modeling_bert as stock
 
-from ..core.pretrained import AddNormEncoder, AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormEncoder, AddNormPreTrainedModel
 from .bert_shape import BertShapeAttention, BertShapeIntermediate, BertShapeLayer, bert_layout, bert_sublayers
 from .configuration_addnorm_bert import AddNormBertConfig
 
@@ -19,7 +17,7 @@ class AddNormBertIntermediate(BertShapeIntermediate, stock.BertIntermediate): ..
 
 
 class AddNormBertLayer(BertShapeLayer, stock.BertLayer):
-    sublayers: ClassVar = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
+    sublayers = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
 
 
 class AddNormBertEncoder(AddNormEncoder, stock.BertEncoder): ...
@@ -55,6 +53,3 @@ class AddNormBertForTokenClassification(AddNormBertPreTrainedModel, stock.BertFo
 
 
 class AddNormBertForQuestionAnswering(AddNormBertPreTrainedModel, stock.BertForQuestionAnswering): ...
-
-
-__all__ = model_names(__name__)

@@ -7,7 +7,7 @@ from transformers.models.gpt2 import modeling_gpt2 as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_gpt2 import AddNormGPT2Config
 
@@ -110,6 +110,3 @@ class AddNormGPT2ForTokenClassification(AddNormGPT2PreTrainedModel, stock.GPT2Fo
 
 
 class AddNormGPT2ForQuestionAnswering(AddNormGPT2PreTrainedModel, stock.GPT2ForQuestionAnswering): ...
-
-
-__all__ = model_names(__name__)

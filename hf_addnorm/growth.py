@@ -79,12 +79,8 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
     grown.tie_weights()
     grown.train(model.training)
     if how == "identity":
-        names = config.add_norm_sublayers()
         for layer, connections in _layers(grown)[len(_paths(model)) :]:
-            for name in names:
-                _Branch(layer, connections, names, name).zero_init()
-            if connections.layer_part is not None:
-                connections.layer_part.reset_parameters()
+            _start_as_identity(layer, connections, config.add_norm_sublayers())
         _refuse_inexact(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
@@ -239,6 +235,14 @@ class _Branch:
         inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
         output: torch.Tensor = self.output(inside)
         return output
+
+
+def _start_as_identity(layer: AddNormLayer, connections: LayerAddNorm, names: list[str]) -> None:
+    """Let a layer's branches add nothing to the stream at first."""
+    for name in names:
+        _Branch(layer, connections, names, name).zero_init()
+    if connections.layer_part is not None:
+        connections.layer_part.reset_parameters()
 
 
 @torch.no_grad()

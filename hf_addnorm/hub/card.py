@@ -203,41 +203,57 @@ def create_card(
         ValueError: if there is neither model nor results, or if the stock results are of other data, rows or scheme.
         ImportError: if Jinja2 is missing.
     """
-    run = None if results is None else Run.read(results)
-    stock = None if stock_results is None else Run.read(stock_results)
-    if stock is not None:
-        if run is None:
-            raise ValueError("stock_results without results: there is nothing to set them beside.")
-        stock.refuse_as_stock_of(run)
-    if model is None and run is None:
+    run, stock = _runs(results, stock_results)
+    if model is not None:
+        subject = _subject(model)
+    elif run is not None:
+        subject = _subject_of_run(run)
+    else:
         raise ValueError("a card needs a model or the results of a run.")
-    subject = _subject(model) if model is not None else _subject_of_run(run)  # type: ignore[arg-type]
     default = Path(model).resolve().name if isinstance(model, str | os.PathLike) else subject.model
     name = name or (repo or default).split("/")[-1]
     base_model = base_model or (run.base_model if run else None)
     data = _front_matter(subject, run, name, base_model, license or (run.license if run else None), tags or [])
     rows, columns = _rows(subject, run, stock)
-    processor, variable = subject.processor
     text = _template().render(
         data=data.to_yaml(),
         name=name,
         repo=repo or name,
         summary=_summary(subject, run, base_model),
-        parts=[_Part(part, subject) for part in subject.parts],
-        is_ours=subject.is_ours,
-        auto=subject.auto,
-        imports=sorted({subject.auto, processor}),
-        processor=processor,
-        processor_variable=variable,
         version=dict(run.versions).get("hf_addnorm", this_version()) if run else this_version(),
         run=run,
         began=_began(subject, run, base_model),
         rows=rows,
         columns=columns,
         limits=_limits(subject, run, stock, base_model),
-        bibtex="\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
+        **_about_subject(subject),
     )
     return ModelCard(redact(_without_gaps(text)))
+
+
+def _runs(results: ResultLike | None, stock_results: ResultLike | None) -> tuple[Run | None, Run | None]:
+    """The run of a card, and that of the stock model beside it, which must be of the same data, rows and task."""
+    run = None if results is None else Run.read(results)
+    stock = None if stock_results is None else Run.read(stock_results)
+    if stock is not None:
+        if run is None:
+            raise ValueError("stock_results without results: there is nothing to set them beside.")
+        stock.refuse_as_stock_of(run)
+    return run, stock
+
+
+def _about_subject(subject: Subject) -> dict[str, object]:
+    """What the template says of a model whatever its run was: its parts, and how it is loaded."""
+    processor, variable = subject.processor
+    return {
+        "parts": [_Part(part, subject) for part in subject.parts],
+        "is_ours": subject.is_ours,
+        "auto": subject.auto,
+        "imports": sorted({subject.auto, processor}),
+        "processor": processor,
+        "processor_variable": variable,
+        "bibtex": "\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
+    }
 
 
 def write_card(

@@ -243,6 +243,29 @@ class Registry(Mapping[str, FactoryT_co]):
         Raises:
             ValueError: unknown name, unknown option, wrong type or range, options that contradict each other.
         """
+        kind, given = self._kind_and_options(value, where, default)
+        options = self.options(kind)
+        for key in given:
+            if key not in options:
+                known = unknown("option", key, options) if options else f"unknown option {key!r}: it takes none."
+                raise ValueError(f"{where} ({kind}): {known}")
+        missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
+        if missing:
+            raise ValueError(f"{where} ({kind}): the option {missing[0]!r} has no default and must be given.")
+        parsed = {
+            key: parse_option(option.annotation, given.get(key, option.default), f"{where}.{key}")
+            for key, option in options.items()
+        }
+        # a class or function may say, with a static method or an attribute, which options exclude each other
+        contradiction = getattr(self[kind], "contradiction", None)
+        if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
+            raise ValueError(f"{where} ({kind}): {sentence}")
+        return ComponentSpec(kind, parsed)
+
+    def _kind_and_options(
+        self, value: object, where: str, default: ComponentSpec | None
+    ) -> tuple[str, dict[str, OptionValue]]:
+        """The name in what a user wrote, and the options beside it as they stand there."""
         if hasattr(value, "to_dict"):
             value = value.to_dict()
         if isinstance(value, str):
@@ -259,22 +282,7 @@ class Registry(Mapping[str, FactoryT_co]):
             kind, given = default.kind, default.options | given
         if not isinstance(kind, str) or kind not in self:
             raise ValueError(f"{where}: {unknown(self.what, kind, self)}")
-        options = self.options(kind)
-        for key in given:
-            if key not in options:
-                known = unknown("option", key, options) if options else f"unknown option {key!r}: it takes none."
-                raise ValueError(f"{where} ({kind}): {known}")
-        missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
-        if missing:
-            raise ValueError(f"{where} ({kind}): the option {missing[0]!r} has no default and must be given.")
-        parsed = {
-            key: parse_option(option.annotation, given.get(key, option.default), f"{where}.{key}")
-            for key, option in options.items()
-        }
-        contradiction = getattr(self[kind], "contradiction", None)
-        if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
-            raise ValueError(f"{where} ({kind}): {sentence}")
-        return ComponentSpec(kind, parsed)
+        return kind, given
 
     def build(self: "Registry[Callable[..., MadeT]]", choice: ComponentSpec, *args: object) -> MadeT:
         """The registered factory called with `args` and the choice's options."""

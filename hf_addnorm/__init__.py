@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .auto import load_pretrained, new_model, register_family, register_models
+from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .models.composites.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .models.composites.configuration_addnorm_stack import AddNormStackConfig
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
@@ -26,7 +27,6 @@ from .scheme import Scheme
 
 if TYPE_CHECKING:
     from . import components, hub
-    from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
@@ -45,20 +45,11 @@ __version__ = "0.2.0"
 
 # what is imported when it is asked for: the module of each name
 _LATER = {
-    "Part": ".catalogue",
     "add_norm_parameters": ".parameters",
-    "catalogue": ".catalogue",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
     "grow": ".growth",
     "hub": ".hub",
-    "inits": ".catalogue",
-    "norms": ".catalogue",
-    "positions": ".catalogue",
-    "residuals": ".catalogue",
-    "streams": ".catalogue",
-    "weights": ".catalogue",
-    "wirings": ".catalogue",
 }
 _FAMILIES: tuple[type[AddNormConfig], ...] = (
     AddNormAlbertConfig,
@@ -88,7 +79,7 @@ def _model_files() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         module = importlib.import_module(_LATER[name], __name__)
-        value = module if _LATER[name] == f".{name}" and not hasattr(module, name) else getattr(module, name)
+        value = module if _LATER[name] == f".{name}" else getattr(module, name)
     else:
         # a model: the longest of these beginnings, as one family's may begin another's
         files = _model_files()

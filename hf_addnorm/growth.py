@@ -25,11 +25,6 @@ from .models.weights.weight_transforms import linear_size
 How = Literal["stack", "identity"]
 ModelT = TypeVar("ModelT", bound=AddNormPreTrainedModel)
 
-# config entries that count layers: those that run, and those of which each has weights of its own
-_COUNTS = ("num_hidden_layers", "num_hidden_groups")
-# config entries with a value for each layer
-_PER_LAYER = ("layer_types",)
-
 
 def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT:
     """A deeper model, whose new layers are made of the old ones; the old model stays as it is.
@@ -94,17 +89,17 @@ def _config_of(model: AddNormPreTrainedModel) -> AddNormConfig:
 def _grown_config(config: AddNormConfig, layers: int, how: str) -> AddNormConfig:
     old = config.num_hidden_layers
     grown = copy.deepcopy(config)
-    whole = how == "stack" or getattr(config, "num_hidden_groups", None) is not None
+    counts = config.facts.layer_counts
+    # where layers are shared, what counts those with weights of their own grows by the same factor
+    whole = how == "stack" or len(counts) > 1
     if type(layers) is not int or layers <= old or (whole and layers % old):
         allowed = f"a multiple of {old}, above it" if whole else f"a whole number above {old}"
         raise ValueError(f"layers is {layers!r}, and the model has {old}; allowed is {allowed}.")
-    for key in _COUNTS:
-        if hasattr(config, key):
-            setattr(grown, key, getattr(config, key) * layers // old)
-    for key in _PER_LAYER:
-        values = getattr(config, key, None)
-        if values is not None:
-            setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
+    for key in counts:
+        setattr(grown, key, getattr(config, key) * layers // old)
+    for key in config.facts.per_layer:
+        values = getattr(config, key)
+        setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
     grown.add_norm = _grown_spec(config, grown)
     return grown
 
@@ -282,7 +277,7 @@ def _refuse_inexact(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel
             )
         # a stream that keeps the layers' outputs has one more afterwards, at the end
         same = all(map(torch.equal, tree_leaves(expected), tree_leaves(after)))
-        # what a language's adapter adds is no branch
-        if not same or (depth >= len(old) and getattr(part[0], "adapter_layer", None) is not None):
+        # what a layer adds at its end is no branch
+        if not same or (depth >= len(old) and part[0].added_last is not None):
             raise ValueError(f"how is 'identity', and layer {depth + 1} {what}; allowed is 'stack'.")
         state = after

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -28,12 +29,18 @@ WARM = (Trainer, pipeline, hf_addnorm)
 def run_page(page: str, folder: str) -> dict:
     """The outputs of the page's blocks, which share one namespace, run in `folder`."""
     os.chdir(folder)
+    sys.path.insert(0, folder)
     torch.manual_seed(0)
     transformers.utils.logging.set_verbosity_error()
     names: dict = {"__name__": "__main__"}
     outputs: list[str] = []
     for block in blocks(Path(page).read_text(), "python"):
         if not is_run(block):
+            continue
+        # a block that begins with the name of a file is that file
+        if name := re.match(r"# (\w+\.py)\n", block.text):
+            Path(name[1]).write_text(block.text)
+            outputs.append("")
             continue
         said = io.StringIO()
         # as many lines above it as on the page, so that a traceback names the page's line

@@ -12,8 +12,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..models.base.protocols import JsonValue, StockValue
+from ..models.core.family_facts import FamilyFacts
 from ..models.spec.spec import AddNormSpec
-from .description import Description, as_ours, described, family_of, settled, stock_spec
+from .description import Description, as_ours, described, facts_of, family_of, settled, stock_spec
+from .input_kinds import INPUT_KINDS, InputKind
 from .known_code import this_version
 from .redaction import redact
 from .results import ResultLike, Run
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 CARD = "README.md"
 TEMPLATE = "card.md.jinja"
 
-# the end of a class's name: the Hub's name for the task
+# the end of a class's name: the Hub's name for the task, unless what it reads or its family says another
 _TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -43,20 +45,8 @@ _TASKS = {
     "ForAudioFrameClassification": "audio-classification",
     "ForXVector": "audio-classification",
     "EncoderDecoderModel": "text-generation",
+    "": "feature-extraction",
 }
-# where the same end means something else
-_TASKS_BY_FAMILY = {
-    ("wav2vec2", "ForSequenceClassification"): "audio-classification",
-    ("wav2vec2", "ForPreTraining"): "feature-extraction",
-    ("vit", ""): "image-feature-extraction",
-}
-# what prepares the inputs, by their kind: its Auto class, and how a variable of it is called
-_PROCESSORS = {
-    "input_ids": ("AutoTokenizer", "tokenizer"),
-    "pixel_values": ("AutoImageProcessor", "image_processor"),
-    "input_values": ("AutoFeatureExtractor", "feature_extractor"),
-}
-_INPUTS = {"vit": "pixel_values", "wav2vec2": "input_values"}
 
 Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
@@ -70,7 +60,7 @@ class Subject:
         parts (`list[Description]`): its add & norms.
         auto_classes (`dict`): the Auto classes that find it, and the classes that they find.
         parameters (`int`, *optional*): their number.
-        family (`str`): the stock model type.
+        facts (`FamilyFacts`): what is known of the model's family.
         is_ours (`bool`): whether it needs code beside Transformers'.
     """
 
@@ -78,7 +68,7 @@ class Subject:
     parts: list[Description]
     auto_classes: dict[str, str]
     parameters: int | None
-    family: str
+    facts: FamilyFacts
     is_ours: bool
 
     @property
@@ -91,13 +81,13 @@ class Subject:
     @property
     def task(self) -> str:
         """The Hub's name for what it does."""
-        ends = [end for end in _TASKS if self.model.endswith(end)] or [""]
-        return _TASKS_BY_FAMILY.get((self.family, ends[0]), _TASKS.get(ends[0], "feature-extraction"))
+        tasks = {**_TASKS, **self.inputs.tasks, **self.facts.tasks}
+        return tasks[next(end for end in sorted(tasks, key=len, reverse=True) if self.model.endswith(end))]
 
     @property
-    def processor(self) -> tuple[str, str]:
-        """What prepares its inputs."""
-        return _PROCESSORS[_INPUTS.get(self.family, "input_ids")]
+    def inputs(self) -> InputKind:
+        """What it reads."""
+        return INPUT_KINDS[self.facts.inputs]
 
 
 def _subject(model: Model) -> Subject:
@@ -113,10 +103,9 @@ def _subject(model: Model) -> Subject:
 def _subject_of(config: PreTrainedConfig, name: str, parameters: int | None) -> Subject:
     # as remote code, a config's classes are copies of ours, which are told by name
     ours = as_ours(AutoConfig.for_model(**config.to_dict()))
-    family = getattr(ours, "stock_model_type", ours.model_type)
     auto_classes = getattr(ours, "auto_classes", {"AutoModelForSeq2SeqLM": "AddNormEncoderDecoderModel"})
     is_stock = getattr(ours, "stock_model_type", None) == config.model_type
-    return Subject(name, described(ours), auto_classes, parameters, family, not is_stock)
+    return Subject(name, described(ours), auto_classes, parameters, facts_of(ours), not is_stock)
 
 
 def _subject_of_run(run: Run) -> Subject:
@@ -135,7 +124,7 @@ def _subject_of_run(run: Run) -> Subject:
         [part],
         family.auto_classes,
         run.content.get("parameters"),
-        family.stock_model_type,
+        family.facts,
         run.model.startswith("AddNorm"),
     )
 
@@ -244,14 +233,13 @@ def _runs(results: ResultLike | None, stock_results: ResultLike | None) -> tuple
 
 def _about_subject(subject: Subject) -> dict[str, object]:
     """What the template says of a model whatever its run was: its parts, and how it is loaded."""
-    processor, variable = subject.processor
     return {
         "parts": [_Part(part, subject) for part in subject.parts],
         "is_ours": subject.is_ours,
         "auto": subject.auto,
-        "imports": sorted({subject.auto, processor}),
-        "processor": processor,
-        "processor_variable": variable,
+        "imports": sorted({subject.auto, subject.inputs.processor}),
+        "processor": subject.inputs.processor,
+        "processor_variable": subject.inputs.variable,
         "bibtex": "\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
     }
 

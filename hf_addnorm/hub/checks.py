@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from ..models.base.protocols import JsonValue
 from ..models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .card import CARD
+from .input_kinds import INPUT_KINDS
 from .known_code import known_code, releases_of
 from .redaction import holds_token, redact
 
@@ -33,11 +34,7 @@ _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json")
 # what tools keep beside a model, and never push
 _NOT_OF_THE_MODEL = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
 # what prepares the inputs, and the files that say how
-_PROCESSORS = {
-    "AutoTokenizer": ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
-    "AutoImageProcessor": ("preprocessor_config.json", "processor_config.json"),
-    "AutoFeatureExtractor": ("preprocessor_config.json", "processor_config.json"),
-}
+_PROCESSORS = {kind.processor: kind.files for kind in INPUT_KINDS.values()}
 _LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 _TIMEOUT = 900
 

@@ -13,11 +13,13 @@ from ..models.base.protocols import JsonValue
 from ..models.base.registry import ComponentSpec, one_of, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
 from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.family_facts import FamilyFacts
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.spec.presets import PRESETS
 from ..models.spec.refusals import WARNINGS
 from ..models.spec.spec import SUBLAYERS, AddNormSpec, LayerSpec
 from .citation import bibtex, sources
+from .input_kinds import INPUT_KINDS, InputKind
 
 
 # what a slot of a sublayer is, in words
@@ -365,6 +367,17 @@ def parts_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
     if hasattr(config, "encoder") and hasattr(config, "decoder"):
         return {"encoder": config.encoder, "decoder": config.decoder}
     return {"": config}
+
+
+def facts_of(config: PreTrainedConfig) -> FamilyFacts:
+    """What is known of a model's family, ours or stock; of any other model, what holds for most that read text."""
+    family = type(config) if isinstance(config, AddNormConfig) else families().get(config.model_type)
+    return FamilyFacts() if family is None else family.facts
+
+
+def input_kind(config: PreTrainedConfig) -> InputKind:
+    """What a model reads."""
+    return INPUT_KINDS[facts_of(config).inputs]
 
 
 def described(config: PreTrainedConfig) -> list[Description]:

@@ -8,8 +8,8 @@ the rules for start weights, and the token mask, know the classes of this copy.
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Collection, Mapping
 from functools import partial, wraps
 from typing import Any, ClassVar, cast
 
@@ -17,10 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 
 from ..base.auxiliary_loss import with_losses
 from ..base.depth import Position, at_depth, positions
@@ -41,27 +37,9 @@ from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
-from .recasting import get_part, has_part, recast, recast_at
+from .loading import register_key_layout, reraise_damaged_weights
+from .recasting import document, get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
-
-
-try:
-    from safetensors import SafetensorError
-except ImportError:  # never with a Transformers that loads safetensors
-
-    class SafetensorError(Exception):  # type: ignore[no-redef]
-        """Stands for the error that cannot be raised then."""
-
-
-@contextmanager
-def reraise_damaged_weights(checkpoint: Any) -> Iterator[None]:
-    """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(
-            f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
-        ) from error
 
 
 def _pass_token_mask(layer: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -98,6 +76,12 @@ class AddNormLayer(nn.Module):
         if "forward" in vars(cls):
             cls.forward = _takes_token_mask(cls.forward)
         super().__init_subclass__(**kwargs)
+        document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
+
+    @property
+    def added_last(self) -> nn.Module | None:
+        """What the stock layer adds to the stream behind its sublayers, if it has anything of the kind."""
+        return None
 
     def recast_parts(self, spec: AddNormSpec, config: Any) -> None:
         """Let the parts that run with norms inside, or with transformed weights, be recast; once per layer."""
@@ -250,6 +234,7 @@ class AddNormEncoder(nn.Module):
         super().__init_subclass__(**kwargs)
         stock: Any = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
         cls.stock_forward = staticmethod(stock.forward)
+        document(cls, "`{stock}` with the norm of the place `final` after its layers.")
 
     def run_layers(self, *args: Any, **kwargs: Any) -> Any:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
@@ -341,6 +326,10 @@ def with_token_mask(forward: Any) -> Any:
     return with_token_mask
 
 
+_BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
+_MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
+
+
 class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
@@ -358,25 +347,28 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
             cls.forward = with_token_mask(cls.forward)
-        # some families are on disk in an older layout, and Transformers knows it by the name of the stock class
-        for stock in cls.__mro__[1:]:
-            layout = get_checkpoint_conversion_mapping(stock.__name__)
-            if layout is not None:
-                register_checkpoint_conversion_mapping(cls.__name__, layout, overwrite=True)
-                break
+        register_key_layout(cls)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
+        register_key_layout(cls)
         with reraise_damaged_weights(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, in the layout of keys that the stock family has on disk."""
+        register_key_layout(type(self))
+        super().save_pretrained(*args, **kwargs)
+
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
-        """The family's base model."""
-        raise NotImplementedError
+        """The family's base model: the one that `AutoModel` finds, in the file that has the family's layout."""
+        family: Any = next(base for base in cls.__mro__ if "layout" in vars(base))
+        return getattr(sys.modules[family.__module__], family.config_class.auto_classes["AutoModel"])
 
     @classmethod
     def layout_of(cls, config: Any) -> FamilyLayout:
@@ -393,17 +385,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         spec = AddNormSpec.parse(self.config.add_norm)
         self.mixes_tokens = bool(spec.token_norms(self.config.add_norm_depth()))
         self.asks_model = spec.asks_model(self.config.add_norm_depth())
-        base_class = self.add_norm_base()
-        if isinstance(self, base_class):
-            self._install_in_base(spec)
-        else:
-            stock = getattr(self, self.base_model_prefix)
-            base = recast(base_class, stock, self.config)
-            base.post_init()
-            setattr(self, self.base_model_prefix, base)
-            if spec.head != "stock":
-                self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
-            self.install_output_layer()
+        # a user's subclass may call this again, on a model that has its blocks and its weights
+        if not self._has_blocks():
+            self._install(spec)
         self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         present = {type(module).__name__ for module in self.modules()}
         layer = self.layout_of(self.config).layer.__name__
@@ -411,6 +395,26 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}
         self._keep_in_fp32_modules_strict = {*(self._keep_in_fp32_modules_strict or ()), *in_float32}
         super().post_init()
+
+    def _has_blocks(self) -> bool:
+        """Whether the spec's blocks are installed."""
+        base_class = self.add_norm_base()
+        if not isinstance(self, base_class):
+            return isinstance(getattr(self, self.base_model_prefix), base_class)
+        layout = self.layout_of(self.config)
+        return all(isinstance(self.get_submodule(path), layout.layer) for path in set(layout.layers(self.config)))
+
+    def _install(self, spec: AddNormSpec) -> None:
+        base_class = self.add_norm_base()
+        if isinstance(self, base_class):
+            self._install_in_base(spec)
+            return
+        base = recast(base_class, getattr(self, self.base_model_prefix), self.config)
+        base.post_init()
+        setattr(self, self.base_model_prefix, base)
+        if spec.head != "stock":
+            self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
+        self.install_output_layer()
 
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
         norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
@@ -531,9 +535,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # as custom code, a module without parameters of its own would be passed over: rules that start its children's
-        # weights, ours and stock ones, would be lost. Every initialiser that runs here spares loaded weights.
-        super()._initialize_weights(module)
+        # Custom code may write weights in place, so Transformers passes over a module all of whose own weights were
+        # loaded. A module without any is not passed over here: our rules for it start weights of its children.
+        owns_weights = next(module.parameters(recurse=False), next(module.buffers(recurse=False), None)) is not None
+        super()._initialize_weights(module, is_custom_code and owns_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -563,3 +568,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     def _first_position(self) -> Position:
         layers = self.config.add_norm_depth()
         return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))
+
+
+def model_names(module: str) -> list[str]:
+    """The names of the models that a family's file defines, which are its `__all__`.
+
+    Args:
+        module (`str`): the file's `__name__`.
+    """
+    found = vars(sys.modules[module]).items()
+    models = ((name, value) for name, value in found if isinstance(value, type) and value.__module__ == module)
+    return sorted(name for name, value in models if issubclass(value, AddNormPreTrainedModel))

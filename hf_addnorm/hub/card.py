@@ -53,7 +53,7 @@ Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about.
+    """The model that a card is about.
 
     Args:
         model (`str`): the model's class.
@@ -86,7 +86,7 @@ class Subject:
 
     @property
     def inputs(self) -> InputKind:
-        """What it reads."""
+        """The kind of its inputs: text, images or sound."""
         return INPUT_KINDS[self.facts.inputs]
 
 
@@ -109,7 +109,7 @@ def _subject_of(config: PreTrainedConfig, name: str, parameters: int | None) -> 
 
 
 def _subject_of_run(run: Run) -> Subject:
-    """Where there is no model: what the result says, and what is known of its checkpoint."""
+    """The subject of a card that is made without the model, from the result of its training run."""
     if config := run.content.get("model_config"):
         return _subject_of(AutoConfig.for_model(**config), run.model, run.content.get("parameters"))
     family = family_of(run.model)
@@ -175,7 +175,7 @@ def create_card(
     license: str | None = None,
     tags: list[str] | None = None,
 ) -> ModelCard:
-    """The card of a model.
+    """Make the model card of a model.
 
     Args:
         model: a model, its config, or the folder that it was saved in. It may be left out where there are results.
@@ -424,7 +424,7 @@ def _difference(run: Run, stock: Run) -> str:
 
 
 def is_placeholder(card: ModelCard) -> bool:
-    """Whether nobody wrote this card: it is what Transformers puts where there is none."""
+    """Whether this card is the empty one that Transformers uploads where there is none."""
     mark = "@description@"
     before, after = ModelCard.from_template(ModelCardData(), model_description=mark).text.split(mark)
     text = card.text
@@ -437,7 +437,7 @@ def is_placeholder(card: ModelCard) -> bool:
 
 
 def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
-    """Write this model's card over one that nobody wrote, and keep the tags that it was given.
+    """Replace the empty card that Transformers wrote by this model's card; the tags that it was given stay.
 
     Args:
         folder: what is about to be pushed.
@@ -450,5 +450,5 @@ def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
 
 
 def to_json(card: ModelCard) -> dict[str, JsonValue]:
-    """Front matter and text."""
+    """A card as JSON: front matter and text."""
     return {"data": json.loads(json.dumps(card.data.to_dict())), "text": card.text}

@@ -1,4 +1,4 @@
-"""Named building blocks with typed options: the one mechanism behind norms, residuals, depth rules, inits, ...
+"""Registries: norms, residuals and other components by their published name, with typed options.
 
 A registry maps a published name to a factory. The factory's keyword-only parameters are the options a config may
 give it: their annotations are the types, their defaults the defaults. Nothing else describes an option.
@@ -56,7 +56,7 @@ class ComponentSpec:
 
 
 def to_json(value: object) -> JsonValue:
-    """`value` with everything in it that has a JSON form replaced by that."""
+    """The JSON form of a spec, a component or a value that holds some."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ _IN_WORDS: dict[object, str] = {
 
 
 def describe(annotation: object) -> str:
-    """What an annotation allows, in words."""
+    """Say in words what a type annotation allows, for an error's sentence."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return one_of([repr(arg) for arg in args])
@@ -152,7 +152,11 @@ def describe(annotation: object) -> str:
 
 
 def parse_option(annotation: object, value: object, where: str) -> OptionValue:
-    """`value` as the annotated type; the ValueError's sentence names `where`, the value and what is allowed."""
+    """Check and convert the value of an option by its annotation.
+
+    Raises:
+        ValueError: if it is not allowed; the sentence names `where`, the value and what is allowed.
+    """
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return args[1](value, where)
@@ -234,7 +238,7 @@ class Registry(Mapping[str, FactoryT_co]):
         }
 
     def parse(self, value: object, where: str, default: ComponentSpec | None = None) -> ComponentSpec:
-        """A choice with all of its options from a name, a dict (`{"kind": name, option: value}`) or a choice.
+        """Read what a config says about a component: a name, or a dict `{"kind": name, option: value}`.
 
         Args:
             value: what the user wrote.
@@ -285,5 +289,5 @@ class Registry(Mapping[str, FactoryT_co]):
         return kind, given
 
     def build(self: "Registry[Callable[..., MadeT]]", choice: ComponentSpec, *args: object) -> MadeT:
-        """The registered factory called with `args` and the choice's options."""
+        """Make the component: the registered class or function, called with `args` and the options of `choice`."""
         return self[choice.kind](*args, **choice.options)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .models.base.registry import parse_option
 from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
-from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, residual_of_block
+from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall, residual_of_block
 from .models.core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
 from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
@@ -251,7 +251,7 @@ def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig
     names, calls = config.add_norm_sublayers(), []
     for name in names:
         branch = _Branch(layer, connections, names, name)
-        calls.append(connections.call(name, branch.run, None, branch.stock_norms, None))
+        calls.append(SublayerCall(connections, name, branch.run, None, branch.stock_norms))
     return connections.step(state, calls)
 
 

@@ -1,6 +1,6 @@
 """Numbers that depend on the depth: residual constants, start values, weight scales."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, log, sqrt
 from typing import Annotated, Literal
@@ -30,16 +30,28 @@ class Position:
     sublayers: int
 
 
-def positions(layers: int, names: Sequence[str], wiring: WritesToStream) -> Iterator[tuple[Position, str]]:
-    """Every sublayer of a stack, in order: its position and which of the layer's `names` it is.
+class StackPositions:
+    """The position of every sublayer of a stack.
 
     Those that do not write to the stream (`wiring.writes`) have the position of the next one that does.
+
+    Args:
+        layers (`int`): number of layers.
+        names (`list[str]`): a layer's sublayers, in the order in which they run.
+        wiring: how they meet.
     """
-    writers = [order for order in range(len(names)) if wiring.writes(order, len(names))]
-    for layer in range(layers):
-        for order, name in enumerate(names):
-            written = len([writer for writer in writers if writer < order])
-            yield Position(layer, layers, layer * len(writers) + written, layers * len(writers)), name
+
+    def __init__(self, layers: int, names: Sequence[str], wiring: WritesToStream):
+        writes = [bool(wiring.writes(order, len(names))) for order in range(len(names))]
+        self.layers, self.written_in_layer = layers, sum(writes)
+        self.written_before = {name: sum(writes[:order]) for order, name in enumerate(names)}
+
+    def of_layer(self, layer: int) -> dict[str, Position]:
+        """The positions of a layer's sublayers, by name, in the order in which they run."""
+        first, total = layer * self.written_in_layer, self.layers * self.written_in_layer
+        return {
+            name: Position(layer, self.layers, first + before, total) for name, before in self.written_before.items()
+        }
 
 
 @DEPTH_RULES.register("power")

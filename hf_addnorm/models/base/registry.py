@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar, cast
 
@@ -50,9 +50,19 @@ class ComponentSpec:
     kind: str
     options: dict[str, OptionValue] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.kind, as_key(self.options)))
+
     def to_dict(self) -> dict[str, JsonValue]:
         """JSON form: `{"kind": name, option: value, ...}`."""
         return {"kind": self.kind} | {key: to_json(value) for key, value in self.options.items()}
+
+
+def as_key(value: object) -> Hashable:
+    """`value` in a form that can be the key of a dict: equal values are one key."""
+    if isinstance(value, dict):
+        return frozenset([(key, as_key(item)) for key, item in value.items()])
+    return tuple(map(as_key, value)) if isinstance(value, (list, tuple)) else value
 
 
 def to_json(value: object) -> JsonValue:
@@ -189,6 +199,7 @@ class Registry(Mapping[str, FactoryT_co]):
     def __init__(self, what: str):
         self.what = what
         self._factories: dict[str, FactoryT_co] = {}
+        self._options: dict[str, dict[str, inspect.Parameter]] = {}
         # the names whose files are saved with a checkpoint
         self.travelling: set[str] = set()
 
@@ -220,6 +231,7 @@ class Registry(Mapping[str, FactoryT_co]):
 
         def add(factory: DefinedT) -> DefinedT:
             self._factories[name] = cast(FactoryT_co, factory)
+            self._options.pop(name, None)
             if travels:
                 self.travelling.add(name)
             return factory
@@ -228,14 +240,16 @@ class Registry(Mapping[str, FactoryT_co]):
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """The options of `name`: the keyword-only parameters of its factory, annotations resolved."""
-        factory = self[name]
-        target = factory.__init__ if inspect.isclass(factory) else factory
-        hints = typing.get_type_hints(target, include_extras=True)
-        return {
-            key: parameter.replace(annotation=hints[key])
-            for key, parameter in inspect.signature(factory).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        if name not in self._options:
+            factory = self[name]
+            target = factory.__init__ if inspect.isclass(factory) else factory
+            hints = typing.get_type_hints(target, include_extras=True)
+            self._options[name] = {
+                key: parameter.replace(annotation=hints[key])
+                for key, parameter in inspect.signature(factory).parameters.items()
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            }
+        return self._options[name]
 
     def parse(self, value: object, where: str, default: ComponentSpec | None = None) -> ComponentSpec:
         """Read what a config says about a component: a name, or a dict `{"kind": name, option: value}`.

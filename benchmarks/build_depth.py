@@ -3,7 +3,8 @@
     python benchmarks/build_depth.py [--json FILE]
 
 Config: milliseconds for 1,000 layers, the best of five, by spec. Model: seconds to build BERT (hidden size 32) at
-several depths, stock and ours in turn, the order swapped from pair to pair; the figure is the median of the pairs' ratios.
+several depths, stock and ours in turn, the order swapped from pair to pair; the figure is the median of the pairs'
+ratios.
 """
 
 import argparse

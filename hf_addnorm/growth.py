@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .models.base.registry import parse_option
 from .models.core.branch_norms import BranchNorms
 from .models.core.layer_add_norm import SublayerCall, residual_of_block
-from .models.core.pretrained import AddNormPreTrainedModel, get_part
+from .models.core.pretrained import AddNormPreTrainedModel
+from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import Residual
 from .models.spec.spec import AddNormSpec, Override

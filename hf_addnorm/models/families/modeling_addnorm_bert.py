@@ -22,8 +22,10 @@ from transformers.models.bert.modeling_bert import (
 )
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_bert import AddNormBertConfig
 

@@ -19,8 +19,10 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
+from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
 

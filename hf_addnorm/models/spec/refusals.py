@@ -174,7 +174,7 @@ def check(spec: AddNormSpec, config: Any) -> None:
     """Refuse a spec for a model of `config`, or warn about it; once, as long as the config stays the same."""
     # what changes while a model is built or loaded has nothing to do with it
     facts = {key: value for key, value in vars(config).items() if key[0] != "_" and key not in _NO_FACTS}
-    checked = spec.once("checked", list)
+    checked: list[tuple[type, dict[str, Any]]] = spec.once("checked", list)
     if (type(config), facts) not in checked:
         refuse(spec, config)
         warn(spec, config)

@@ -362,7 +362,7 @@ class AddNormSpec:
         changed: list[tuple[int, ...]] = [()] * layers
         # overrides that say the same count as one
         numbers: dict[Any, int] = {}
-        axes_of = []
+        axes_of: list[dict[str, Any]] = []
         for override in self.layers:
             number = numbers.setdefault(as_key(override.axes), len(axes_of))
             axes_of.append(override.axes)

@@ -6,7 +6,7 @@ ARGS ?=
 # on a CPU, accelerate launch gives a process one thread unless this says otherwise
 OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test lint conformance benchmark
+.PHONY: demo test test-slow lint conformance benchmark test-lowest test-newest
 
 # The main job, on real input, with no Hub in reach: MiniLM learns whether a sentence describes a signature.
 demo: .venv/recipes .venv/demo
@@ -14,7 +14,11 @@ demo: .venv/recipes .venv/demo
 	    --config recipes/configs/docstring_match.yaml --output_dir runs/docstring_match-$(RUN) $(ARGS)
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+# What `make test` leaves out: every family with every spec, and runs that take long.
+test-slow: .venv/test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not conformance" $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -23,6 +27,26 @@ lint: .venv/dev
 	$(BIN)/codespell
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/lint_models.py
+
+# What the oldest and the newest versions are tried with: every family, norm and stream, saved folders of all releases.
+# ARGS="tests" runs everything; RECORD=--record writes what ran for docs/compatibility.md.
+SELECTION := tests/releases tests/hub/test_round_trips.py tests/test_exactness.py tests/test_norms.py \
+    tests/test_spec.py tests/test_streams.py
+RECORD ?=
+TRY = python tests/compatibility/run.py $(@:test-%=%) $(RECORD) -n 2 $(or $(ARGS),$(SELECTION))
+
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/$(TRY)
+
+test-newest:
+	test -x .venv-newest/bin/pip || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager $$(grep '^torch==' constraints.txt) -e '.[test]'
+	.venv-newest/bin/$(TRY)
+
+.venv-lowest/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install --quiet -c constraints-lowest.txt torch -e '.[test]'
+	touch $@
 
 # Transformers' own model tests on ours; fetches its source distribution (CONTRIBUTING.md has the last result).
 conformance: .venv/test

@@ -1,6 +1,8 @@
 """Settings of the whole suite: no network, one thread a worker, the same seed before every test."""
 
+import json
 import os
+from pathlib import Path
 
 
 # read when the libraries are imported
@@ -10,6 +12,7 @@ os.environ["HF_EVALUATE_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import forked_python
 import pytest
 import torch
 import transformers
@@ -30,6 +33,22 @@ def hub():
     """A Hub in memory; `hub_server.py` says how to use it."""
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def load_with_package_hidden(tmp_path):
+    """Load saved cases where hf_addnorm cannot be imported, and save them again: see `package_hidden.py`."""
+
+    def load(cases: list[dict]) -> None:
+        file = tmp_path / "cases.json"
+        file.write_text(json.dumps(cases))
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        env |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = forked_python.run([Path(__file__).with_name("package_hidden.py"), file], env=env, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.split() == ["checked", str(len(cases))]
+
+    return load
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """The families under test: one row each, from which every suite is generated."""
 
+import importlib
+import inspect
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +11,6 @@ import pytest
 import torch
 import transformers
 
-import hf_addnorm
 from hf_addnorm import (
     AddNormAlbertConfig,
     AddNormBertConfig,
@@ -36,6 +38,10 @@ class Family:
     attentions: tuple[str, ...] = ("eager", "sdpa")
     # models that no Auto class finds
     more_models: tuple[str, ...] = ()
+    # presets that have no meaning in it
+    without: tuple[str, ...] = ()
+    # whether all its models are causal, not just the one that writes text
+    causal: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -47,20 +53,24 @@ class Family:
         return transformers.models.auto.configuration_auto.CONFIG_MAPPING[self.config_class.stock_model_type]
 
     def config(self, model: str, add_norm: Any = None, **kwargs: Any) -> Any:
-        return self.config_class(**{**self.tiny, **_for_model(model), **kwargs}, add_norm=add_norm)
+        return self.config_class(**{**self.tiny, **self._for_model(model), **kwargs}, add_norm=add_norm)
 
     def stock_config(self, model: str, **kwargs: Any) -> Any:
-        return self.stock_config_class(**{**self.tiny, **_for_model(model), **kwargs})
+        return self.stock_config_class(**{**self.tiny, **self._for_model(model), **kwargs})
+
+    def is_causal(self, model: str) -> bool:
+        return self.causal or model == self.config_class.auto_classes.get("AutoModelForCausalLM")
+
+    def _for_model(self, model: str) -> dict[str, Any]:
+        return {"is_decoder": True} if self.is_causal(model) and not self.causal else {}
 
     def model_class(self, model: str) -> type[Any]:
-        return getattr(hf_addnorm, model)
+        return getattr(
+            importlib.import_module(self.config_class.__module__.replace("configuration_", "modeling_")), model
+        )
 
     def stock_class(self, model: str) -> type[Any]:
         return getattr(transformers, model.removeprefix("AddNorm"))
-
-
-def _for_model(model: str) -> dict[str, Any]:
-    return {"is_decoder": True} if "BertLMHead" in model else {}
 
 
 def _draw(high: int, *shape: int) -> torch.Tensor:
@@ -143,14 +153,27 @@ _TINY_SOUND = {
     "classifier_proj_size": 16,
 }
 
+# t_fixup starts the tables of the embeddings
+_NO_TABLES = ("t_fixup",)
+# in nGPT unit vectors and cosines reach the layers and the scores as they are
+_NO_SPHERE = ("ngpt",)
+
 FAMILIES = {
     "bert": Family(AddNormBertConfig, _TINY_TEXT, two_segment_inputs),
-    "vit": Family(AddNormViTConfig, {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4}, image_inputs),
-    "albert": Family(AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs),
+    "vit": Family(
+        AddNormViTConfig,
+        {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+        image_inputs,
+        without=_NO_TABLES,
+    ),
+    "albert": Family(
+        AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE
+    ),
     "albert_groups": Family(
         AddNormAlbertConfig,
         {**_TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
         two_segment_inputs,
+        without=_NO_SPHERE,
     ),
     "modernbert": Family(
         AddNormModernBertConfig,
@@ -165,6 +188,7 @@ FAMILIES = {
             "classifier_dropout": 0.1,
         },
         text_inputs,
+        without=_NO_SPHERE,
     ),
     "deberta_v2": Family(
         AddNormDebertaV2Config,
@@ -177,6 +201,7 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
+        without=_NO_SPHERE,
     ),
     "deberta_v2_conv": Family(
         AddNormDebertaV2Config,
@@ -192,12 +217,14 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
+        without=_NO_SPHERE,
     ),
-    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs),
+    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs, without=_NO_TABLES),
     "wav2vec2_stable": Family(
         AddNormWav2Vec2Config,
         {**_TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
         sound_inputs,
+        without=_NO_TABLES + _NO_SPHERE,
     ),
     "gpt2": Family(
         AddNormGPT2Config,
@@ -214,6 +241,7 @@ FAMILIES = {
         },
         text_inputs,
         more_models=("AddNormGPT2DoubleHeadsModel",),
+        causal=True,
     ),
 }
 
@@ -357,10 +385,7 @@ BASE_MODELS = {family: row.config_class.auto_classes["AutoModel"] for family, ro
 
 # where a preset has a meaning, if not everywhere
 ONLY_IN = {
-    # it starts the tables of the embeddings
-    "t_fixup": {family for family, row in FAMILIES.items() if row.config_class.has_tables},
-    # unit vectors and cosines reach the layers and the scores as they are
-    "ngpt": {"bert", "vit", "wav2vec2", "gpt2"},
+    preset: {family for family, row in FAMILIES.items() if preset not in row.without} for preset in ("t_fixup", "ngpt")
 }
 
 
@@ -370,26 +395,73 @@ CAUSAL = [name for name, spec in SPECS.items() if not AddNormSpec.parse(spec).to
 
 def specs_of(family: str, model: str) -> list[str]:
     """The specs that a family's model can have."""
-    causal = CAUSAL if family == "gpt2" or "LMHead" in model else SPECS
-    return [spec for spec in causal if family in ONLY_IN.get(spec, FAMILIES)]
+    row = FAMILIES[family]
+    return [spec for spec in (CAUSAL if row.is_causal(model) else SPECS) if spec not in row.without]
+
+
+def slow_unless(quick: bool, *values: Any) -> Any:
+    """A test's parameters; they are in every test run, or else where `-m slow` asks for them."""
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
+
+
+def deal(specs: Iterable[str], hands: Iterable[Any], allowed: Callable[[Any, str], bool]) -> set[tuple[Any, str]]:
+    """(hand, spec): every spec once, as cards are dealt: to the hand with the fewest of those that may have it.
+
+    A hand that would be left empty has the first spec that it may have.
+    """
+    specs, hands, dealt = list(specs), list(hands), set()
+    counts = dict.fromkeys(hands, 0)
+    for spec in specs:
+        able = [hand for hand in hands if allowed(hand, spec)]
+        if able:
+            hand = min(able, key=counts.get)
+            dealt.add((hand, spec))
+            counts[hand] += 1
+    empty = [(hand, [spec for spec in specs if allowed(hand, spec)]) for hand in hands if not counts[hand]]
+    return dealt | {(hand, able[0]) for hand, able in empty if able}
+
+
+OTHER_FAMILIES = [family for family in FAMILIES if family != "bert"]
+
+
+def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
+    """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
+
+    With `bert=False` it has every spec once, in some family.
+    """
+    pairs = list(pairs)
+    specs = dict.fromkeys(spec for _, spec in pairs)
+    quick = deal(specs, OTHER_FAMILIES if bert else FAMILIES, lambda family, spec: (family, spec) in pairs)
+    return [slow_unless((bert and pair[0] == "bert") or pair in quick, *pair) for pair in pairs]
+
+
+# each spec in one family beside BERT
+_DEALT = deal(
+    [spec for spec in SPECS if spec not in FEW_SPECS],
+    OTHER_FAMILIES,
+    lambda family, spec: spec in specs_of(family, BASE_MODELS[family]),
+)
+# each of these in many heads
+_HEADS = [model for model in MODELS if model[1] != BASE_MODELS[model[0]]]
+_DEALT_TO_HEADS = dict(zip(_HEADS, itertools.cycle(FEW_SPECS), strict=False))
 
 
 def quick_specs(family: str, model: str) -> list[str]:
-    """The specs with which every test run has a model: all for BERT and ViT, a covering set for other families."""
-    quick = _quick_specs(family, model)
-    return [spec for spec in specs_of(family, model) if spec in quick]
+    """The specs with which every test run has a model.
 
-
-def _quick_specs(family: str, model: str) -> Iterable[str]:
+    A base model: all for BERT; a few, and its share of all, for each other family. A model with a head: one that
+    changes every norm, and one of the few.
+    """
     if model != BASE_MODELS[family]:
-        return [*FEW_SPECS, "post_dyt_everywhere"]
-    return SPECS if family in ("bert", "vit") else COVERING
+        return ["post_dyt_everywhere", _DEALT_TO_HEADS[family, model]]
+    own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]
+    return [spec for spec in specs_of(family, model) if spec in own]
 
 
 def product(models: list[tuple[str, str]]) -> list[Any]:
     """(family, model, spec), all of them; what is not among the quick ones is marked slow."""
     return [
-        pytest.param(family, model, spec, marks=() if spec in quick_specs(family, model) else pytest.mark.slow)
+        slow_unless(spec in quick_specs(family, model), family, model, spec)
         for family, model in models
         for spec in specs_of(family, model)
     ]
@@ -438,3 +510,13 @@ def twins(*specs: Any, **kwargs: Any) -> list[Any]:
             if not any(home in path for home in OWN_PARAMETERS):
                 parameter.data = shared[path] + ("norm.weight" in path.lower())
     return models
+
+
+# the argument and the output that a decoder's cache is: Transformers 5.24 gave it another name
+CACHE = "cache" if "cache" in inspect.signature(transformers.BertModel.forward).parameters else "past_key_values"
+
+
+def checkpoint_activations(model: Any, *args: Any) -> None:
+    """Recompute the layers in the backward; the method has this name from Transformers 5.23 on."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(*args)

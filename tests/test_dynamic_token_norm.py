@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, fill_with_pattern
+from families import FAMILIES, checkpoint_activations, fill_with_pattern
 from reference_checks import compare
 from sequence_references import around
 from token_specs import build
@@ -128,7 +128,7 @@ def test_a_checkpoints_recomputation_knows_the_grid():
         model = vit("AddNormViTModel", hidden_dropout_prob=0.0).train()
         fill_with_pattern(model)
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(model, {"use_reentrant": False})
         model(image, interpolate_pos_encoding=True)[0].square().mean().backward()
         results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert results[0].keys() == results[1].keys()

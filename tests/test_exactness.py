@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from families import FAMILIES, MODELS, fill_with_pattern
+from families import CACHE, FAMILIES, MODELS, fill_with_pattern
 
 
 def _pair(family: str, model: str, **kwargs):
@@ -116,13 +116,13 @@ def test_decoder_with_cache_is_stock(family, add_cross_attention):
     steps = []
     for net in (stock, ours):
         first = net(**inputs | {"input_ids": inputs["input_ids"][:, :4]}, use_cache=True)
-        cached = {"input_ids": inputs["input_ids"][:, 4:], "past_key_values": first.past_key_values}
+        cached = {"input_ids": inputs["input_ids"][:, 4:], CACHE: first[CACHE]}
         steps.append(net(**inputs | cached).logits)
     assert torch.equal(*steps)
     # in float32 the stock model itself is further from what it computes without a cache, on some CPUs
     ours, inputs = ours.double(), {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
     first = ours(**inputs | {"input_ids": inputs["input_ids"][:, :4]}, use_cache=True)
-    cached = {"input_ids": inputs["input_ids"][:, 4:], "past_key_values": first.past_key_values}
+    cached = {"input_ids": inputs["input_ids"][:, 4:], CACHE: first[CACHE]}
     steps = ours(**inputs | cached).logits, ours(**inputs).logits[:, 4:]
     torch.testing.assert_close(*steps, rtol=1e-8, atol=1e-10)
 

@@ -5,7 +5,16 @@ import copy
 import pytest
 import torch
 import transformers
-from families import BASE_MODELS, FAMILIES, FEW_SPECS, SPECS, fill_with_pattern, quick_specs, text_inputs
+from families import (
+    BASE_MODELS,
+    FAMILIES,
+    FEW_SPECS,
+    SPECS,
+    checkpoint_activations,
+    fill_with_pattern,
+    product,
+    text_inputs,
+)
 from transformers import BertTokenizer, Trainer, TrainingArguments
 
 from hf_addnorm import (
@@ -26,7 +35,6 @@ BERT = FAMILIES["bert"]
 
 # BERT with every spec, every other row with those that reach all of a family's own code
 CASES = [(family, spec) for family in FAMILIES for spec in (SPECS if family == "bert" else FEW_SPECS)]
-QUICK_CASES = [(family, spec) for family, model in BASE_MODELS.items() for spec in quick_specs(family, model)]
 TEXT_CASES = [(family, spec) for family, spec in CASES if "input_ids" in FAMILIES[family].inputs("")]
 SDPA_CASES = [(family, spec) for family, spec in CASES if "sdpa" in FAMILIES[family].attentions]
 ONE_STREAM = [spec for spec in SPECS if not STREAMS.build(AddNormSpec.parse(SPECS[spec]).stream).is_tuple]
@@ -52,7 +60,15 @@ def _gradients(net, inputs):
     return {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
 
 
-@pytest.mark.parametrize(("family", "spec"), QUICK_CASES)
+# the names of these tests have no model
+GRADIENT_CASES = [
+    pytest.param(family, spec, marks=case.marks)
+    for case in product(list(BASE_MODELS.items()))
+    for family, _, spec in [case.values]
+]
+
+
+@pytest.mark.parametrize(("family", "spec"), GRADIENT_CASES)
 def test_every_parameter_has_a_gradient(family, spec):
     net, inputs = _base(family, spec, layerdrop=0.0)
     output = net.train()(**inputs)
@@ -74,20 +90,18 @@ def test_gradient_checkpointing_gives_equal_gradients(spec, reentrant):
     plain = _gradients(net, inputs)
     if reentrant and spec not in ONE_STREAM:
         with pytest.raises(ValueError, match="use_reentrant"):
-            net.activation_checkpointing_enable({"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": True})
         return
-    net.activation_checkpointing_enable({"use_reentrant": reentrant})
+    checkpoint_activations(net, {"use_reentrant": reentrant})
     checkpointed = _gradients(net, inputs)
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name
 
 
-@pytest.mark.parametrize(("family", "spec"), SDPA_CASES)
-def test_attention_implementations_agree(family, spec):
+def _agree(family, spec, *attentions):
     net, inputs = _base(family, spec)
     outputs = {}
-    # what flex attention compiles takes its time: BERT alone
-    for attention in ("eager", "sdpa", "flex_attention") if family == "bert" else ("eager", "sdpa"):
+    for attention in ("eager", *attentions):
         net.set_attn_implementation(attention)
         with torch.no_grad():  # flex attention has no backward on CPU
             outputs[attention] = net(**inputs)[0]
@@ -97,6 +111,19 @@ def test_attention_implementations_agree(family, spec):
     eager = outputs.pop("eager")
     for output in outputs.values():
         torch.testing.assert_close(output, eager, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize(("family", "spec"), SDPA_CASES)
+def test_attention_implementations_agree(family, spec):
+    # what flex attention compiles takes its time: here it is computed without
+    with torch.compiler.set_stance("force_eager"):
+        _agree(family, spec, "sdpa", *(["flex_attention"] if family == "bert" else []))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", SPECS)
+def test_compiled_flex_attention_agrees(spec):
+    _agree("bert", spec, "flex_attention")
 
 
 @pytest.mark.parametrize(("family", "spec"), TEXT_CASES)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from families import FAMILIES, ONLY_IN, PRESET_NAMES
+from families import FAMILIES, ONLY_IN, PRESET_NAMES, covering, slow_unless
 
 from hf_addnorm.models.base.registries import NORMS, RESIDUALS, STREAMS, WIRINGS
 from hf_addnorm.models.norms.norm_base import mixes_tokens
@@ -56,24 +56,47 @@ def _expected(family, scheme):
     return None
 
 
+def _rows(family):
+    """The entries of the table that these schemes are about."""
+    # these have their own tests: start rules, positions, one preset, a weight transform
+    rows = set(REFUSALS) - {"tables_that_are_not_there", "zero_out_norm_on_rep_bn", "positions_in_the_attention"}
+    rows -= {"off_the_sphere", "words_that_are_not_there"}
+    return rows if family == "gpt2" else rows - {"token_norm_in_a_causal_model"}
+
+
+@pytest.mark.parametrize("share", range(len(FAMILIES)))
+def test_what_the_table_refuses_of_every_scheme(share):
+    """Every scheme with one family, and with GPT-2, which is causal; `slow` has every scheme with every family."""
+    for index, scheme in enumerate(SCHEMES[share :: len(FAMILIES)]):
+        for family in dict.fromkeys((list(FAMILIES)[index % len(FAMILIES)], "gpt2")):
+            assert _refused(family, scheme) == _expected(family, scheme), (family, scheme)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_the_table_refuses_is_all_that_is_refused(family):
     refused = {str(scheme): _refused(family, scheme) for scheme in SCHEMES}
     assert refused == {str(scheme): _expected(family, scheme) for scheme in SCHEMES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_entry_of_the_table_is_tried_and_presets_are_refused_where_they_have_no_meaning(family):
+    assert {_expected(family, scheme) for scheme in SCHEMES} - {None} == _rows(family)
     elsewhere = {preset for preset, families in ONLY_IN.items() if family not in families}
     assert {preset for preset in PRESET_NAMES if _refused(family, {"preset": preset}) is not None} == elsewhere
-    # these have their own tests: start rules, positions, one preset, a weight transform
-    rows = set(REFUSALS) - {"tables_that_are_not_there", "zero_out_norm_on_rep_bn", "positions_in_the_attention"}
-    rows -= {"off_the_sphere", "words_that_are_not_there"}
-    rows -= set() if family == "gpt2" else {"token_norm_in_a_causal_model"}
-    assert {row for row in refused.values() if row is not None} == rows
 
 
 TOGETHER = [*((stream, "sequential") for stream in STREAMS), *(("single", wiring) for wiring in WIRINGS)]
 
 
-@pytest.mark.parametrize(("stream", "wiring"), TOGETHER)
-@pytest.mark.parametrize("family", FAMILIES)
+# by their name in one, so that each is tried with BERT and with one other family
+TOGETHER_OF_FAMILIES = [
+    slow_unless(case.marks == (), case.values[0], *case.values[1].split("-"))
+    for case in covering(itertools.product(FAMILIES, ["-".join(pair) for pair in TOGETHER]))
+]
+
+
+@pytest.mark.parametrize(("family", "stream", "wiring"), TOGETHER_OF_FAMILIES)
 def test_all_axes_together_train_every_family(family, stream, wiring):
     row = FAMILIES[family]
     model = row.config_class.auto_classes["AutoModel"]

@@ -36,7 +36,8 @@ def _net(family, spec):
     """The base model without dropout, the same in every process."""
     row = FAMILIES[family]
     model = row.config_class.auto_classes["AutoModel"]
-    config = row.config(model, SPECS[spec], apply_spec_augment=False)
+    # two layers: one is sharded and gathered while the other runs
+    config = row.config(model, SPECS[spec], apply_spec_augment=False, num_hidden_layers=2)
     for key, value in vars(config).items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)

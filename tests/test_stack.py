@@ -1,18 +1,13 @@
 """Stacks of encoders: against the composition written out, and in everything that a model does."""
 
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 import transformers
-from families import FAMILIES, fill_with_pattern, two_segment_inputs
+from families import FAMILIES, checkpoint_activations, fill_with_pattern, two_segment_inputs
 from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import get_parameter_names
 
@@ -231,7 +226,7 @@ def test_the_tokenizer_beside_it_is_found(tmp_path):
     assert torch.tensor(pipe("hello")).shape == (1, 3, 32)
 
 
-def test_loads_as_a_stranger_and_saves_again(tmp_path):
+def test_loads_as_a_stranger_and_saves_again(tmp_path, load_with_package_hidden):
     cases = []
     for stack, model in TURNS[2 : 2 + len(MODELS)]:
         folder = tmp_path / stack
@@ -243,19 +238,7 @@ def test_loads_as_a_stranger_and_saves_again(tmp_path):
         autos = [auto for auto, name in AddNormStackConfig.auto_classes.items() if name == model]
         names = {"reference": f"modeling_addnorm_stack.{model}", "base": "modeling_addnorm_stack.AddNormStackModel"}
         cases.append({"folder": str(folder), "autos": autos, **names})
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("package_hidden.py")), str(tmp_path / "cases.json")],
-        env={key: value for key, value in env.items() if key != "PYTHONPATH"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["checked", str(len(cases))]
+    load_with_package_hidden(cases)
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -308,17 +291,17 @@ def test_gradient_checkpointing():
 
     net = _net("sequence", "AddNormStackForMaskedLM").train()
     plain = gradients(net)
-    net.activation_checkpointing_enable()
+    checkpoint_activations(net)
     assert all(layer.gradient_checkpointing for layer in net.stack.encoder_0.encoder.layer)
     for name, grad in gradients(net).items():
         torch.testing.assert_close(grad, plain[name], msg=name)
     albert = AddNormStackModel(AddNormStackConfig(encoders=[ALL[1]] * 2))
     assert not albert.supports_gradient_checkpointing
     with pytest.raises(ValueError, match="does not support"):
-        albert.activation_checkpointing_enable()
+        checkpoint_activations(albert)
     # the DeBERTa has two streams
     with pytest.raises(ValueError, match="use_reentrant"):
-        net.activation_checkpointing_enable({"use_reentrant": True})
+        checkpoint_activations(net, {"use_reentrant": True})
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "modernbert", "deberta_v2", "deberta_v2_conv"])

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import FAMILIES, fill_with_pattern
+from families import CACHE, FAMILIES, checkpoint_activations, covering, fill_with_pattern
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS
@@ -57,7 +57,7 @@ def _inputs(family):
     return FAMILIES[family].inputs(BASE[family])
 
 
-@pytest.mark.parametrize(("family", "spec"), CASES)
+@pytest.mark.parametrize(("family", "spec"), covering(CASES))
 def test_hidden_states_are_those_of_one_stream(family, spec):
     net, inputs = _net(family, spec, layerdrop=0.0), _inputs(family)
     layout = net.layout_of(net.config)
@@ -78,7 +78,7 @@ def test_hidden_states_are_those_of_one_stream(family, spec):
 def _gradients(net, inputs):
     """The gradients of a training step with dropout, and how often a layer ran for them."""
     runs = []
-    blocks = [module for module in net.modules() if type(module).__name__ == "Connections"]
+    blocks = [module for module in net.modules() if type(module).__name__ == "LayerAddNorm"]
     hooks = [block.register_forward_pre_hook(lambda *_: runs.append(1)) for block in blocks]
     net.zero_grad()
     transformers.set_seed(11)
@@ -90,31 +90,30 @@ def _gradients(net, inputs):
     return gradients, len(runs)
 
 
-@pytest.mark.parametrize(("family", "spec"), [case for case in CASES if case[0] in CHECKPOINTED])
+@pytest.mark.parametrize(("family", "spec"), covering(case for case in CASES if case[0] in CHECKPOINTED))
 def test_checkpointing_gives_equal_gradients(family, spec):
     net = _net(family, spec, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, layerdrop=0.0)
     inputs = _inputs(family)
     plain, runs = _gradients(net, inputs)
-    net.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(net, {"use_reentrant": False})
     checkpointed, runs_then = _gradients(net, inputs)
-    assert runs_then == 2 * runs
+    assert runs_then == 2 * runs > 0
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name
 
 
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("family", CHECKPOINTED)
+@pytest.mark.parametrize(("family", "spec"), covering(itertools.product(CHECKPOINTED, SPECS)))
 def test_reentrant_checkpointing_is_refused_for_streams_of_several_tensors(family, spec):
     row = FAMILIES[family]
     for model in (BASE[family], row.models[0]):
         net = row.model_class(model)(row.config(model, SPECS[spec]))
         if any(name in spec for name in TUPLES):
             with pytest.raises(ValueError, match="use_reentrant"):
-                net.activation_checkpointing_enable({"use_reentrant": True})
-            net.activation_checkpointing_enable({"use_reentrant": False})
+                checkpoint_activations(net, {"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": False})
         else:
-            net.activation_checkpointing_enable({"use_reentrant": True})
+            checkpoint_activations(net, {"use_reentrant": True})
         net.activation_checkpointing_disable()
 
 
@@ -141,7 +140,7 @@ COMPILED += [("bert", "parallel"), ("bert", "b2t")]
 SHORT = {"num_hidden_layers": 2, "num_hidden_groups": 1}
 
 
-@pytest.mark.parametrize(("family", "spec"), COMPILED)
+@pytest.mark.parametrize(("family", "spec"), covering(COMPILED))
 def test_compiles_as_one_graph(family, spec):
     net, inputs = _net(family, spec, **SHORT), _inputs(family)
     try:
@@ -174,13 +173,13 @@ def test_a_compiled_training_step_is_the_step(family, spec):
         torch.testing.assert_close(one, two, msg=name)
 
 
-@pytest.mark.parametrize(("family", "spec"), CASES)
+@pytest.mark.parametrize(("family", "spec"), covering(CASES))
 def test_exports(family, spec):
-    net, inputs = _net(family, spec), _inputs(family)
+    net, inputs = _net(family, spec, **SHORT), _inputs(family)
     try:
         exported = _export(net, inputs)
     except Exception:
-        _skip_where_stock_fails(_export, family)
+        _skip_where_stock_fails(_export, family, **SHORT)
         raise
     torch.testing.assert_close(exported, net(**inputs)[0])
 
@@ -201,8 +200,8 @@ def test_decoding_with_a_cache_is_decoding_without(model, across, spec):
     whole = net(input_ids=ids, use_cache=False, **other).logits
     past, steps = None, []
     for step in range(6):
-        output = net(input_ids=ids[:, step : step + 1], past_key_values=past, use_cache=True, **other)
-        past = output.past_key_values
+        output = net(input_ids=ids[:, step : step + 1], use_cache=True, **{CACHE: past}, **other)
+        past = output[CACHE]
         steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-7, atol=1e-9)
     if across:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, checkpoint_activations
 from reference_checks import compare
 from sequence_references import SEQUENCE_NORMS, sequence_group
 from token_specs import ENCODERS, KINDS, base_model, build, counted, tiny
@@ -157,7 +157,7 @@ def test_a_recomputation_counts_in_no_family(family, reentrant, spec):
         torch.manual_seed(0)
         model = tiny(family, spec, hidden_dropout_prob=0.1).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpoint_activations(model, {"use_reentrant": reentrant})
             if "input_ids" in inputs:
                 model.enable_input_require_grads()
         # two micro-batches of one step

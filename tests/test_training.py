@@ -3,9 +3,11 @@
 No preset needs the rate that its paper names instead.
 """
 
+import itertools
+
 import pytest
 import torch
-from families import FAMILIES, PRESET_NAMES
+from families import FAMILIES, PRESET_NAMES, covering
 
 from hf_addnorm import AddNormBertForSequenceClassification
 
@@ -45,8 +47,10 @@ def test_fits_eight_sentences(preset):
     assert _fit(net, inputs) > 0
 
 
-@pytest.mark.parametrize("preset", ["post_ln", "hybrid_norm", "residual", "hyper_connections"])
-@pytest.mark.parametrize("family", FAMILIES)
+FAMILY_PRESETS = itertools.product(FAMILIES, ["post_ln", "hybrid_norm", "residual", "hyper_connections"])
+
+
+@pytest.mark.parametrize(("family", "preset"), covering(FAMILY_PRESETS))
 def test_every_family_fits_three_samples(family, preset):
     row, model = FAMILIES[family], CLASSIFIER[family]
     net = row.model_class(model)(_without_dropout(row.config(model, preset, hidden_size=64, intermediate_size=128)))

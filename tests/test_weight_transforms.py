@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, fill_with_pattern
+from families import BASE_MODELS, FAMILIES, checkpoint_activations, fill_with_pattern
 from reference_checks import compare
 
 from hf_addnorm import (
@@ -273,7 +273,7 @@ def test_a_checkpoints_recomputation_iterates_no_more(reentrant):
         net, inputs = tiny("bert", "sigma", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         net.double()
         if checkpointing:
-            net.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpoint_activations(net, {"use_reentrant": reentrant})
             net.enable_input_require_grads()
         # both forwards before a backward
         sum(net.train()(**inputs)[0].square().mean() for _ in range(2)).backward()

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from typing import Any
 
+import forked_python
 import pytest
 
 
@@ -31,12 +31,11 @@ class Client:
     def process(self, **env: str) -> Iterator[Do]:
         """Gives a function that does a step in the process: `do("load", repo="ann/net", ...)`."""
         log = self.home / "stderr"
-        command = [sys.executable, str(HERE / "client.py"), str(self.records)]
+        command = [HERE / "client.py", self.records]
+        streams = {"stdin": PIPE, "stdout": PIPE}
         with (
             log.open("w") as errors,
-            Popen(
-                command, env=self.env(**env), cwd=self.home, stdin=PIPE, stdout=PIPE, stderr=errors, text=True
-            ) as run,
+            forked_python.start(command, env=self.env(**env), cwd=self.home, stderr=errors, **streams) as run,
         ):
 
             def do(verb: str, **arguments: Any) -> Any:

@@ -1,18 +1,17 @@
 """A push over HTTP: the card that a model gets, and the console script's `push`."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from families import FAMILIES
+from forked_python import run
 
 from hf_addnorm import AddNormBertForSequenceClassification
 
 
 CLIENT = Path(__file__).with_name("client_of_cards.py")
-SCRIPT = [sys.executable, "-c", "from hf_addnorm.cli import main; main()"]
+SCRIPT = Path(__file__).parents[1] / "console_script.py"
 
 
 @pytest.fixture
@@ -22,17 +21,12 @@ def folder(tmp_path):
     return tmp_path / "net"
 
 
-def _run(command, env, where):
-    return subprocess.run(command, env=env, cwd=where, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_a_pushed_model_has_a_card(hub, tmp_path, folder):
     env = hub.client_env(tmp_path / "home", hub.store.add_user("ann"))
-    result = _run([sys.executable, str(CLIENT), str(folder)], env, tmp_path)
+    result = run([CLIENT, folder], env, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.endswith("done\n")
-    command = [sys.executable, str(CLIENT.with_name("client_of_remote_code.py")), "ann/net", "ann/again"]
-    result = _run(command, env, tmp_path)
+    result = run([CLIENT.with_name("client_of_remote_code.py"), "ann/net", "ann/again"], env, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -43,7 +37,7 @@ def test_the_script_pushes_in_one_commit(hub, tmp_path, folder):
     said = []
 
     def push(*options):
-        result = _run([*SCRIPT, "push", str(folder), "ann/net", "--json", *options], env, tmp_path)
+        result = run([SCRIPT, "push", folder, "ann/net", "--json", *options], env, tmp_path)
         said.append(result.stdout + result.stderr)
         return result.returncode, json.loads(result.stdout)
 
@@ -70,5 +64,5 @@ def test_the_script_pushes_in_one_commit(hub, tmp_path, folder):
 
 def push_as_stranger(hub, tmp_path, folder):
     env = hub.client_env(tmp_path / "home of bob", hub.store.add_user("bob"))
-    result = _run([*SCRIPT, "push", str(folder), "ann/net", "--json", "--yes"], env, tmp_path)
+    result = run([SCRIPT, "push", folder, "ann/net", "--json", "--yes"], env, tmp_path)
     return result.returncode, json.loads(result.stdout)

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
+import forked_python
 from cases import CASES
 
 
@@ -80,11 +79,8 @@ def test_trainer_pushes(new_client, hub):
 def test_two_processes_make_one_commit(new_client, hub):
     ann = new_client("ann")
     script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    run = subprocess.run(
-        command, env=ann.env(), cwd=ann.home, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    for done in forked_python.run_distributed([script], env=ann.env(), cwd=ann.home):
+        assert done.returncode == 0, done.stderr[-3000:]
     for repo_id in ("ann/all", "ann/saved", "ann/trained"):
         made, first = hub.repo(repo_id).history
         assert {"config.json", "model.safetensors", "modeling_addnorm_bert.py"} <= made.files.keys(), repo_id

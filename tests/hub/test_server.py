@@ -1,8 +1,8 @@
 """The Hub of the tests answers the real client as the real Hub does: one client process, without a model."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+import forked_python
 
 
 CLIENT = Path(__file__).with_name("client_of_server.py")
@@ -10,8 +10,7 @@ CLIENT = Path(__file__).with_name("client_of_server.py")
 
 def test_the_client_and_the_server_understand_each_other(hub, tmp_path):
     env = hub.client_env(tmp_path / "home", hub.store.add_user("ann"))
-    command = [sys.executable, str(CLIENT), hub.store.add_user("bob")]
-    result = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = forked_python.run([CLIENT, hub.store.add_user("bob")], env=env, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     repo = hub.repo("ann/net")
     assert [commit.author for commit in repo.history] == ["ann", "ann", "ann", ""]

@@ -196,13 +196,15 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: 
             if decoder_attention_mask is None:
                 pad: Any = self.config.pad_token_id
                 decoder_attention_mask = decoder_input_ids.ne(pad).to(decoder_input_ids.dtype)
+        if past_key_values is not None:
+            # from Transformers 5.24 on the cache comes as `cache`, in kwargs
+            kwargs["past_key_values"] = past_key_values
         outputs = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,

@@ -467,7 +467,7 @@ class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
         first = config.encoders[0]
         self.dense = nn.Linear(config.hidden_size, words.embedding_dim)
         self.act = ACT2FN[config.head_act]
-        self.head_norm = nn.LayerNorm(words.embedding_dim, eps=getattr(first, first.norm_eps_key))
+        self.head_norm = nn.LayerNorm(words.embedding_dim, eps=first.add_norm_eps())
         self.decoder = nn.Linear(words.embedding_dim, config.vocab_size)
         path = next(name for name, module in self.named_modules() if module is words)
         self._tied_weights_keys = {"decoder.weight": f"{path}.weight"}

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .recasting import document
+
 
 Roles = str | tuple[str, ...]
 
@@ -105,11 +107,12 @@ class WithBranchNorms(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if WithBranchNorms in cls.__mro__[:-1] and "linear_roles" in vars(cls):
-            stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
-            cls.stock_forward = staticmethod(stock.forward)
+        stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
+        cls.stock_forward = staticmethod(stock.forward)
+        if "linear_roles" in vars(cls):
             all_roles = {name: as_tuple(roles) for name, roles in cls.linear_roles.items()}
             cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
+        document(cls, "`{stock}` with norms beside its Linear layers, whose roles are `linear_roles`.")
 
     def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
         """What the stock forward sees in the place of its parts, by name."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..base.token_mask import TokenMask, running_with
 from .branch_norms import ModuleView
+from .recasting import document
 
 
 class AddNormEncoder(nn.Module):
@@ -31,6 +32,7 @@ class AddNormEncoder(nn.Module):
         super().__init_subclass__(**kwargs)
         stock: Any = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
         cls.stock_forward = staticmethod(stock.forward)
+        document(cls, "`{stock}` with the norm of the place `final` after its layers.")
 
     def run_layers(self, *args: Any, **kwargs: Any) -> Any:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""

@@ -14,7 +14,7 @@ from ..weights.weight_transforms import Transformed, linear_size, transformed_cl
 from .block_building import BlockBuilder, BuiltNorm
 from .family_layout import SublayerLayout
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
-from .recasting import get_part, recast_at
+from .recasting import document, get_part, recast_at
 from .token_hooks import pass_token_mask, takes_token_mask
 
 
@@ -37,6 +37,12 @@ class AddNormLayer(nn.Module):
         if "forward" in vars(cls):
             cls.forward = takes_token_mask(cls.forward)
         super().__init_subclass__(**kwargs)
+        document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
+
+    @property
+    def added_last(self) -> nn.Module | None:
+        """What the stock layer adds to the stream behind its sublayers, if it has anything of the kind."""
+        return None
 
     def recast_parts(self, spec: AddNormSpec, names: list[str]) -> None:
         """Let the parts of the named sublayers that run with norms inside, or with transformed weights, be recast."""

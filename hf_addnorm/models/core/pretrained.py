@@ -7,6 +7,7 @@ norms are built by the function that is here, `AddNormConfig.build_norm(config, 
 the rules for start weights, and the token mask, know the classes of this copy.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -27,12 +28,17 @@ from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout
-from .hub_files import HubFiles, reraise_damaged_weights
+from .hub_files import HubFiles
 from .layer import AddNormLayer
-from .recasting import get_part, has_part, recast, recast_at
+from .loading import reraise_damaged_weights
+from .recasting import document, get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
-from .transformers_internals import inherit_layout_on_disk, keep_in_float32, keep_whole, mark_not_started
+from .transformers_internals import keep_in_float32, keep_whole, mark_not_started, register_key_layout
+
+
+_BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
+_MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
 class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
@@ -52,20 +58,28 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
             cls.forward = with_token_mask(cls.forward)
-        inherit_layout_on_disk(cls)
+        register_key_layout(cls)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; weights that are cut short or damaged are named in a sentence."""
+        register_key_layout(cls)
         with reraise_damaged_weights(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, in the layout of keys that the stock family has on disk."""
+        register_key_layout(type(self))
+        super().save_pretrained(*args, **kwargs)
+
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
-        """The family's base model."""
-        raise NotImplementedError
+        """The family's base model: the one that `AutoModel` finds, in the file that has the family's layout."""
+        family: Any = next(base for base in cls.__mro__ if "layout" in vars(base))
+        return getattr(sys.modules[family.__module__], family.config_class.auto_classes["AutoModel"])
 
     @classmethod
     def layout_of(cls, config: Any) -> FamilyLayout:
@@ -83,21 +97,33 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         check(spec, self.config)
         builder = BlockBuilder(spec, self.config)
         self.mixes_tokens, self.asks_model = builder.mixes_tokens, builder.asks_model
-        base_class = self.add_norm_base()
-        if isinstance(self, base_class):
-            self._install_in_base(builder)
-        else:
-            stock = getattr(self, self.base_model_prefix)
-            base = recast(base_class, stock, self.config)
-            base.post_init()
-            setattr(self, self.base_model_prefix, base)
-            if spec.head != "stock":
-                self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
-            self.install_output_layer()
+        # a user's subclass may call this again, on a model that has its blocks and its weights
+        if not self._has_blocks():
+            self._install(builder)
         self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
         keep_whole(self, self.layout_of(self.config).layer)
         keep_in_float32(self)
         super().post_init()
+
+    def _has_blocks(self) -> bool:
+        """Whether the spec's blocks are installed."""
+        base_class = self.add_norm_base()
+        if not isinstance(self, base_class):
+            return isinstance(getattr(self, self.base_model_prefix), base_class)
+        layout = self.layout_of(self.config)
+        return all(isinstance(self.get_submodule(path), layout.layer) for path in set(layout.layers(self.config)))
+
+    def _install(self, builder: BlockBuilder) -> None:
+        spec, base_class = builder.spec, self.add_norm_base()
+        if isinstance(self, base_class):
+            self._install_in_base(builder)
+            return
+        base = recast(base_class, getattr(self, self.base_model_prefix), self.config)
+        base.post_init()
+        setattr(self, self.base_model_prefix, base)
+        if spec.head != "stock":
+            self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
+        self.install_output_layer()
 
     def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
         norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
@@ -186,9 +212,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # as custom code, a module without parameters of its own would be passed over: rules that start its children's
-        # weights, ours and stock ones, would be lost. Every initialiser that runs here spares loaded weights.
-        super()._initialize_weights(module)
+        # Custom code may write weights in place, so Transformers passes over a module all of whose own weights were
+        # loaded. A module without any is not passed over here: our rules for it start weights of its children.
+        owns_weights = next(module.parameters(recurse=False), next(module.buffers(recurse=False), None)) is not None
+        super()._initialize_weights(module, is_custom_code and owns_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -218,3 +245,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     def _first_position(self) -> Position:
         layers = self.config.add_norm_depth()
         return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))
+
+
+def model_names(module: str) -> list[str]:
+    """The names of the models that a family's file defines, which are its `__all__`.
+
+    Args:
+        module (`str`): the file's `__name__`.
+    """
+    found = vars(sys.modules[module]).items()
+    models = ((name, value) for name, value in found if isinstance(value, type) and value.__module__ == module)
+    return sorted(name for name, value in models if issubclass(value, AddNormPreTrainedModel))

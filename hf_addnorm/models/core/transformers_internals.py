@@ -25,21 +25,29 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.utils.generic import can_return_tuple
 
+from .recasting import is_of_transformers
+
 
 __all__ = ["can_return_tuple", "fixed_cross_entropy"]
 
 
-def inherit_layout_on_disk(cls: type[PreTrainedModel]) -> None:
-    """Let a class load and save the key layout of its stock class's checkpoints, where that is an older one.
+def register_key_layout(cls: type[PreTrainedModel]) -> None:
+    """Let Transformers know in which layout of keys the checkpoints of a model class are on disk.
 
-    Transformers has a table from the name of a class to the layout (ViT and others). If it moves, the layers of these
-    families are missing after loading a checkpoint of the Hub.
+    Some families have an older layout there, and Transformers looks it up by the name of a class, then by model type.
+    A user's class may have the name of another family's: so this is said again before each load and save. If the
+    table moves, the layers of these families (ViT and others) are missing after a checkpoint of the Hub is loaded.
     """
-    for stock in cls.__mro__[1:]:
-        layout = get_checkpoint_conversion_mapping(stock.__name__)
-        if layout is not None:
-            register_checkpoint_conversion_mapping(cls.__name__, layout, overwrite=True)
-            break
+    layouts = (
+        get_checkpoint_conversion_mapping(stock.__name__) for stock in cls.__mro__[1:] if is_of_transformers(stock)
+    )
+    layout = next((layout for layout in layouts if layout is not None), None)
+    if layout is not None or get_checkpoint_conversion_mapping(cls.__name__) is not None:
+        register_checkpoint_conversion_mapping(cls.__name__, layout or [], overwrite=True)
+    config_class: Any = cls.config_class
+    by_type = get_checkpoint_conversion_mapping(getattr(config_class, "stock_model_type", None))
+    if by_type is not None:
+        register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
 
 
 def relative_imports(source: Path) -> set[str]:

@@ -61,7 +61,7 @@ REFUSALS: dict[str, Refusal] = {
     "tables_that_are_not_there": Refusal(
         lambda spec, config: (
             []
-            if config.has_tables
+            if config.facts.has_tables
             else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
         ),
         "it draws the tables of the embeddings, and images and sound are embedded without one",
@@ -70,7 +70,7 @@ REFUSALS: dict[str, Refusal] = {
     "words_that_are_not_there": Refusal(
         lambda spec, config: (
             [("add_norm.weights", spec.weights)]
-            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.has_tables
+            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.facts.has_tables
             else []
         ),
         "it is for the table of the words, and images and sound are embedded without one",

@@ -1,0 +1,7 @@
+"""What pip writes for the console script, to be run where the package is not installed."""
+
+from hf_addnorm.cli import main
+
+
+if __name__ == "__main__":
+    main()

@@ -131,7 +131,7 @@ def unit(x: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.where(square == 0, 0.0, 1 / length)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_autocast(device: str) -> bool:
     """Whether this type of device has autocast; torch.compile takes the answer as a constant (2.9 cannot trace it)."""
     return torch.amp.is_autocast_available(device)

@@ -19,7 +19,7 @@ class AddNormBertCrossAttention(BertShapeAttention, stock.BertCrossAttention): .
 class AddNormBertIntermediate(BertShapeIntermediate, stock.BertIntermediate): ...
 
 
-class AddNormBertLayer(BertShapeLayer, stock.BertLayer):
+class AddNormBertLayer(BertShapeLayer, stock.BertLayer):  # type: ignore[misc]  # the cache has two names
     sublayers: ClassVar = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
 
 

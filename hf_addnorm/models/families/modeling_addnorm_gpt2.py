@@ -52,7 +52,7 @@ class AddNormGPT2Block(AddNormLayer, stock.GPT2Block):
         "feed_forward": SublayerLayout(norms={"pre": "ln_2"}, dropout="mlp.dropout", parts={"mlp": AddNormGPT2MLP}),
     }
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: LayerState,
         cache: Any = None,

@@ -1,8 +1,11 @@
 """What Trainer needs to be told about models that carry their code."""
 
-from typing import Any
+from typing import cast
 
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .models.base.protocols import StockValue
+from .models.core.addnorm_config import CodeCarryingConfig
 
 
 class CarryCode(TrainerCallback):
@@ -15,6 +18,14 @@ class CarryCode(TrainerCallback):
         Trainer(model, args, callbacks=[CarryCode()])
     """
 
-    def on_push_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_push_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: StockValue,
+    ) -> None:
         """Write the code of the model into the folder that is pushed."""
-        model.config.save_code(args.output_dir)
+        config = cast(CodeCarryingConfig, cast(PreTrainedModel, model).config)
+        config.save_code(str(args.output_dir))

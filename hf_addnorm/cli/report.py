@@ -3,10 +3,10 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -14,12 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..hub.redaction import redact
+from ..models.base.protocols import JsonValue
 
 
 OK, PROBLEM, USAGE = 0, 1, 2
 
 # of a table that goes into a file or a pipe
 _WIDTH = 160
+
+
+# what a command prints: text as it is, text with a style, a table
+Line = str | Text | Table
 
 
 @dataclass
@@ -32,8 +37,8 @@ class Report:
         ok (`bool`): whether no problem was found.
     """
 
-    data: Any
-    lines: list[str | Text | Table] = field(default_factory=list)
+    data: JsonValue
+    lines: list[Line] = field(default_factory=list)
     ok: bool = True
 
 
@@ -46,7 +51,7 @@ class _Redacted:
     def write(self, text: str) -> int:
         return self.stream.write(redact(text))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
 
 
@@ -57,7 +62,7 @@ def console(stream: TextIO) -> Console:
 
 
 def table(
-    *columns: str, rows: list[tuple[Any, ...]], title: str | None = None, numbers: tuple[int, ...] = ()
+    *columns: str, rows: Sequence[tuple[object, ...]], title: str | None = None, numbers: tuple[int, ...] = ()
 ) -> Table:
     """A table of text; the columns with these `numbers` are set to the right."""
     made = Table(*columns, title=title, title_justify="left", header_style="bold")
@@ -75,7 +80,7 @@ def command(function: Callable[..., Report]) -> Callable[..., None]:
     """
 
     @wraps(function)
-    def run(*, json_: bool, **kwargs: Any) -> None:
+    def run(*, json_: bool, **kwargs: object) -> None:
         try:
             report = function(**kwargs)
         except (ValueError, FileNotFoundError, NotADirectoryError) as error:

@@ -5,12 +5,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ..models.base.protocols import JsonValue, StockValue
 from ..models.core.family_facts import FamilyFacts
 from ..models.spec.spec import AddNormSpec
 from .description import Description, as_ours, described, facts_of, family_of, settled, stock_spec
@@ -18,6 +19,11 @@ from .input_kinds import INPUT_KINDS, InputKind
 from .known_code import this_version
 from .redaction import redact
 from .results import ResultLike, Run
+
+
+if TYPE_CHECKING:
+    # needed for cards alone
+    import jinja2
 
 
 CARD = "README.md"
@@ -42,7 +48,7 @@ _TASKS = {
     "": "feature-extraction",
 }
 
-Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike
+Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -123,14 +129,15 @@ def _subject_of_run(run: Run) -> Subject:
     )
 
 
-def read_config(folder: str | os.PathLike, **kwargs: Any) -> PreTrainedConfig:
+def read_config(folder: str | os.PathLike[str], **kwargs: StockValue) -> PreTrainedConfig:
     """The config in a folder or a repository; never runs code that is there.
 
     Raises:
         OSError: if there is none.
         ValueError: if it is of no known model.
     """
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    return config
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -145,6 +152,16 @@ def count_parameters(folder: Path) -> int | None:
                     count *= size
                 total += count
     return total if files else None
+
+
+class CardOptions(TypedDict, total=False):
+    """What a card says that neither the model nor a run says; see `create_card`."""
+
+    name: str | None
+    repo: str | None
+    base_model: str | None
+    license: str | None
+    tags: list[str] | None
 
 
 def create_card(
@@ -212,17 +229,20 @@ def create_card(
 
 
 def write_card(
-    folder: str | os.PathLike, result: ResultLike | None = None, stock_result: ResultLike | None = None, **kwargs: Any
+    folder: str | os.PathLike[str],
+    result: ResultLike | None = None,
+    stock_result: ResultLike | None = None,
+    **options: Unpack[CardOptions],
 ) -> Path:
     """Write the card of the model in `folder` to its README.md, whatever was there.
 
     Args:
         folder: where the model was saved.
-        result, stock_result, kwargs: as in `create_card`.
+        result, stock_result, options: as in `create_card`.
     Returns:
         The card's path.
     """
-    card = create_card(folder, result, stock_result, **kwargs)
+    card = create_card(folder, result, stock_result, **options)
     path = Path(folder, CARD)
     card.save(path)
     return path
@@ -237,11 +257,11 @@ class _Part:
         stock = stock_spec(subject.model) if family is None else AddNormSpec.parse(None, family)
         self.is_stock = settled(description.spec) == settled(stock)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.description, name)
 
 
-def _template() -> Any:
+def _template() -> "jinja2.Template":
     if importlib.util.find_spec("jinja2") is None:
         raise ImportError("a model card needs Jinja2: pip install 'hf_addnorm[cli]'.")
     import jinja2
@@ -273,7 +293,7 @@ def _front_matter(
 ) -> ModelCardData:
     kinds = [kind for part in subject.parts for kind in part.norms]
     own = ["hf_addnorm", *(part.spec.preset for part in subject.parts), *kinds] if subject.is_ours else []
-    fields: dict[str, Any] = {}
+    fields: dict[str, JsonValue] = {}
     if run is not None:
         fields["metrics"] = list(run.metrics)
         fields["datasets"] = [run.dataset_on_hub] if run.dataset_on_hub else None
@@ -371,7 +391,7 @@ def _limits(subject: Subject, run: Run | None, stock: Run | None, base_model: st
         )
     if base_model:
         limits.append(f"Limits and bias of {base_model} are its limits, too.")
-    limits += [warning for part in parts for warning in part.warnings]
+    limits += [warning for part in parts for warning in part.description.warnings]
     return limits
 
 
@@ -400,7 +420,7 @@ def is_placeholder(card: ModelCard) -> bool:
     )
 
 
-def replace_placeholder(folder: str | os.PathLike, repo: str) -> None:
+def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
     """Write this model's card over one that nobody wrote, and keep the tags that it was given.
 
     Args:
@@ -413,6 +433,6 @@ def replace_placeholder(folder: str | os.PathLike, repo: str) -> None:
         write_card(folder, repo=repo, tags=card.data.tags or [])
 
 
-def to_json(card: ModelCard) -> dict[str, Any]:
+def to_json(card: ModelCard) -> dict[str, JsonValue]:
     """Front matter and text."""
     return {"data": json.loads(json.dumps(card.data.to_dict())), "text": card.text}

@@ -10,10 +10,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import ModelCard
 
+from ..models.base.protocols import JsonValue
 from ..models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .card import CARD
 from .input_kinds import INPUT_KINDS
@@ -74,7 +75,7 @@ class Check:
         """What breaks loading or is dangerous."""
         return [finding for finding in self.findings if finding.level == "error"]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """JSON form."""
         return {"ok": not self.errors, **asdict(self)}
 
@@ -99,7 +100,7 @@ def is_pickle(path: Path) -> bool:
     return False
 
 
-def check_folder(folder: str | os.PathLike, run_unknown_code: bool = False, load: bool = True) -> Check:
+def check_folder(folder: str | os.PathLike[str], run_unknown_code: bool = False, load: bool = True) -> Check:
     """Look at a saved model as the Hub and a stranger would.
 
     Nothing in it is unpickled. Its code is run only if it is, to the last byte, that of a known release of this
@@ -157,7 +158,7 @@ def _code(folder: Path, check: Check) -> Iterator[Finding]:
         yield Finding("warning", "*.py", "the code files are of different releases of hf_addnorm.")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> JsonValue:
     try:
         return json.loads(path.read_text())
     except ValueError:
@@ -169,7 +170,7 @@ def _auto_map(folder: Path, check: Check) -> Iterator[Finding]:
     if not isinstance(config, dict):
         yield Finding("error", "config.json", "is not JSON, or cut short.")
         return
-    kinds: list[type[Any]] = [
+    kinds: list[type[CodeCarryingConfig]] = [
         *AddNormConfig.__subclasses__(),
         *(kind for kind in CodeCarryingConfig.__subclasses__() if kind is not AddNormConfig),
     ]

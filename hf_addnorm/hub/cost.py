@@ -2,11 +2,10 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
 from .description import input_kind, parts_of
 
@@ -52,7 +51,7 @@ class Cost:
         ]
 
 
-def cost(config: Any) -> Cost:
+def cost(config: PreTrainedConfig) -> Cost:
     """Parameters and matrix products of a base model of this config, counted without memory or arithmetic."""
     (parameters, products, said), (stock_parameters, stock_products, _) = _count(config), _count(_stock(config))
     # an encoder-decoder has two of each, and says none
@@ -60,7 +59,7 @@ def cost(config: Any) -> Cost:
     return Cost(parameters, stock_parameters, products, stock_products, said, sizes)
 
 
-def _stock(config: Any) -> Any:
+def _stock(config: PreTrainedConfig) -> PreTrainedConfig:
     """The same model with the stock scheme."""
     stock = copy.deepcopy(config)
     for part in parts_of(stock).values():
@@ -68,7 +67,7 @@ def _stock(config: Any) -> Any:
     return stock
 
 
-def _count(config: Any) -> tuple[int, int | None, str]:
+def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
     with torch.device("meta"):
         model = AutoModel.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
     parts = parts_of(model.config).values()

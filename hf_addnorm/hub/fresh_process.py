@@ -10,14 +10,25 @@ import json
 import runpy
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import ModelOutput
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+
+Loaded = TypeVar("Loaded")
 
 
 class _Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         if name.split(".")[0] == "hf_addnorm":
             raise ModuleNotFoundError("hf_addnorm is hidden from this process")
 
@@ -30,7 +41,7 @@ INPUT_KINDS = {
 TOKENS = 4
 
 
-def _inputs(model: Any) -> dict[str, Any]:
+def _inputs(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     """One small input of the base model's kind."""
     import torch
 
@@ -53,7 +64,7 @@ class Visit:
         self.loaded: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
-    def attempt(self, name: str, load: Callable[[], Any]) -> Any:
+    def attempt(self, name: str, load: Callable[[], Loaded]) -> Loaded | None:
         """What `load` gives, or None where it fails."""
         try:
             found = load()
@@ -63,7 +74,7 @@ class Visit:
         self.loaded[name] = type(found).__name__
         return found
 
-    def models(self, config: Any) -> list[tuple[str, Any, bool]]:
+    def models(self, config: "PreTrainedConfig") -> "list[tuple[str, type[_BaseAutoModelClass], bool]]":
         """(name, loader, whether it is what was saved): every Auto class of the auto_map, or the saved class."""
         import transformers
 
@@ -101,10 +112,11 @@ class Visit:
             auto = INPUT_KINDS[kind].processor
             self.attempt(auto, lambda: getattr(transformers, auto).from_pretrained(self.folder))
 
-    def model(self, loader: Any, is_saved: bool) -> Any:
+    def model(self, loader: "type[_BaseAutoModelClass]", is_saved: bool) -> "PreTrainedModel":
         """A loaded model, whose weights are all there if it is the one that was saved."""
         import torch
 
+        model: PreTrainedModel
         model, info = loader.from_pretrained(
             self.folder,
             trust_remote_code=True,
@@ -122,12 +134,13 @@ class Visit:
             raise ValueError("some weights are not finite")
         return model
 
-    def forward(self, model: Any) -> Any:
+    def forward(self, model: "PreTrainedModel") -> "ModelOutput":
         """One forward of the base model."""
         import torch
 
         with torch.no_grad():
-            return model.eval()(**_inputs(model))
+            outputs: ModelOutput = model.eval()(**_inputs(model))
+        return outputs
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from hf_addnorm.models.weights.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line
+from .machine import choose_attention
 
 
 # Packages that carry weights: sha256 of their `model/model.safetensors`.
@@ -107,7 +108,7 @@ def load_model(
         raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     entries = dict(config.model_config)
-    if attention := config.attn_implementation or ("eager" if device.type == "cpu" else None):
+    if attention := choose_attention(config.attn_implementation, device):
         entries["attn_implementation"] = attention
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
@@ -125,10 +126,7 @@ def load_model(
             loading = {"dtype": torch.float32, **entries, **kwargs}
             model = hf_addnorm.load_pretrained(auto_class, checkpoint, add_norm=config.add_norm, **loading)
         else:
-            saved = (
-                {key: value for key, value in own.to_dict().items() if key not in ABOUT_A_FILE} if checkpoint else {}
-            )
-            made = {"model_type": own.model_type, **saved, **entries, **kwargs}
+            made = _config_entries(own, saved=checkpoint is not None) | entries | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
     except UNLOADABLE as error:
         hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
@@ -138,6 +136,12 @@ def load_model(
 
 def _name(config: RunConfig) -> str:
     return config.checkpoint or f"a new {config.model_config['model_type']}"
+
+
+def _config_entries(config: PreTrainedConfig, saved: bool) -> dict[str, Any]:
+    # of a new model's config: those of a checkpoint, or the model type alone
+    entries = {key: value for key, value in config.to_dict().items() if key not in ABOUT_A_FILE} if saved else {}
+    return {"model_type": config.model_type, **entries}
 
 
 def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -152,43 +156,48 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
-    entries = dict(config.model_config)
-    attention = config.attn_implementation or ("eager" if device.type == "cpu" else None)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
-    schemes = {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
     try:
-        own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
-        if config.dropout is not None:
-            part = own.encoder if own.is_encoder_decoder else own
-            entries |= dict.fromkeys(dropout_keys(part), config.dropout)
-        chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
-        if config.new_weights or not checkpoint:
-            parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
-            made = {
-                name: {"model_type": own.model_type}
-                | ({key: value for key, value in parts[name].to_dict().items() if key not in ABOUT_A_FILE})
-                | (entries | {"vocab_size": len(tokenizer)} | chosen[name])
-                for name in schemes
-            }
-            shared = {"share_embeddings": config.share_embeddings, **begins}
-            model = AddNormEncoderDecoderModel(AddNormEncoderDecoderConfig(**made, **shared))
-        elif own.is_encoder_decoder:
-            loading = {name: entries | {"dtype": torch.float32} | chosen[name] for name in schemes}
-            model = AddNormEncoderDecoderModel.from_pretrained(checkpoint, **loading)
-        else:
-            entries["dtype"] = torch.float32
-            own = {f"{part}_{key}": value for part in schemes for key, value in entries.items()}
-            schemes = {f"{part}_add_norm": scheme for part, scheme in schemes.items()}
-            model = AddNormEncoderDecoderModel.from_encoder_decoder_pretrained(
-                checkpoint, checkpoint, share_embeddings=config.share_embeddings, **begins, **schemes, **own
-            )
+        model = _pair(config, checkpoint, begins, len(tokenizer))
     except UNLOADABLE as error:
         raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
-    if attention:
+    if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
     model.generation_config = GenerationConfig(**begins, **ends, num_beams=config.num_beams)
     return _in_own_memory(model)
+
+
+def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabulary: int) -> PreTrainedModel:
+    entries, schemes = dict(config.model_config), {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
+    own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
+    parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
+    if config.dropout is not None:
+        entries |= dict.fromkeys(dropout_keys(parts["encoder"]), config.dropout)
+    chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
+    if config.new_weights or not checkpoint:
+        made = {
+            name: {"model_type": own.model_type}
+            | _config_entries(parts[name], saved=True)
+            | entries
+            | {"vocab_size": vocabulary}
+            | chosen[name]
+            for name in schemes
+        }
+        shared = {"share_embeddings": config.share_embeddings, **begins}
+        return AddNormEncoderDecoderModel(AddNormEncoderDecoderConfig(**made, **shared))
+    if own.is_encoder_decoder:
+        loading = {name: entries | {"dtype": torch.float32} | chosen[name] for name in schemes}
+        return AddNormEncoderDecoderModel.from_pretrained(checkpoint, **loading)
+    entries["dtype"] = torch.float32
+    return AddNormEncoderDecoderModel.from_encoder_decoder_pretrained(
+        checkpoint,
+        checkpoint,
+        share_embeddings=config.share_embeddings,
+        **begins,
+        **{f"{part}_add_norm": scheme for part, scheme in schemes.items()},
+        **{f"{part}_{key}": value for part in schemes for key, value in entries.items()},
+    )
 
 
 def load_saved(auto_class: Any, folder: Path, like: PreTrainedModel) -> PreTrainedModel:

@@ -105,8 +105,8 @@ def test_an_empty_share_has_no_label(label):
         lengths=[3],
         collate=collate,
         loss=None,
-        evaluate=None,
-        best="accuracy",
+        evaluation=None,
+        auto_class=None,
     )
     full, empty = task.batch([0], "0/0"), task.batch([], "0/0")
     assert empty["input_ids"].tolist() == full["input_ids"].tolist()

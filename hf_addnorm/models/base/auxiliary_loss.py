@@ -1,11 +1,11 @@
 """Losses that a module adds to that of its model during a training forward."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from .forward_context import ForwardContext, recomputing
+from .forward_context import Arguments, ForwardContext, Returned, recomputing
+from .protocols import HasConfig, StockValue
 
 
 _losses: ForwardContext[list[torch.Tensor] | None] = ForwardContext("auxiliary_losses", None)
@@ -22,7 +22,9 @@ def contribute(loss: torch.Tensor) -> None:
         losses.append(loss)
 
 
-def collect_losses(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, list[torch.Tensor]]:
+def collect_losses(
+    function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> tuple[Returned, list[torch.Tensor]]:
     """Run a model, or anything, and take the losses that its modules contribute, which it then does not add itself.
 
     Args:
@@ -34,7 +36,9 @@ def collect_losses(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
     return _losses.running_with(losses, function, *args, **kwargs), losses
 
 
-def with_losses(forward: Callable, model: Any, *args: Any, **kwargs: Any) -> Any:
+def with_losses(
+    forward: Callable[..., StockValue], model: HasConfig, *args: StockValue, **kwargs: StockValue
+) -> StockValue:
     """A model's forward; its loss, where its outputs have one, with what its modules contribute added.
 
     A model within another one leaves them to that.

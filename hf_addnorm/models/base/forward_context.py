@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
 
 
 T = TypeVar("T")
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 class ForwardContext(Generic[T]):
@@ -34,7 +36,9 @@ class ForwardContext(Generic[T]):
             return next((said for said, traced in reversed(self._stack) if traced), value)
         return value
 
-    def running_with(self, value: T, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    def running_with(
+        self, value: T, function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Returned:
         """`function(*args, **kwargs)`, with `value` as the current one."""
         if torch.compiler.is_compiling():
             self._stack.append((value, True))

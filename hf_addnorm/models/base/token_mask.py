@@ -5,11 +5,12 @@ one forward, and a layer is handed it as an argument, which lasts until a checkp
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
+from torch import nn
 
-from .forward_context import ForwardContext, recomputing
+from .forward_context import ForwardContext, Returned, recomputing
 
 
 class TokenMask:
@@ -25,11 +26,11 @@ class TokenMask:
 
     def __init__(self, mask: torch.Tensor | None, problem: str = "", grid: tuple[int, int] | None = None):
         self.mask, self.problem, self.grid = mask, problem, grid
-        self._kept: dict[Any, list[Any]] = {}
-        self._asked: dict[Any, int] = {}
+        self._kept: dict[nn.Module, list[object]] = {}
+        self._asked: dict[nn.Module, int] = {}
 
     @classmethod
-    def of(cls, attention_mask: Any, grid: tuple[int, int] | None = None) -> "TokenMask":
+    def of(cls, attention_mask: object, grid: tuple[int, int] | None = None) -> "TokenMask":
         """From what a model is given as `attention_mask`, and the grid of its patches."""
         if attention_mask is None:
             return cls(None, grid=grid)
@@ -74,7 +75,7 @@ class TokenMask:
             )
         return mask.view(*mask.shape, *[1] * (x.dim() - 2))
 
-    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+    def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
         """What `compute()` gives during the forward, and again in a checkpoint's recomputation of it.
 
         Args:
@@ -87,16 +88,17 @@ class TokenMask:
             return compute()
         kept = self._kept.setdefault(owner, [])
         if not recomputing():
-            kept.append(compute())
-            return kept[-1]
+            made = compute()
+            kept.append(made)
+            return made
         self._asked[owner] = self._asked.get(owner, -1) + 1
-        return kept[self._asked[owner] % len(kept)] if kept else None
+        return cast(Returned, kept[self._asked[owner] % len(kept)]) if kept else None
 
 
 class _NoModel(TokenMask):
     """Outside of a model: all tokens are real, and nothing is kept."""
 
-    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+    def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
         return None if recomputing() else compute()
 
 

@@ -12,7 +12,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..base.registry import ComponentSpec
 from ..norms.norm_base import build_norm
-from ..spec.refusals import refuse, warn
+from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
 from .family_facts import FamilyFacts
 
@@ -139,8 +139,7 @@ class AddNormConfig(CodeCarryingConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        refuse(self.add_norm, self)
-        warn(self.add_norm, self)
+        check(self.add_norm, self)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "add_norm":
@@ -158,8 +157,7 @@ class AddNormConfig(CodeCarryingConfig):
         kwargs = {key: value for key, value in kwargs.items() if (key, value) != ("add_norm", None)}
         result = super().from_dict(config_dict, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
-        refuse(config.add_norm, config)
-        warn(config.add_norm, config)
+        check(config.add_norm, config)
         return result
 
     def add_norm_sublayers(self) -> list[str]:

@@ -19,13 +19,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..base.auxiliary_loss import with_losses
-from ..base.depth import Position, at_depth, positions
+from ..base.depth import Position, StackPositions, at_depth
 from ..base.registries import INITS, POSITIONS, RESIDUALS, STREAMS, WIRINGS
 from ..base.registry import ComponentSpec, one_of, to_json
 from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import Norm, mixes_tokens
 from ..residuals.residuals import Residual
-from ..spec.refusals import refuse
+from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
 from ..streams.positions import put_positions
 from ..streams.streams import LayerState
@@ -36,7 +36,7 @@ from .branch_norms import ModuleView
 from .embeddings_and_output import HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout, SublayerLayout
 from .hub_files import HubFiles
-from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm
+from .layer_add_norm import Branch, LayerAddNorm, StreamModules, SublayerAddNorm, SublayerCall
 from .loading import register_key_layout, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
 from .single_commit_push import SingleCommitPush
@@ -106,9 +106,8 @@ class AddNormLayer(nn.Module):
         names = config.add_norm_sublayers()
         shared = None
         blocks = {}
-        for position, name in positions(layers, names, wiring):
-            if position.layer != depth:
-                continue
+        places = StackPositions(layers, names, wiring).of_layer(depth)
+        for name, position in places.items():
             order = names.index(name)
             choices = {
                 slot: choice
@@ -125,25 +124,18 @@ class AddNormLayer(nn.Module):
                 residual = stream.build_residual(choice, config.hidden_size, position, new_norm)
                 if choice.options.get("share") == "layer":
                     shared, residual = shared or residual, None
-            blocks[name] = SublayerAddNorm(
-                layer_spec,
-                set(choices),
-                norms,
-                residual,
-                at_depth(layer_spec.pre_scale, position),
-                at_depth(layer_spec.drop_path, position),
-                config.add_norm_head_size() if layer_spec.qkv_width == "head" else None,
-            )
+            head_size = config.add_norm_head_size() if layer_spec.qkv_width == "head" else None
+            blocks[name] = SublayerAddNorm(layer_spec, position, set(choices), norms, residual, head_size)
         self.mixes_tokens = self.mixes_tokens or bool(spec.token_norms(layers))
         if spec.asks_model(layers) and not self.has_token_hook:
             self.has_token_hook = True
             self.register_forward_pre_hook(_pass_token_mask, with_kwargs=True)
         new_norm = partial(AddNormConfig.build_norm, config, stream.own_norm(spec.norm))
-        entry_modules = stream.build_entry_modules(config.hidden_size) if depth == 0 else None
+        entry_modules = stream.build_entry_modules(config.hidden_size) if depth == 0 else {}
         exit_modules = stream.build_exit_modules(config.hidden_size, new_norm) if depth == layers - 1 else None
-        first = next(position for position, _ in positions(layers, names, wiring) if position.layer == depth)
-        part = stream.build_layer_part(config.hidden_size, first)
-        return LayerAddNorm(blocks, shared, stream, wiring, depth, entry_modules, exit_modules, part)
+        part = stream.build_layer_part(config.hidden_size, places[names[0]])
+        own = StreamModules(entry_modules, exit_modules, part)
+        return LayerAddNorm(blocks, shared, stream, wiring, depth, own)
 
     def _place_norms(
         self, parts: SublayerLayout, choices: dict[str, ComponentSpec], name: str, qkv_width: str, config: Any
@@ -197,11 +189,12 @@ class AddNormLayer(nn.Module):
             return blocks(hidden_states, [])
         calls = []
         for name, branch in branches.items():
-            parts = self.sublayers[name]
-            stock_norms = {slot: get_part(self, path) for slot, path in parts.norms.items()}
+            parts, stock_norms = self.sublayers[name], {}
+            for slot in blocks._modules[name].stock_slots:
+                stock_norms[slot] = get_part(self, parts.norms[slot])
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
-            calls.append(blocks.call(name, branch, dropout, stock_norms, in_chunks))
+            calls.append(SublayerCall(blocks, name, branch, dropout, stock_norms, in_chunks))
         return blocks(hidden_states, calls, then)
 
     def require_cross_attention(self) -> None:
@@ -224,6 +217,8 @@ class AddNormEncoder(nn.Module):
     layers: Any
     # where the mask that the encoder is given, and no other, counts tokens: sound
     reads_tokens = False
+    # whether the blocks of all depths are its `connections`, where layers may be shared
+    holds_connections = False
     # the rate of the layer drop, where the stock loop may not skip layers by itself
     layer_drop = 0.0
     stock_forward: ClassVar[Any]
@@ -424,7 +419,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
                 self.set_submodule(path, self._place_norm(spec, place, name), strict=True)
 
     def _install_in_base(self, spec: AddNormSpec) -> None:
-        refuse(spec, self.config)
+        check(spec, self.config)
         layout = self.layout_of(self.config)
         self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)
@@ -466,7 +461,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
         blocks = [
             layers[path].install_add_norm(spec, self.config, depth, len(paths)) for depth, path in enumerate(paths)
         ]
-        if not getattr(encoder, "holds_connections", False):
+        if not (isinstance(encoder, AddNormEncoder) and encoder.holds_connections):
             for path, connections in zip(paths, blocks, strict=True):
                 layers[path].connections = connections
         else:

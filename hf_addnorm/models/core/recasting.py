@@ -25,7 +25,8 @@ def document(cls: type[Any], sentence: str) -> None:
 def get_part(module: nn.Module, path: str) -> Any:
     """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
     for name in path.split("."):
-        module = getattr(module, name)
+        # a wrapper, of an adapter say, hands on what it does not have itself
+        module = module._modules[name] if name in module._modules else getattr(module, name)  # type: ignore[assignment]
     return module
 
 

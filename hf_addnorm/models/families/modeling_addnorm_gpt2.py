@@ -54,15 +54,15 @@ class AddNormGPT2Block(AddNormLayer, stock.GPT2Block):
     def forward(
         self,
         hidden_states: LayerState,
-        cache: Any = None,
+        past_key_values: Any = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         use_cache: bool | None = False,
         **kwargs: Any,
     ) -> LayerState:
-        # by position, as the cache comes: its name changes in Transformers 5.24
-        common = (cache, attention_mask)
+        # by position, as it comes: from Transformers 5.24 on its name is `cache`
+        common = (past_key_values, attention_mask)
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attn(u, *common, use_cache=use_cache, branch_norms=branch_norms, **kwargs)[0]

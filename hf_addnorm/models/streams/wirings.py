@@ -1,5 +1,6 @@
 """Wirings: how the sublayers of a layer meet. The layer is the unit here, x its state, A, C, M its branches."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..base.registries import WIRINGS
@@ -25,7 +26,7 @@ class Sequential:
         """Whether that sublayer writes to the stream."""
         return True
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[Any]) -> Any:
         """The state after the layer, from the state before it."""
         for call in calls:
             state = call.step(state)
@@ -60,7 +61,7 @@ class Parallel(Sequential):
     def writes(self, order: int, sublayers: int) -> bool:
         return order == sublayers - 1
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[Any]) -> Any:
         x, kept = calls[-1].read(state)
         shared = calls[0].enter(x)
         f = calls[0].leave(shared)
@@ -82,7 +83,7 @@ class BottomToTop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[Any]) -> Any:
         before, _ = calls[0].read(state)
         for call in calls[:-1]:
             state = call.step(state)
@@ -103,7 +104,7 @@ class TwoHop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[Any]) -> Any:
         _, kept = calls[-1].read(state)
         for call in calls[:-1]:
             state = call.step(state)

@@ -170,7 +170,13 @@ FAMILIES = {
         image_inputs,
         without=_NO_TABLES,
     ),
-    "albert": Family(AddNormAlbertConfig, {**TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE),
+    "albert": Family(
+        AddNormAlbertConfig,
+        {**TINY_TEXT, "embedding_size": 16},
+        two_segment_inputs,
+        without=_NO_SPHERE,
+        position_table=True,
+    ),
     "albert_groups": Family(
         AddNormAlbertConfig,
         {**TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},

@@ -9,7 +9,6 @@ import pytest
 import torch
 from families import FAMILIES, MODELS, checkpoint_activations, fill_with_pattern, slow_unless
 from token_specs import (
-    ENCODERS,
     FAMILY_SPECS,
     NO_DROPOUT,
     RUNNING,

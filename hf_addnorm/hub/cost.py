@@ -1,4 +1,4 @@
-"""What an add & norm costs beside the stock one: parameters and matrix products, counted, not measured."""
+"""The cost of an add & norm compared with the stock one: parameters and matrix products, counted, not measured."""
 
 import copy
 from dataclasses import dataclass

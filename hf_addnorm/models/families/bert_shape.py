@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormEncoder, AddNormLayer
+from ..core.layer import AddNormLayer
 from ..streams.streams import LayerState
 
 

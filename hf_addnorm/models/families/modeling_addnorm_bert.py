@@ -2,7 +2,8 @@
 
 from transformers.models.bert import modeling_bert as stock
 
-from ..core.pretrained import AddNormEncoder, AddNormPreTrainedModel
+from ..core.encoder import AddNormEncoder
+from ..core.pretrained import AddNormPreTrainedModel
 from .bert_shape import BertShapeAttention, BertShapeIntermediate, BertShapeLayer, bert_layout, bert_sublayers
 from .configuration_addnorm_bert import AddNormBertConfig
 

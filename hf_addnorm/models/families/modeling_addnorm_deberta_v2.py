@@ -6,7 +6,9 @@ import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..core.encoder import AddNormEncoder
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .bert_shape import BertShapeIntermediate, bert_layout, bert_sublayers
 from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config

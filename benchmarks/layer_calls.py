@@ -2,7 +2,8 @@
 
     python benchmarks/layer_calls.py [--list SCHEME]
 
-`--list` prints the functions that are called for one scheme, in order.
+Counted are functions of Transformers and of this package; beside them, in all, those of torch and of Python's library.
+`--list` prints the counted ones of one scheme, in the order of their calls.
 """
 
 import argparse
@@ -36,19 +37,23 @@ SCHEMES = (
 )
 
 
+COUNTED = ("transformers", "hf_addnorm")
+
+
 def functions_called(function: Callable[[], Any]) -> list[str]:
-    """The Python functions that run within `function()`, in the order of their calls; itself is not among them."""
+    """The Python functions that run within `function()`, in the order of their calls, by package and name."""
     called: list[str] = []
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            called.append(f"{frame.f_code.co_filename.split('site-packages/')[-1]}: {frame.f_code.co_qualname}")
+            called.append(f"{frame.f_globals.get('__name__', '')}: {frame.f_code.co_qualname}")
 
     sys.setprofile(profile)
     try:
         function()
     finally:
         sys.setprofile(None)
+    # the first one is `function`
     return called[1:]
 
 
@@ -76,9 +81,11 @@ def main() -> None:
     args = parser.parse_args()
     for name, model in models().items():
         called = calls_of_a_layer(model)
-        sys.stdout.write(f"{name:20} {len(called)}\n")
+        counted = [function for function in called if function.startswith(COUNTED)]
+        ours = sum(function.startswith("hf_addnorm") for function in counted)
+        sys.stdout.write(f"{name:20} {len(counted)}, of this package {ours}; in all {len(called)}\n")
         if name == args.list:
-            sys.stdout.writelines(f"    {function}\n" for function in called)
+            sys.stdout.writelines(f"    {function}\n" for function in counted)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .models.base.registry import parse_option
 from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
+from .models.core.encoder import AddNormEncoder
+from .models.core.layer import AddNormLayer
 from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall, residual_of_block
-from .models.core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from .models.core.pretrained import AddNormPreTrainedModel
 from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import LearnedResidual, Residual

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers.dynamic_module_utils import get_relative_import_files
-
 from ..base.registry import ComponentSpec
 from ..norms.norm_base import build_norm
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
 from .family_facts import FamilyFacts
+from .transformers_internals import relative_imports
 
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def flat_neighbours(config: "CodeCarryingConfig") -> dict[str, str]:
     config_file = Path(str(sys.modules[family_class(config).__module__].__file__))
     source = config_file.with_name(config_file.name.replace("configuration_", "modeling_"))
     # a config that was loaded alone, as remote code, has no modeling file beside it
-    files = {str(source), *get_relative_import_files(source)} if source.exists() else set()
+    files = {str(source), *relative_imports(source)} if source.exists() else set()
     return {Path(file).name: Path(file).read_text() for file in files}
 
 

@@ -115,7 +115,7 @@ class SublayerCall:
         block: Any = layer._modules[name]
         parts: Any = block._modules
         self.block, self.stream, self.branch, self.dropout = block, layer.stream, branch, dropout
-        self.residual: Any = parts.get(block.residual_name) or layer._modules.get(layer.residual_name or "")
+        self.residual: Any = parts[block.residual_name] if block.residual_name else layer.residual
         self.norms: dict[str, nn.Module] = {}
         for slot in block.stock_slots:
             self.norms[slot] = stock_norms[slot]
@@ -223,6 +223,11 @@ class LayerAddNorm(nn.Module):
         self.layer_part_name = add_residual(self, stream_modules.layer_part)
         self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, stream_modules.exit is not None
         self.entry_modules, self.exit_modules = tuple(stream_modules.entry), tuple(stream_modules.exit or ())
+
+    @property
+    def residual(self) -> Any:
+        """The residual of all sublayers, or None where each has its own."""
+        return None if self.residual_name is None else self._modules[self.residual_name]
 
     @property
     def layer_part(self) -> Any:

@@ -6,7 +6,9 @@ import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel, model_names
+from ..core.encoder import AddNormEncoder
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .bert_shape import BertShapeIntermediate, bert_layout, bert_sublayers
 from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
@@ -117,6 +119,3 @@ class AddNormDebertaV2ForQuestionAnswering(AddNormDebertaV2PreTrainedModel, stoc
 
 
 class AddNormDebertaV2ForMultipleChoice(AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForMultipleChoice): ...
-
-
-__all__ = model_names(__name__)

@@ -7,7 +7,8 @@ from transformers.models.modernbert import modeling_modernbert as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel, model_names
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_modernbert import AddNormModernBertConfig
 
@@ -91,6 +92,3 @@ class AddNormModernBertForQuestionAnswering(
 
 
 class AddNormModernBertForMultipleChoice(AddNormModernBertPreTrainedModel, stock.ModernBertForMultipleChoice): ...
-
-
-__all__ = model_names(__name__)

@@ -131,11 +131,17 @@ def unit(x: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.where(square == 0, 0.0, 1 / length)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(device: str) -> bool:
+    """Whether this type of device has autocast; torch.compile takes the answer as a constant (2.9 cannot trace it)."""
+    return torch.amp.is_autocast_available(device)
+
+
 def in_full_precision(x: torch.Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products keep the dtype of `x`, also under autocast."""
     device = x.device.type
     # tensors without numbers (meta) have none, and asking about it is an error
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

@@ -30,8 +30,9 @@ from hf_addnorm import AddNormBertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
+from common.machine import machine
 from common.model import find_checkpoint
-from common.report import machine, versions
+from common.report import versions
 
 
 CLASSES = {"stock": BertForSequenceClassification, "hf_addnorm": AddNormBertForSequenceClassification}

@@ -117,7 +117,7 @@ def load_pretrained(
     auto_class = _auto_class(auto_class)
     if add_norm is None:
         # a stock class, perhaps, which leaves the sentence to the reader of the file
-        from .models.core.pretrained import reraise_damaged_weights
+        from .models.core.loading import reraise_damaged_weights
 
         with reraise_damaged_weights(checkpoint):
             return auto_class.from_pretrained(checkpoint, **kwargs)

@@ -5,10 +5,11 @@ The options, formulas and start values of what is built are those of the registr
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .layer_schemes import LAYER_SCHEMES
+from .models.base.protocols import OptionValue
 from .models.base.registries import DEPTH_RULES, INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 from .models.base.registry import Registry
 from .norm_schemes import NORM_SCHEMES
@@ -32,13 +33,13 @@ class Part:
 
     summary: str
     source: str
-    options: dict[str, Any]
+    options: dict[str, OptionValue]
 
 
 _SOURCE = re.compile(r"^Source: (.*?)(?=\n\n|\n(?:Args|Dtype|Init|Parameters|Returns)\b|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def _parts(registry: Registry) -> dict[str, Part]:
+def _parts(registry: Registry[Callable[..., object]]) -> dict[str, Part]:
     parts = {}
     for name, factory in registry.items():
         text = inspect.getdoc(factory) or ""

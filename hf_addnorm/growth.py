@@ -2,30 +2,33 @@
 
 import copy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal, TypeVar, cast
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .models.base.registry import parse_option
+from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
-from .models.core.layer_add_norm import residual_of_block
-from .models.core.pretrained import AddNormPreTrainedModel, get_part
+from .models.core.encoder import AddNormEncoder
+from .models.core.layer import AddNormLayer
+from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall, residual_of_block
+from .models.core.pretrained import AddNormPreTrainedModel
+from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
-from .models.residuals.residuals import Residual
+from .models.residuals.residuals import LearnedResidual, Residual
 from .models.spec.spec import AddNormSpec, Override
+from .models.streams.streams import LayerState
 from .models.weights.initialization import zero_init
+from .models.weights.weight_transforms import linear_size
 
 
 How = Literal["stack", "identity"]
-
-# config entries that count layers: those that run, and those of which each has weights of its own
-_COUNTS = ("num_hidden_layers", "num_hidden_groups")
-# config entries with a value for each layer
-_PER_LAYER = ("layer_types",)
+ModelT = TypeVar("ModelT", bound=AddNormPreTrainedModel)
 
 
-def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
+def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT:
     """A deeper model, whose new layers are made of the old ones; the old model stays as it is.
 
         stack:     A B -> A B A B          all layers copied in blocks
@@ -65,7 +68,7 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
         raise ValueError(f"grow takes a model with config.add_norm, got a {type(model).__name__}; allowed is one.")
     old = model.config.num_hidden_layers
     layers = 2 * old if layers is None else layers
-    config = _grown_config(model.config, layers, how)
+    config = _grown_config(_config_of(model), layers, how)
     with torch.device(model.device):
         grown = type(model)(config)
     sources = _sources(model, grown)
@@ -73,42 +76,45 @@ def grow(model: Any, layers: int | None = None, how: str = "stack") -> Any:
     grown.tie_weights()
     grown.train(model.training)
     if how == "identity":
-        names = config.add_norm_sublayers()
         for layer, connections in _layers(grown)[len(_paths(model)) :]:
-            for name in names:
-                _Branch(layer, connections, names, name).zero_init()
-            if connections.layer_part is not None:
-                connections.layer_part.reset_parameters()
+            _start_as_identity(layer, connections, config.add_norm_sublayers())
         _refuse_inexact(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
     return grown
 
 
-def _grown_config(config: Any, layers: int, how: str) -> Any:
+def _config_of(model: AddNormPreTrainedModel) -> AddNormConfig:
+    return cast(AddNormConfig, model.config)
+
+
+def _grown_config(config: AddNormConfig, layers: int, how: str) -> AddNormConfig:
     old = config.num_hidden_layers
     grown = copy.deepcopy(config)
-    whole = how == "stack" or getattr(config, "num_hidden_groups", None) is not None
+    counts = config.facts.layer_counts
+    # where layers are shared, what counts those with weights of their own grows by the same factor
+    whole = how == "stack" or len(counts) > 1
     if type(layers) is not int or layers <= old or (whole and layers % old):
         allowed = f"a multiple of {old}, above it" if whole else f"a whole number above {old}"
         raise ValueError(f"layers is {layers!r}, and the model has {old}; allowed is {allowed}.")
-    for key in _COUNTS:
-        if hasattr(config, key):
-            setattr(grown, key, getattr(config, key) * layers // old)
-    for key in _PER_LAYER:
-        values = getattr(config, key, None)
-        if values is not None:
-            setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
+    for key in counts:
+        setattr(grown, key, getattr(config, key) * layers // old)
+    for key in config.facts.per_layer:
+        values = getattr(config, key)
+        setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
     grown.add_norm = _grown_spec(config, grown)
     return grown
 
 
 def _copied(old: int, new: int) -> list[int]:
-    """For every layer of the new stack, the old one that it is made of: the old ones, then blocks that end as they."""
+    """For every layer of the new stack, the index of the old one that it is copied from.
+
+    The old layers come first, then blocks of copies; the last block ends as the old stack ends.
+    """
     return [*range(old), *((index - new) % old for index in range(old, new))]
 
 
-def _grown_spec(config: Any, grown: Any) -> AddNormSpec:
+def _grown_spec(config: AddNormConfig, grown: AddNormConfig) -> AddNormSpec:
     old, new = config.add_norm_depth(), grown.add_norm_depth()
     copied = _copied(old, new)
     overrides = []
@@ -117,26 +123,28 @@ def _grown_spec(config: Any, grown: Any) -> AddNormSpec:
         indices = [index for index, source in enumerate(copied) if source in selected]
         # one that selects no layer (the first quarter of two) stays idle
         overrides += [Override("index", indices, override.axes)] if indices else []
-    return replace(config.add_norm, layers=overrides)
+    spec: AddNormSpec = config.add_norm
+    return replace(spec, layers=overrides)
 
 
-def _paths(model: Any) -> list[str]:
+def _paths(model: AddNormPreTrainedModel) -> list[str]:
     """The path of every layer, from the model, in the order in which they run."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     return [prefix + path for path in model.layout_of(model.config).layers(model.config)]
 
 
-def _blocks(model: Any) -> list[str]:
+def _blocks(model: AddNormPreTrainedModel) -> list[str]:
     """The path of every depth's add & norm blocks."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    encoder = model.layout_of(model.config).encoder
+    path_of_encoder = model.layout_of(model.config).encoder
     paths = _paths(model)
-    if encoder and getattr(get_part(model.base_model, encoder), "holds_connections", False):
-        return [f"{prefix}{encoder}.connections.{depth}" for depth in range(len(paths))]
+    encoder = get_part(model.base_model, path_of_encoder) if path_of_encoder else model.base_model
+    if isinstance(encoder, AddNormEncoder) and encoder.holds_connections:
+        return [f"{prefix}{path_of_encoder}.connections.{depth}" for depth in range(len(paths))]
     return [f"{path}.connections" for path in paths]
 
 
-def _sources(model: Any, grown: Any) -> dict[str, str]:
+def _sources(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel) -> dict[str, str]:
     """The old path for the path of every new layer and of its blocks."""
     sources: dict[str, str] = {}
     for find in (_paths, _blocks):
@@ -150,7 +158,9 @@ def _sources(model: Any, grown: Any) -> dict[str, str]:
     return sources
 
 
-def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, torch.Tensor]:
+def _grown_state(
+    model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel, sources: dict[str, str]
+) -> dict[str, torch.Tensor]:
     state, anew = model.state_dict(), grown.state_dict()
     # the longest first: blocks may lie within a layer
     paths = sorted(sources, key=len, reverse=True)
@@ -166,7 +176,7 @@ def _grown_state(model: Any, grown: Any, sources: dict[str, str]) -> dict[str, t
     return found
 
 
-def _layers(model: Any) -> list[tuple[Any, Any]]:
+def _layers(model: AddNormPreTrainedModel) -> list[tuple[AddNormLayer, LayerAddNorm]]:
     """Every depth's layer and its add & norm blocks."""
     return [
         (get_part(model, path), get_part(model, blocks))
@@ -175,7 +185,7 @@ def _layers(model: Any) -> list[tuple[Any, Any]]:
 
 
 class _Branch:
-    """The way of one sublayer's branch to the stream.
+    """The end of one sublayer's branch: its last Linear layer, its norm and its residual.
 
     Args:
         layer, connections: a layer and its blocks.
@@ -183,58 +193,71 @@ class _Branch:
         name (`str`): this one.
     """
 
-    def __init__(self, layer: Any, connections: Any, names: list[str], name: str):
-        self.block, last = getattr(connections, name), getattr(connections, names[-1])
+    def __init__(self, layer: AddNormLayer, connections: LayerAddNorm, names: list[str], name: str):
+        self.block: SublayerAddNorm = get_part(connections, name)
+        last: SublayerAddNorm = get_part(connections, names[-1])
         # a residual is the layer's or the sublayer's; in parallel, that of the last one, which writes for all
-        self.residual: Any = residual_of_block(connections) or residual_of_block(self.block) or residual_of_block(last)
+        self.residual: Residual = next(
+            residual for part in (connections, self.block, last) if (residual := residual_of_block(part)) is not None
+        )
         sublayer = layer.sublayers[name]
-        self.stock_norms = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
-        self.output = next(
+        self.stock_norms: dict[str, nn.Module] = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
+        self.output: nn.Module = next(
             get_part(layer, path) for path, roles in sublayer.roles().items() if roles[0] in ("o", "w2")
         )
 
     @torch.no_grad()
     def zero_init(self) -> None:
         """Write 0 into the last learned factor, and into what is added behind it."""
-        if getattr(self.residual, "needs_output", False):
+        if self.residual.needs_output:
             raise ValueError(
                 f"how is 'identity', and {type(self.residual).__name__} gives a branch no gradient where it is 0: it "
                 "would never learn; allowed is 'stack'."
             )
         factor = self.output
-        norm: Any = self.block._modules.get("out_norm") or self.stock_norms.get("out")
-        if getattr(self.residual, "side", None) == "branch":
+        norm = self.block._modules.get("out_norm") or self.stock_norms.get("out")
+        if isinstance(self.residual, LearnedResidual) and self.residual.side == "branch":
             factor = self.residual
         else:
             # what it does to the stream itself is nothing yet, if it starts so
             for part in self.residual.modules():
                 if isinstance(part, Residual):
                     part.reset_parameters()
-            if "out" in self.block.filled and has_gain(norm):
+            if "out" in self.block.filled and norm is not None and has_gain(norm):
                 return zero_init(norm)
         for parameter in factor.parameters():
             parameter.zero_()
         return None
 
     def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
-        """Something that the branch could give: its last Linear layer, on something that depends on `u`."""
-        width = getattr(self.output, "in_features", None) or self.output.nx
+        """A stand-in for the branch: its last Linear layer, applied to numbers that depend on `u`."""
+        width = linear_size(self.output)[1]
         inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
-        return self.output(inside)
+        output: torch.Tensor = self.output(inside)
+        return output
+
+
+def _start_as_identity(layer: AddNormLayer, connections: LayerAddNorm, names: list[str]) -> None:
+    """Let a layer's branches add nothing to the stream at first."""
+    for name in names:
+        _Branch(layer, connections, names, name).zero_init()
+    if connections.layer_part is not None:
+        connections.layer_part.reset_parameters()
 
 
 @torch.no_grad()
-def _after(layer: Any, connections: Any, config: Any, state: Any) -> Any:
+def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig, state: LayerState) -> LayerState:
     """The state of the stream after a layer, whose branches give something in the place of what they do."""
-    layer, connections = (copy.deepcopy(part).cpu().double().eval() for part in (layer, connections))
+    layer = copy.deepcopy(layer).cpu().double().eval()
+    connections = copy.deepcopy(connections).cpu().double().eval()
     names, calls = config.add_norm_sublayers(), []
     for name in names:
         branch = _Branch(layer, connections, names, name)
-        calls.append(connections.call(name, branch.run, None, branch.stock_norms, None))
+        calls.append(SublayerCall(connections, name, branch.run, None, branch.stock_norms))
     return connections.step(state, calls)
 
 
-def _refuse_inexact(model: Any, grown: Any) -> None:
+def _refuse_inexact(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel) -> None:
     """Refuse a scheme in which the grown model is not the old one, as its blocks themselves show."""
     old, new = _layers(model), _layers(grown)
     draw = torch.Generator().manual_seed(0)
@@ -246,20 +269,20 @@ def _refuse_inexact(model: Any, grown: Any) -> None:
     state = copy.deepcopy(first).cpu().double().enter(drawn(torch.empty(2, 3, grown.config.hidden_size)))
     for depth, part in enumerate(new):
         state = tree_map(drawn, state)
-        expected, after = state, _after(*part, grown.config, state)
+        expected, after = state, _after(*part, _config_of(grown), state)
         what = (
             "changes the stream even where its branches add nothing: there is more on it than their sum (a norm "
             "behind it, a factor, a second sum, an adapter)"
         )
         if depth < len(old):
-            expected = _after(*old[depth], model.config, state)
+            expected = _after(*old[depth], _config_of(model), state)
             what = (
                 "would not do what it did: a constant of its add & norm depends on the number of layers, "
                 f"{len(old)} and {len(new)}"
             )
         # a stream that keeps the layers' outputs has one more afterwards, at the end
         same = all(map(torch.equal, tree_leaves(expected), tree_leaves(after)))
-        # what a language's adapter adds is no branch
-        if not same or (depth >= len(old) and getattr(part[0], "adapter_layer", None) is not None):
+        # what a layer adds at its end is no branch
+        if not same or (depth >= len(old) and part[0].added_last is not None):
             raise ValueError(f"how is 'identity', and layer {depth + 1} {what}; allowed is 'stack'.")
         state = after

@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,10 @@ class OwnComponent:
 def own_components(config: PreTrainedConfig) -> list[OwnComponent]:
     """The components of a config that come from outside this package."""
     used = set(_kinds(config))
-    registries: list[Registry] = [DEPTH_RULES, *(registry for registry, _ in COMPONENTS.values())]
+    registries: list[Registry[Callable[..., object]]] = [
+        DEPTH_RULES,
+        *(registry for registry, _ in COMPONENTS.values()),
+    ]
     return [
         OwnComponent(registry.what, name, factory, name in registry.travelling)
         for registry in registries

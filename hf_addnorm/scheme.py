@@ -1,7 +1,9 @@
 """One row of the catalogue of schemes."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from .models.base.protocols import JsonValue
 
 
 Axis = Literal[
@@ -40,20 +42,20 @@ class Scheme:
     axis: Axis
     source: str
     status: Status
-    where: tuple[str | dict[str, Any], ...] = ()
+    where: tuple[str | dict[str, JsonValue], ...] = ()
     reason: str = ""
 
 
 class Rows:
-    """Makes the rows of one axis, by status."""
+    """Makes the catalogue's rows of one axis, with a method for each status."""
 
     def __init__(self, axis: Axis):
         self.axis = axis
 
-    def built(self, id: str, source: str, *where: str | dict[str, Any]) -> Scheme:
+    def built(self, id: str, source: str, *where: str | dict[str, JsonValue]) -> Scheme:
         return Scheme(id, self.axis, source, "built", where)
 
-    def expressible(self, id: str, source: str, *where: str | dict[str, Any], reason: str = "") -> Scheme:
+    def expressible(self, id: str, source: str, *where: str | dict[str, JsonValue], reason: str = "") -> Scheme:
         return Scheme(id, self.axis, source, "expressible", where, reason)
 
     def open(self, id: str, source: str, reason: str) -> Scheme:

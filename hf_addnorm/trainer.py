@@ -1,12 +1,15 @@
-"""What Trainer needs to be told about models that carry their code."""
+"""A Trainer callback for models that are pushed to the Hub during training."""
 
-from typing import Any
+from typing import cast
 
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .models.base.protocols import StockValue
+from .models.core.addnorm_config import CodeCarryingConfig
 
 
 class CarryCode(TrainerCallback):
-    """Lets what Trainer pushes in the middle of a training load where hf_addnorm is not installed.
+    """Trainer callback: saves the model's code in every push, so that it loads where hf_addnorm is not installed.
 
     With `push_to_hub=True`, Trainer pushes at the end of the training, code included, and before that at every save
     (`hub_strategy="every_save"`), when it takes weights and config.json alone from the checkpoint. This puts the code
@@ -15,6 +18,14 @@ class CarryCode(TrainerCallback):
         Trainer(model, args, callbacks=[CarryCode()])
     """
 
-    def on_push_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_push_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: StockValue,
+    ) -> None:
         """Write the code of the model into the folder that is pushed."""
-        model.config.save_code(args.output_dir)
+        config = cast(CodeCarryingConfig, cast(PreTrainedModel, model).config)
+        config.save_code(str(args.output_dir))

@@ -18,10 +18,11 @@ from common import masked_bytes
 from common.batches import BatchOrder
 from common.config import parse
 from common.curves import binned, picked, rounded
-from common.errors import UserError, one_line, run
+from common.errors import UserError, one_line, run_script
 from common.layers import probe
+from common.machine import machine
 from common.model import UNLOADABLE, decay_groups
-from common.report import machine, versions
+from common.report import versions
 from common.study import PLACES, Runs, Scheme, StudyFolder, plan
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
@@ -170,4 +171,4 @@ def main(args=None):
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -5,7 +5,6 @@
 One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,19 +12,18 @@ from typing import Literal
 import torch
 from accelerate.utils import set_seed
 from common import clips, data
-from common.config import RunConfig, parse
-from common.ending import predict, save_and_load_again
-from common.errors import run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import run_script
+from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, TRANSCRIPTION, leading_figure, load_metrics
-from common.model import choose_trained, load_model
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
+from common.model import load_model
+from common.run import main_process_first, start
 from common.spelling import ctc_loss, load_speller, load_texts, spell
-from common.training import Task, train
+from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2Processor
 
 
@@ -72,91 +70,105 @@ def outputs(model, batch):
     return model(**inputs).logits, batch["labels"], batch["frames"]
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(AudioConfig, args)
-    ctc = config.task == "ctc"
-    known, auto_class = (TRANSCRIPTION, AutoModelForCTC) if ctc else (CLASSIFICATION, AutoModelForAudioClassification)
-    metric = load_metrics(config.metrics, known)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every label, draw the subset, read the clips.
-    with main_process_first(accelerator):
+def read(run, ctc):
+    """Clips of both splits with their targets, and what the head must be."""
+    config = run.config
+    with main_process_first(run.accelerator):
         splits = data.load_splits(config, [], config.label_column)
     if ctc:
         targets, head = load_texts(splits, config.label_column, config.label_names), {}
     else:
         targets, head = data.named_labels(splits, config.label_column, config.num_labels, config.label_names)
-    encoded, sources = {}, {}
+    found = {}
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.audio_column])
         rows = rows.select_columns([config.audio_column]).add_column("text" if ctc else "labels", targets[split])
         rows = rows.add_column("row", range(len(rows)))
         rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
-        with main_process_first(accelerator):
-            encoded[split] = clips.read(rows, split, config.audio_column)
-    processor = extractor = clips.load_extractor(config, encoded["train"][0]["rate"])
-    if ctc:
-        tokenizer = load_speller(config, encoded["train"]["text"])
-        processor = Wav2Vec2Processor(extractor, tokenizer)
-        head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        with main_process_first(run.accelerator):
+            found[split] = clips.read(rows, split, config.audio_column)
+    return found, head
 
-    # Model: the same new weights on every process.
-    set_seed(config.seed)
-    if not config.spec_augment:
-        head |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    # A layer that is left out has no gradient, which several processes do not stand.
-    model = load_model(auto_class, config, accelerator.device, layerdrop=0.0, **head)
-    frames = clips.frame_counter(model)
-    for split, rows in encoded.items():
-        with main_process_first(accelerator):
+
+def measure(run, found, extractor, frames, tokenizer):
+    """The clips with their frames, and their texts as characters if there is a tokenizer; what they are made of."""
+    encoded, sources = {}, {}
+    for split, rows in found.items():
+        with main_process_first(run.accelerator):
             rows = clips.measure(rows, split, extractor.sampling_rate, frames)
-            rows = (spell(rows, split, tokenizer) if ctc else rows).remove_columns("row")
-        sources[split] = data.source(rows)
-        accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
-        encoded[split] = rows
+            encoded[split] = (spell(rows, split, tokenizer) if tokenizer else rows).remove_columns("row")
+        sources[split] = data.source(encoded[split])
+        run.accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
     # the longest first, so that memory runs out at once or never
     longest = sorted(enumerate(encoded["validation"]["frames"]), key=lambda found: -found[1])
     encoded["validation"] = encoded["validation"].select([row for row, _ in longest])
+    return encoded, sources
+
+
+def scoring(metric, texts, tokenizer):
+    """The figures of the columns of ``outputs``: of the texts if there is a tokenizer, else of the classes."""
+
+    def of_texts(logits, _, ends):
+        found = [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
+        return metric.compute(predictions=found, references=texts)
+
+    def of_classes(logits, labels, _):
+        predictions = torch.stack(logits).argmax(-1)
+        return metric.compute(predictions=predictions.numpy(), references=torch.stack(labels).numpy())
+
+    return of_texts if tokenizer else of_classes
+
+
+def collating(extractor, ctc):
+    """Makes a batch of clips; texts of several lengths are filled up with -100."""
 
     def collate(rows):
         labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
         labels = pad_sequence(labels, batch_first=True, padding_value=-100) if ctc else torch.stack(labels)
         return clips.batch(rows, extractor) | {"labels": labels}
 
-    def augment(row, draw):
-        return clips.stretched(row, draw, config.stretch, frames)
+    return collate
 
-    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
-    validation = accelerator.prepare(validation)
 
-    def evaluate(model):
-        logits, labels, ends = predict(accelerator, model, validation, outputs)
-        if ctc:
-            found = [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
-            return metric.compute(predictions=found, references=encoded["validation"]["text"][:])
-        predictions = torch.stack(logits).argmax(-1)
-        return metric.compute(predictions=predictions.numpy(), references=torch.stack(labels).numpy())
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(AudioConfig, args)
+    config, ctc, tokenizer = run.config, run.config.task == "ctc", None
+    known, auto_class = (TRANSCRIPTION, AutoModelForCTC) if ctc else (CLASSIFICATION, AutoModelForAudioClassification)
+    metric = load_metrics(config.metrics, known)
 
+    # Data: read, check every label, draw the subset, read the clips.
+    found, head = read(run, ctc)
+    processor = extractor = clips.load_extractor(config, found["train"][0]["rate"])
+    if ctc:
+        tokenizer = load_speller(config, found["train"]["text"])
+        processor = Wav2Vec2Processor(extractor, tokenizer)
+        head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+
+    # Model: the same new weights on every process. It says how many frames a clip has.
+    set_seed(config.seed)
+    if not config.spec_augment:
+        head |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    # A layer that is left out has no gradient, which several processes do not stand.
+    model = load_model(auto_class, config, run.accelerator.device, layerdrop=0.0, **head)
+    frames = clips.frame_counter(model)
+    encoded, sources = measure(run, found, extractor, frames, tokenizer)
+
+    # Train, save, load as a user would, compare, report.
+    score = scoring(metric, encoded["validation"]["text"][:] if ctc else None, tokenizer)
+    best, validation = leading_figure(config.metrics, known), encoded["validation"]
     task = Task(
         rows=encoded["train"],
         lengths=encoded["train"]["frames"][:],
-        collate=collate,
+        collate=collating(extractor, ctc),
         loss=partial(character_loss, blank=tokenizer.pad_token_id) if ctc else class_loss,
-        evaluate=evaluate,
-        best=leading_figure(config.metrics, known),
+        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best=best),
+        auto_class=auto_class,
         sizes=clips.sizes,
-        augment=augment if config.stretch else None,
+        augment=(lambda row, draw: clips.stretched(row, draw, config.stretch, frames)) if config.stretch else None,
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(accelerator, folder, model, processor, auto_class, validation, outputs)
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
-    folder.finish(accelerator, {"recipe": "finetune_audio", **result})
+    finish(run, task, model, processor, sources)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

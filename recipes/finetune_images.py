@@ -5,25 +5,23 @@
 One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
 from common import data
-from common.config import RunConfig, parse
-from common.ending import predict, save_and_load_again
-from common.errors import run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import run_script
+from common.evaluation import Evaluation
 from common.images import Pixels, load_processor, moved
 from common.metrics import CLASSIFICATION, leading_figure, load_metrics
-from common.model import choose_trained, load_model
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
-from common.training import Task, train
+from common.model import load_model
+from common.run import main_process_first, start
+from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
 
@@ -59,36 +57,56 @@ def outputs(model, batch):
     return model(pixel_values=batch["pixel_values"]).logits, batch["labels"]
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(ImageConfig, args)
-    metric = load_metrics(config.metrics, CLASSIFICATION)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every label.
-    with main_process_first(accelerator):
+def read(run):
+    """Rows and labels of both splits, and what the head must be."""
+    config = run.config
+    with main_process_first(run.accelerator):
         splits = data.load_splits(config, [], config.label_column)
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.image_column])
-    labels, head = data.class_labels(splits, config.label_column, config.num_labels)
+    return splits, *data.class_labels(splits, config.label_column, config.num_labels)
 
-    # Model: the same new weights on every process.
-    set_seed(config.seed)
-    model = load_model(AutoModelForImageClassification, config, accelerator.device, **head)
 
-    # Images: draw the subset, open every one, bring it to the model's size.
-    pixels = Pixels(load_processor(config, model.config.image_size), model.config.image_size)
+def open_images(run, splits, labels, pixels):
+    """Of both splits: draw the subset, open every image, bring it to the model's size; and what they are made of."""
+    config = run.config
     encoded, sources = {}, {}
     for split, rows in splits.items():
         rows = rows.select_columns([config.image_column]).add_column("labels", labels[split])
         rows = rows.add_column("row", range(len(rows)))
         rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
-        with main_process_first(accelerator):
+        with main_process_first(run.accelerator):
             encoded[split] = pixels.encode(rows, split, config.image_column)
         sources[split] = data.source(encoded[split])
-        accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
+        run.accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
+    return encoded, sources
+
+
+def patch_counter(model, pixels):
+    """Of a batch, how many patches it has, all of them real; an image is one patch for a model that has none."""
+    height, width = pixels.shape[1:] // np.broadcast_to(getattr(model.config, "patch_size", pixels.shape[1:]), 2)
+
+    def sizes(batch):
+        patches = torch.tensor(len(batch["labels"]) * height * width, device=batch["labels"].device)
+        return patches, patches
+
+    return sizes
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(ImageConfig, args)
+    config = run.config
+    metric = load_metrics(config.metrics, CLASSIFICATION)
+
+    # Data: read, check every label.
+    splits, labels, head = read(run)
+
+    # Model: the same new weights on every process. It says the size of the images.
+    set_seed(config.seed)
+    model = load_model(AutoModelForImageClassification, config, run.accelerator.device, **head)
+    pixels = Pixels(load_processor(config, model.config.image_size), model.config.image_size)
+    encoded, sources = open_images(run, splits, labels, pixels)
 
     def collate(rows):
         return pixels.batch(rows) | {"labels": torch.tensor([row["labels"] for row in rows])}
@@ -96,39 +114,24 @@ def main(args=None):
     def augment(row, draw):
         return row | {"pixels": moved(pixels.array(row), draw, config.shift, config.flip).tobytes()}
 
-    # of an image; one for a model that has none
-    height, width = pixels.shape[1:] // np.broadcast_to(getattr(model.config, "patch_size", pixels.shape[1:]), 2)
+    def score(logits, labels):
+        predictions, labels = torch.stack(logits).argmax(-1), torch.stack(labels)
+        return metric.compute(predictions=predictions.numpy(), references=labels.numpy())
 
-    def sizes(batch):
-        patches = torch.tensor(len(batch["labels"]) * height * width, device=batch["labels"].device)
-        return patches, patches
-
-    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
-    validation = accelerator.prepare(validation)
-
-    def evaluate(model):
-        logits, targets = (torch.stack(rows) for rows in predict(accelerator, model, validation, outputs))
-        return metric.compute(predictions=logits.argmax(-1).numpy(), references=targets.numpy())
-
+    # Train, save, load as a user would, compare, report.
+    best = leading_figure(config.metrics, CLASSIFICATION)
     task = Task(
         rows=encoded["train"],
         lengths=[1] * len(encoded["train"]),
         collate=collate,
         loss=loss,
-        evaluate=evaluate,
-        best=leading_figure(config.metrics, CLASSIFICATION),
-        sizes=sizes,
+        evaluation=Evaluation(rows=encoded["validation"], outputs=outputs, score=score, best=best),
+        auto_class=AutoModelForImageClassification,
+        sizes=patch_counter(model, pixels),
         augment=augment if config.shift or config.flip else None,
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(
-        accelerator, folder, model, pixels.processor, AutoModelForImageClassification, validation, outputs
-    )
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
-    folder.finish(accelerator, {"recipe": "finetune_images", **result})
+    finish(run, task, model, pixels.processor, sources)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -8,23 +8,21 @@ in all windows of its text. If the train split has questions without an answer (
 nothing; no threshold for that is tuned.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
 from accelerate.utils import set_seed
 from common import answers, batches, data
-from common.config import RunConfig, parse
-from common.ending import PADDING, predict, save_and_load_again
-from common.errors import run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import run_script
+from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
-from common.model import choose_trained, load_model, load_tokenizer
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
-from common.training import Task, train
+from common.model import load_model, load_tokenizer
+from common.run import main_process_first, start
+from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 
@@ -80,15 +78,9 @@ def encode(rows, numbers, columns, keep_spans, **options):
     return windows | {"row": [numbers[row] for row in of]} | ({"spans": spans} if keep_spans else {})
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(AnswersConfig, args)
-    metric = load_metrics(config.metrics, answers.ANSWERS)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every row, draw the subset, tokenize.
+def read(run):
+    """Rows and windows of both splits, what they are made of, and the tokenizer."""
+    config, accelerator = run.config, run.accelerator
     texts = [config.question_column, config.context_column]
     columns = [*texts, config.answers_column]
     with main_process_first(accelerator):
@@ -101,7 +93,6 @@ def main(args=None):
         answers.check_questions(split, rows[config.question_column][:], tokenizer, **sizes)
         rows = rows.select_columns(columns)
         rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
-        splits[split], sources[split] = rows, data.source(rows)
         with main_process_first(accelerator):
             encoded[split] = rows.map(
                 encode,
@@ -111,58 +102,52 @@ def main(args=None):
                 fn_kwargs={"columns": columns, "keep_spans": split != "train", "tokenizer": tokenizer, **sizes},
                 desc=f"tokenize {split}",
             )
-        answered = {row for row, found in enumerate(rows[config.answers_column]) if found["text"]}
-        held = {row for row, (_, last) in zip(encoded[split]["row"], encoded[split]["labels"], strict=True) if last}
-        sources[split] |= {
-            "windows": len(encoded[split]),
-            "without_answer": len(rows) - len(answered),
-            # longer than windows overlap, and so cut by each of them
-            "answer_in_no_window": len(answered - held),
-        }
+        splits[split] = rows
+        sources[split] = data.source(rows) | answers.counts(rows[config.answers_column], encoded[split])
         accelerator.print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in sources[split].items()))
-    # What leads from a token back to the text stays beside the batches.
+    return splits, encoded, sources, tokenizer
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(AnswersConfig, args)
+    config = run.config
+    metric = load_metrics(config.metrics, answers.ANSWERS)
+
+    # Data: read, check every row, draw the subset, tokenize. What leads back to the text stays beside the batches.
+    splits, encoded, sources, tokenizer = read(run)
     windows = batches.longest_first(encoded["validation"])
-    encoded = {"train": encoded["train"].remove_columns("row"), "validation": windows.remove_columns(["row", "spans"])}
-    collate = DataCollatorWithPadding(tokenizer)
-    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
-    validation = accelerator.prepare(validation)
+    train, validation = encoded["train"].remove_columns("row"), windows.remove_columns(["row", "spans"])
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
-    model = load_model(AutoModelForQuestionAnswering, config, accelerator.device, num_labels=2)
+    model = load_model(AutoModelForQuestionAnswering, config, run.accelerator.device, num_labels=2)
 
-    def evaluate(model):
-        starts, ends = ([row.numpy() for row in rows] for rows in predict(accelerator, model, validation, outputs))
+    def score(starts, ends):
         found = answers.find_answers(
             splits["validation"][config.context_column][:],
             windows["row"],
             windows["spans"],
-            starts,
-            ends,
+            *([row.numpy() for row in rows] for rows in (starts, ends)),
             n_best=config.n_best,
             max_length=config.max_answer_length,
             may_be_none=sources["train"]["without_answer"] > 0,
         )
-        true = [found["text"] for found in splits["validation"][config.answers_column]]
-        return metric.compute(predictions=found, references=true)
+        references = [found["text"] for found in splits["validation"][config.answers_column]]
+        return metric.compute(predictions=found, references=references)
 
+    # Train, save, load as a user would, compare, report.
+    best = leading_figure(config.metrics, answers.ANSWERS)
     task = Task(
-        rows=encoded["train"],
-        lengths=batches.lengths(encoded["train"]),
-        collate=collate,
+        rows=train,
+        lengths=batches.lengths(train),
+        collate=DataCollatorWithPadding(tokenizer),
         loss=loss,
-        evaluate=evaluate,
-        best=leading_figure(config.metrics, answers.ANSWERS),
+        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best=best),
+        auto_class=AutoModelForQuestionAnswering,
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(
-        accelerator, folder, model, tokenizer, AutoModelForQuestionAnswering, validation, outputs
-    )
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
-    folder.finish(accelerator, {"recipe": "finetune_qa", **result})
+    finish(run, task, model, tokenizer, sources)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

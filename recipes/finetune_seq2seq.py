@@ -5,26 +5,23 @@
 One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
 """
 
-import time
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import torch
 from accelerate.utils import set_seed
 from common import batches, data
-from common.config import RunConfig, parse
-from common.ending import PADDING, predict, save_and_load_again
-from common.errors import UserError, run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import UserError, run_script
+from common.evaluation import PADDING, Evaluation
 from common.metrics import TEXT, leading_figure, load_metrics
-from common.model import choose_trained, load_pair, load_tokenizer
+from common.model import load_pair, load_tokenizer
 from common.own_tokenizer import train_tokenizer
-from common.pairs import changing, summed_loss, tokenizing
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
-from common.training import Task, by_mask, train
+from common.pairs import Comparison, changing, summed_loss, tokenizing
+from common.run import main_process_first, start
+from common.training import Task, by_mask
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
-from torch.utils.data import DataLoader
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
 
@@ -80,15 +77,9 @@ def sizes(batch):
     return tokens + (labels != PADDING).sum(), slots + labels.numel()
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(Seq2SeqConfig, args)
-    metric = load_metrics(config.metrics, TEXT)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every row, draw the subset, tokenize.
+def read(run):
+    """Tokens of both splits, what they are made of, and the tokenizer."""
+    config, accelerator = run.config, run.accelerator
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
         splits = data.load_splits(config, [source, target], target)
@@ -100,7 +91,6 @@ def main(args=None):
         tokenizer = train_tokenizer(accelerator, texts, config.new_tokenizer, longest)
     else:
         tokenizer = load_tokenizer(config.checkpoint, longest)
-
     tokenize = tokenizing(tokenizer, config)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -108,65 +98,49 @@ def main(args=None):
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
         with main_process_first(accelerator):
             encoded[split] = rows.map(tokenize, batched=True, desc=f"tokenize {split}")
-    pad = DataCollatorForSeq2Seq(tokenizer)
-    inputs = ("input_ids", "attention_mask", "labels")
+    return encoded, sources, tokenizer
 
-    def collate(rows):
-        return pad([{key: row[key] for key in inputs} for row in rows])
 
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(Seq2SeqConfig, args)
+    config = run.config
+    metric = load_metrics(config.metrics, TEXT)
+
+    # Data: read, check every row, draw the subset, tokenize.
+    encoded, sources, tokenizer = read(run)
     held_out = batches.longest_first(encoded["validation"])
-    validation = accelerator.prepare(DataLoader(held_out, config.eval_batch_size, collate_fn=collate))
+    comparison = Comparison(metric, held_out[config.source_column][:], held_out[config.target_column][:], tokenizer)
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
-    model = load_pair(config, accelerator.device, tokenizer)
+    model = load_pair(config, run.accelerator.device, tokenizer)
+
+    pad = DataCollatorForSeq2Seq(tokenizer)
+
+    def collate(rows):
+        return pad([{key: row[key] for key in ("input_ids", "attention_mask", "labels")} for row in rows])
 
     def outputs(model, batch):
         source = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        return (accelerator.unwrap_model(model).generate(**source),)
+        return (run.accelerator.unwrap_model(model).generate(**source),)
 
-    def as_tokenized(texts):
-        return tokenizer.batch_decode(tokenizer(list(texts)).input_ids, skip_special_tokens=True)
+    def score(rows):
+        return comparison.score(comparison.texts(rows))
 
-    def compare(texts):
-        references = list(held_out[target])
-        tokenized = metric.compute(predictions=as_tokenized(texts), references=as_tokenized(references))
-        return {
-            **metric.compute(predictions=list(texts), references=references),
-            **{f"tokenized_{name}": score for name, score in tokenized.items()},
-        }
-
-    def write(model):
-        rows = predict(accelerator, model, validation, outputs)[0]
-        rows = [torch.where(row == PADDING, tokenizer.pad_token_id, row) for row in rows]
-        return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
-
+    # Train, save, load as a user would, compare, report.
     task = Task(
         rows=encoded["train"],
         lengths=batches.lengths(encoded["train"]),
         collate=collate,
         loss=summed_loss(config.label_smoothing),
-        evaluate=lambda model: compare(write(model)),
-        best=leading_figure(config.metrics, TEXT),
+        evaluation=Evaluation(rows=held_out, outputs=outputs, score=score, best=leading_figure(config.metrics, TEXT)),
+        auto_class=AutoModelForSeq2SeqLM,
         sizes=sizes,
         augment=changing(config, encoded["train"], tokenizer),
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(
-        accelerator, folder, model, tokenizer, AutoModelForSeq2SeqLM, validation, outputs
-    )
-    parts = {"encoder": trained.encoder, "decoder": trained.decoder}
-    shown = list(zip(held_out[source], held_out[target], write(trained), strict=True))[:: len(held_out) // 4 or 1]
-    more = {
-        "add_norm": {name: part.config.add_norm.to_dict() for name, part in parts.items()},
-        "copied_source": compare(held_out[source]),
-        "examples": [dict(zip(("source", "target", "written"), texts, strict=True)) for texts in shown],
-    }
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked, **more)
-    folder.finish(accelerator, {"recipe": "finetune_seq2seq", **result})
+    finish(run, task, model, tokenizer, sources, comparison.more)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

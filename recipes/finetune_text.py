@@ -5,24 +5,22 @@
 One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from accelerate.utils import set_seed
 from common import batches, data
-from common.config import RunConfig, parse
-from common.ending import predict, save_and_load_again
-from common.errors import run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import run_script
+from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, REGRESSION, leading_figure, load_metrics
-from common.model import Stack, choose_trained, load_model, load_tokenizer
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
-from common.training import Task, train
+from common.model import Stack, load_model, load_tokenizer
+from common.run import main_process_first, start
+from common.training import Task
 from jsonargparse.typing import PositiveInt
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 
@@ -66,21 +64,13 @@ def outputs(model, batch):
     return model(**{name: part for name, part in batch.items() if name != "labels"}).logits, batch["labels"]
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(TextConfig, args)
-    regression = config.task == "regression"
-    known = REGRESSION if regression else CLASSIFICATION
-    metric = load_metrics(config.metrics, known)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every row, draw the subset, tokenize.
+def read(run):
+    """Tokens and labels of both splits, what they are made of, the tokenizer, and what the head must be."""
+    config, accelerator = run.config, run.accelerator
     texts = [column for column in (config.text_column, config.text_pair_column) if column is not None]
     with main_process_first(accelerator):
         splits = data.load_splits(config, texts, config.label_column)
-    if regression:
+    if config.task == "regression":
         labels, head = data.number_labels(splits, config.label_column)
     else:
         labels, head = data.class_labels(splits, config.label_column, config.num_labels)
@@ -98,36 +88,42 @@ def main(args=None):
                 remove_columns=texts,
                 desc=f"tokenize {split}",
             )
-    collate = DataCollatorWithPadding(tokenizer)
-    validation = DataLoader(batches.longest_first(encoded["validation"]), config.eval_batch_size, collate_fn=collate)
-    validation = accelerator.prepare(validation)
+    return encoded, sources, tokenizer, head
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(TextConfig, args)
+    config, regression = run.config, run.config.task == "regression"
+    known = REGRESSION if regression else CLASSIFICATION
+    metric = load_metrics(config.metrics, known)
+
+    # Data: read, check every row, draw the subset, tokenize.
+    encoded, sources, tokenizer, head = read(run)
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
-    model = load_model(AutoModelForSequenceClassification, config, accelerator.device, stack=config.stack, **head)
+    model = load_model(AutoModelForSequenceClassification, config, run.accelerator.device, stack=config.stack, **head)
 
-    def evaluate(model):
-        logits, targets = (torch.stack(rows) for rows in predict(accelerator, model, validation, outputs))
+    def score(logits, labels):
+        logits, labels = torch.stack(logits), torch.stack(labels)
         predictions = logits.squeeze(-1) if regression else logits.argmax(-1)
-        return metric.compute(predictions=predictions.numpy(), references=targets.numpy())
+        return metric.compute(predictions=predictions.numpy(), references=labels.numpy())
 
+    # Train, save, load as a user would, compare, report.
+    validation = batches.longest_first(encoded["validation"])
     task = Task(
         rows=encoded["train"],
         lengths=batches.lengths(encoded["train"]),
-        collate=collate,
+        collate=DataCollatorWithPadding(tokenizer),
         loss=loss,
-        evaluate=evaluate,
-        best=leading_figure(config.metrics, known),
+        evaluation=Evaluation(
+            rows=validation, outputs=outputs, score=score, best=leading_figure(config.metrics, known)
+        ),
+        auto_class=AutoModelForSequenceClassification,
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(
-        accelerator, folder, model, tokenizer, AutoModelForSequenceClassification, validation, outputs
-    )
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
-    folder.finish(accelerator, {"recipe": "finetune_text", **result})
+    finish(run, task, model, tokenizer, sources)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

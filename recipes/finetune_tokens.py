@@ -6,23 +6,21 @@ A row of the data has a list of words and a list of labels. The first token of a
 have no token, being cut off by ``max_length`` or of characters that the tokenizer drops, count as wrong.
 """
 
-import time
 from dataclasses import dataclass
 
 from accelerate.utils import set_seed
 from common import batches, data
-from common.config import RunConfig, parse
-from common.ending import PADDING, predict, save_and_load_again
-from common.errors import run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import run_script
+from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
-from common.model import choose_trained, load_model, load_tokenizer
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
-from common.training import Task, train
+from common.model import load_model, load_tokenizer
+from common.run import main_process_first, start
+from common.training import Task
 from common.words import ENTITIES, LABELS, NOTHING, are_entities, first_tokens, word_labels
 from jsonargparse.typing import PositiveInt
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 
@@ -70,20 +68,12 @@ def encode(rows, tokenizer, words, max_length):
     return found
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(TokensConfig, args)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every row, draw the subset, tokenize.
+def read(run):
+    """Tokens and labels of both splits, what they are made of, the tokenizer, and what the head must be."""
+    config, accelerator = run.config, run.accelerator
     with main_process_first(accelerator):
         splits = data.load_splits(config, [], config.words_column, config.labels_column)
     labels, head = word_labels(splits, config.words_column, config.labels_column, config.num_labels)
-    names = list(head["label2id"])
-    known = ENTITIES if are_entities(names) else LABELS
-    metric = load_metrics(config.metrics, known)
     tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -101,44 +91,47 @@ def main(args=None):
         places = [place for row in encoded[split]["first_tokens"] for place in row]
         sources[split] |= {"words": len(places), "words_without_token": places.count(-1)}
         accelerator.print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in sources[split].items()))
-    # What a word is compared by stays beside the batches.
+    return encoded, sources, tokenizer, head
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(TokensConfig, args)
+    config = run.config
+
+    # Data: read, check every row, draw the subset, tokenize. What a word is compared by stays beside the batches.
+    encoded, sources, tokenizer, head = read(run)
+    names = list(head["label2id"])
+    known = ENTITIES if are_entities(names) else LABELS
+    metric = load_metrics(config.metrics, known)
     words = batches.longest_first(encoded["validation"])
-    encoded = {"train": encoded["train"], "validation": words}
-    encoded = {split: rows.remove_columns(["first_tokens", "word_labels"]) for split, rows in encoded.items()}
-    collate = DataCollatorForTokenClassification(tokenizer)
-    validation = DataLoader(encoded["validation"], config.eval_batch_size, collate_fn=collate)
-    validation = accelerator.prepare(validation)
+    train, validation = (rows.remove_columns(["first_tokens", "word_labels"]) for rows in (encoded["train"], words))
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
-    model = load_model(AutoModelForTokenClassification, config, accelerator.device, **head)
+    model = load_model(AutoModelForTokenClassification, config, run.accelerator.device, **head)
 
-    def evaluate(model):
-        found = [logits.argmax(-1).tolist() for logits in predict(accelerator, model, validation, outputs)[0]]
+    def score(logits, _):
         predictions = [
             [names[tokens[place]] if place >= 0 else NOTHING for place in places]
-            for tokens, places in zip(found, words["first_tokens"], strict=True)
+            for tokens, places in zip((row.argmax(-1).tolist() for row in logits), words["first_tokens"], strict=True)
         ]
         references = [[names[number] for number in row] for row in words["word_labels"]]
         return metric.compute(predictions=predictions, references=references)
 
+    # Train, save, load as a user would, compare, report.
     task = Task(
-        rows=encoded["train"],
-        lengths=batches.lengths(encoded["train"]),
-        collate=collate,
+        rows=train,
+        lengths=batches.lengths(train),
+        collate=DataCollatorForTokenClassification(tokenizer),
         loss=loss,
-        evaluate=evaluate,
-        best=leading_figure(config.metrics, known),
+        evaluation=Evaluation(
+            rows=validation, outputs=outputs, score=score, best=leading_figure(config.metrics, known)
+        ),
+        auto_class=AutoModelForTokenClassification,
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(
-        accelerator, folder, model, tokenizer, AutoModelForTokenClassification, validation, outputs
-    )
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
-    folder.finish(accelerator, {"recipe": "finetune_tokens", **result})
+    finish(run, task, model, tokenizer, sources)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -5,23 +5,21 @@
 One YAML is one run, and every key can be given on the command line too; README.md beside this file lists them.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
 from accelerate.utils import set_seed
 from common import batches, data
-from common.config import RunConfig, parse
-from common.ending import PADDING, predict, save_and_load_again
-from common.errors import UserError, run
+from common.config import RunConfig
+from common.ending import finish
+from common.errors import UserError, run_script
+from common.evaluation import PADDING, Evaluation
 from common.masked_tokens import Masking, pack
-from common.model import choose_trained, load_model, load_tokenizer
-from common.report import summary
-from common.run import RunFolder, main_process_first, start
-from common.training import Task, train
+from common.model import load_model, load_tokenizer
+from common.run import main_process_first, start
+from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, DataCollatorForTokenClassification
 
 
@@ -64,18 +62,12 @@ def outputs(model, batch):
     return losses.sum(-1), predicted, batch["labels"]
 
 
-def main(args=None):
-    """One run, from the config to the result JSON."""
-    began = time.perf_counter()
-    config, resume = parse(MaskedLMConfig, args)
-    accelerator = start(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
-
-    # Data: read, check every text, tokenize, pack, draw the subset; validation rows are masked once.
+def read(run):
+    """Packed rows of both splits, those of the validation masked once, what they are made of, and the masking."""
+    config, accelerator = run.config, run.accelerator
     with main_process_first(accelerator):
         splits = data.load_splits(config, [config.text_column], config.text_column)
     tokenizer = load_tokenizer(config.checkpoint, config.max_length)
-    masking = Masking(tokenizer, config.masked)
     packed, sources = {}, {}
     for split, texts in splits.items():
         with main_process_first(accelerator):
@@ -83,44 +75,48 @@ def main(args=None):
         packed[split] = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
         sources[split] = data.source(packed[split])
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
-    collate = DataCollatorForTokenClassification(tokenizer)
-    validation = masking.fixed(packed["validation"], f"{config.seed}/validation")
-    validation = DataLoader(batches.longest_first(validation), config.eval_batch_size, collate_fn=collate)
-    validation = accelerator.prepare(validation)
+    masking = Masking(tokenizer, config.masked)
+    packed["validation"] = masking.fixed(packed["validation"], f"{config.seed}/validation")
+    return packed, sources, tokenizer, masking
+
+
+def score(losses, predicted, labels):
+    """Loss and perplexity per masked token, and the share of them that was predicted right."""
+    predicted, labels = torch.cat(predicted), torch.cat(labels)
+    masked = labels != PADDING
+    mean = torch.stack(losses).double().sum() / masked.sum()
+    right = (predicted == labels)[masked].double().mean()
+    return {"loss": mean.item(), "perplexity": mean.exp().item(), "accuracy": right.item()}
+
+
+def main(args=None):
+    """One run, from the config to the result JSON."""
+    run = start(MaskedLMConfig, args)
+    config = run.config
+
+    # Data: read, check every text, tokenize, pack, draw the subset.
+    packed, sources, tokenizer, masking = read(run)
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
-    model = load_model(AutoModelForMaskedLM, config, accelerator.device)
+    model = load_model(AutoModelForMaskedLM, config, run.accelerator.device)
     for key, needed in (("vocab_size", len(tokenizer)), ("max_position_embeddings", config.max_length)):
         if getattr(model.config, key, needed) < needed:
             raise UserError(f"the model's {key} is {getattr(model.config, key)}, and its input needs {needed}")
 
-    def evaluate(model):
-        losses, predicted, labels = predict(accelerator, model, validation, outputs)
-        predicted, labels = torch.cat(predicted), torch.cat(labels)
-        masked = labels != -100
-        mean = torch.stack(losses).double().sum() / masked.sum()
-        right = (predicted == labels)[masked].double().mean()
-        return {"loss": mean.item(), "perplexity": mean.exp().item(), "accuracy": right.item()}
-
+    # Train, save, load as a user would, compare, report.
+    validation = batches.longest_first(packed["validation"])
     task = Task(
         rows=packed["train"],
         lengths=batches.lengths(packed["train"]),
-        collate=collate,
+        collate=DataCollatorForTokenClassification(tokenizer),
         loss=loss,
-        evaluate=evaluate,
-        best="-perplexity",
+        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best="-perplexity"),
+        auto_class=AutoModelForMaskedLM,
         augment=masking,
     )
-    model, progress = train(accelerator, config, folder, choose_trained(model, config), task, sources)
-
-    # Save, load as a user would, and compare.
-    trained, checked = save_and_load_again(
-        accelerator, folder, model, tokenizer, AutoModelForMaskedLM, validation, outputs
-    )
-    result = summary(accelerator, config, trained, progress, began, data=sources, reload=checked)
-    folder.finish(accelerator, {"recipe": "pretrain_mlm", **result})
+    finish(run, task, model, tokenizer, sources)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

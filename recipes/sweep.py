@@ -19,9 +19,9 @@ from typing import Any
 
 import sweep_report
 from common.config import parse
-from common.errors import Stopped, UserError, one_line, run
+from common.errors import Stopped, UserError, one_line, run_script
+from common.files import write_json
 from common.interrupt import Interrupt
-from common.report import write_json
 from common.study import PLACES, StudyFolder
 from jsonargparse.typing import NonNegativeInt
 from keys_table import FOLDER, config_class, scripts
@@ -176,4 +176,4 @@ def main(args=None):
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -1,7 +1,9 @@
 """The families under test: one row each, from which every suite is generated."""
 
+import importlib
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,6 @@ import pytest
 import torch
 import transformers
 
-import hf_addnorm
 from hf_addnorm import (
     AddNormAlbertConfig,
     AddNormBertConfig,
@@ -38,6 +39,10 @@ class Family:
     attentions: tuple[str, ...] = ("eager", "sdpa")
     # models that no Auto class finds
     more_models: tuple[str, ...] = ()
+    # presets that have no meaning in it
+    without: tuple[str, ...] = ()
+    # whether all its models are causal, not just the one that writes text
+    causal: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -49,20 +54,24 @@ class Family:
         return transformers.models.auto.configuration_auto.CONFIG_MAPPING[self.config_class.stock_model_type]
 
     def config(self, model: str, add_norm: Any = None, **kwargs: Any) -> Any:
-        return self.config_class(**{**self.tiny, **_for_model(model), **kwargs}, add_norm=add_norm)
+        return self.config_class(**{**self.tiny, **self._for_model(model), **kwargs}, add_norm=add_norm)
 
     def stock_config(self, model: str, **kwargs: Any) -> Any:
-        return self.stock_config_class(**{**self.tiny, **_for_model(model), **kwargs})
+        return self.stock_config_class(**{**self.tiny, **self._for_model(model), **kwargs})
+
+    def is_causal(self, model: str) -> bool:
+        return self.causal or model == self.config_class.auto_classes.get("AutoModelForCausalLM")
+
+    def _for_model(self, model: str) -> dict[str, Any]:
+        return {"is_decoder": True} if self.is_causal(model) and not self.causal else {}
 
     def model_class(self, model: str) -> type[Any]:
-        return getattr(hf_addnorm, model)
+        return getattr(
+            importlib.import_module(self.config_class.__module__.replace("configuration_", "modeling_")), model
+        )
 
     def stock_class(self, model: str) -> type[Any]:
         return getattr(transformers, model.removeprefix("AddNorm"))
-
-
-def _for_model(model: str) -> dict[str, Any]:
-    return {"is_decoder": True} if "BertLMHead" in model else {}
 
 
 def _draw(high: int, *shape: int) -> torch.Tensor:
@@ -80,6 +89,7 @@ def text_inputs(model: str) -> dict[str, torch.Tensor]:
         "ForPreTraining": {"labels": _draw(99, 3, 10), "next_sentence_label": _draw(2, 3)},
         "DoubleHeads": {"labels": _draw(99, *choices, 10), "mc_labels": _draw(2, 3)},
         "LMHead": {"labels": _draw(99, 3, 10)},
+        "ForCausalLM": {"labels": _draw(99, 3, 10)},
         "ForMaskedLM": {"labels": _draw(99, 3, 10)},
         "ForNextSentencePrediction": {"labels": _draw(2, 3)},
         "ForSequenceClassification": {"labels": _draw(2, 3)},
@@ -124,7 +134,7 @@ def sound_inputs(model: str) -> dict[str, torch.Tensor]:
 
 
 _TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
-_TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
+TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
 _TINY_SOUND = {
     **_TINY,
     "conv_dim": (32, 32, 32),
@@ -145,19 +155,30 @@ _TINY_SOUND = {
     "classifier_proj_size": 16,
 }
 
+# t_fixup starts the tables of the embeddings
+_NO_TABLES = ("t_fixup",)
+# in nGPT unit vectors and cosines reach the layers and the scores as they are
+_NO_SPHERE = ("ngpt",)
+
 FAMILIES = {
-    "bert": Family(AddNormBertConfig, _TINY_TEXT, two_segment_inputs),
-    "vit": Family(AddNormViTConfig, {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4}, image_inputs),
-    "albert": Family(AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs),
+    "bert": Family(AddNormBertConfig, TINY_TEXT, two_segment_inputs),
+    "vit": Family(
+        AddNormViTConfig,
+        {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+        image_inputs,
+        without=_NO_TABLES,
+    ),
+    "albert": Family(AddNormAlbertConfig, {**TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE),
     "albert_groups": Family(
         AddNormAlbertConfig,
-        {**_TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
+        {**TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
         two_segment_inputs,
+        without=_NO_SPHERE,
     ),
     "modernbert": Family(
         AddNormModernBertConfig,
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "global_attn_every_n_layers": 2,
             "local_attention": 4,
             "pad_token_id": 0,
@@ -167,11 +188,12 @@ FAMILIES = {
             "classifier_dropout": 0.1,
         },
         text_inputs,
+        without=_NO_SPHERE,
     ),
     "deberta_v2": Family(
         AddNormDebertaV2Config,
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "relative_attention": True,
             "pos_att_type": ["p2c", "c2p"],
             "position_buckets": 8,
@@ -179,11 +201,12 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
+        without=_NO_SPHERE,
     ),
     "deberta_v2_conv": Family(
         AddNormDebertaV2Config,
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "embedding_size": 16,
             "relative_attention": True,
             "pos_att_type": ["p2c", "c2p"],
@@ -194,12 +217,14 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
+        without=_NO_SPHERE,
     ),
-    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs),
+    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs, without=_NO_TABLES),
     "wav2vec2_stable": Family(
         AddNormWav2Vec2Config,
         {**_TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
         sound_inputs,
+        without=_NO_TABLES + _NO_SPHERE,
     ),
     "gpt2": Family(
         AddNormGPT2Config,
@@ -216,8 +241,13 @@ FAMILIES = {
         },
         text_inputs,
         more_models=("AddNormGPT2DoubleHeadsModel",),
+        causal=True,
     ),
 }
+
+# and those of other packages, by the modules that have their rows: see test_toy_family.py
+for _module in filter(None, os.environ.get("MORE_FAMILIES", "").split(",")):
+    FAMILIES |= importlib.import_module(_module).ROWS
 
 MODELS = [(family, model) for family in FAMILIES for model in FAMILIES[family].models]
 PRESET_NAMES = list(presets())
@@ -359,10 +389,7 @@ BASE_MODELS = {family: row.config_class.auto_classes["AutoModel"] for family, ro
 
 # where a preset has a meaning, if not everywhere
 ONLY_IN = {
-    # it starts the tables of the embeddings
-    "t_fixup": {family for family, row in FAMILIES.items() if row.config_class.has_tables},
-    # unit vectors and cosines reach the layers and the scores as they are
-    "ngpt": {"bert", "vit", "wav2vec2", "gpt2"},
+    preset: {family for family, row in FAMILIES.items() if preset not in row.without} for preset in ("t_fixup", "ngpt")
 }
 
 
@@ -372,8 +399,8 @@ CAUSAL = [name for name, spec in SPECS.items() if not AddNormSpec.parse(spec).to
 
 def specs_of(family: str, model: str) -> list[str]:
     """The specs that a family's model can have."""
-    causal = CAUSAL if family == "gpt2" or "LMHead" in model else SPECS
-    return [spec for spec in causal if family in ONLY_IN.get(spec, FAMILIES)]
+    row = FAMILIES[family]
+    return [spec for spec in (CAUSAL if row.is_causal(model) else SPECS) if spec not in row.without]
 
 
 def slow_unless(quick: bool, *values: Any) -> Any:

@@ -8,14 +8,17 @@ it begins. What is saved are the seconds that importing torch, scikit-learn and 
     process = forked_python.start([script], env=env, stdin=PIPE)       # as subprocess.Popen
 """
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import IO, Any
 
 # imported once: slow, and without a look at the variables that a client of the Hub is given
 SHARED = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint", "sklearn.metrics", "PIL.Image"]
+SHARED += ["jinja2", "nltk", "pyarrow.parquet"]
 # every script imports these for itself
 NOT_SHARED = ("huggingface_hub", "transformers", "datasets", "accelerate", "hf_addnorm", "families")
 
@@ -108,6 +112,9 @@ class Process:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self._process.exitcode
 
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
         self._process.kill()
 
@@ -142,12 +149,38 @@ def run(
     Raises:
         subprocess.TimeoutExpired: if it takes more than `timeout` seconds; it is ended then.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = start(command, env, cwd, stdout=out, stderr=errors)
+    (done,) = _run([env], command, cwd, timeout)
+    return done
+
+
+def run_distributed(
+    command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Any = None, timeout: float = 300
+) -> list[subprocess.CompletedProcess]:
+    """Run a script in two processes that find each other by the variables that torchrun sets; as `run` otherwise."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    given = dict(os.environ if env is None else env) | both
+    return _run([given | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")], command, cwd, timeout)
+
+
+def _run(envs: Sequence[Any], command: Sequence[Any], cwd: Any, timeout: float) -> list[subprocess.CompletedProcess]:
+    deadline = time.monotonic() + timeout
+    with contextlib.ExitStack() as files:
+        started = []
+        for env in envs:
+            out, errors = (files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2))
+            started.append((start(command, env, cwd, stdout=out, stderr=errors), out, errors))
         try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            for process, *_ in started:
+                process.wait(max(0.1, deadline - time.monotonic()))
+        except BaseException:
+            for process, *_ in started:
+                process.kill()
             raise
-        out.seek(0), errors.seek(0)
-        return subprocess.CompletedProcess(process.args, code, out.read(), errors.read())
+        done = []
+        for process, out, errors in started:
+            out.seek(0), errors.seek(0)
+            done.append(subprocess.CompletedProcess(process.args, process.poll(), out.read(), errors.read()))
+        return done

@@ -78,7 +78,7 @@ def test_hidden_states_are_those_of_one_stream(family, spec):
 def _gradients(net, inputs):
     """The gradients of a training step with dropout, and how often a layer ran for them."""
     runs = []
-    blocks = [module for module in net.modules() if type(module).__name__ == "Connections"]
+    blocks = [module for module in net.modules() if type(module).__name__ == "LayerAddNorm"]
     hooks = [block.register_forward_pre_hook(lambda *_: runs.append(1)) for block in blocks]
     net.zero_grad()
     transformers.set_seed(11)
@@ -97,7 +97,7 @@ def test_checkpointing_gives_equal_gradients(family, spec):
     plain, runs = _gradients(net, inputs)
     checkpoint_activations(net, {"use_reentrant": False})
     checkpointed, runs_then = _gradients(net, inputs)
-    assert runs_then == 2 * runs
+    assert runs_then == 2 * runs > 0
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name

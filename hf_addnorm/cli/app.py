@@ -3,28 +3,30 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from huggingface_hub import ModelCard
+from huggingface_hub import CardData, ModelCard
 from rich.text import Text
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .. import hub
-from ..hub.card import CARD, count_parameters, create_card, is_placeholder, read_config, write_card
+from ..hub.card import CARD, CardOptions, count_parameters, create_card, is_placeholder, read_config, write_card
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
 from ..launch import launch_file, launch_files
+from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
-from .report import Report, command, table
+from .report import Line, Report, command, table
 
 
 Folder = Annotated[Path, typer.Argument(help="Where the model was saved.", show_default=False)]
 
 
 def presets() -> Report:
-    """Every preset: its formula and its source."""
+    """List every preset with its formula and its source."""
     rows = [(name, preset.formula, preset.source) for name, preset in PRESETS.items()]
     keys = ("formula", "flow", "source", "note", "spec")
     data = {name: {key: getattr(preset, key) for key in keys} for name, preset in PRESETS.items()}
@@ -38,11 +40,11 @@ def show(
     ] = "bert",
     revision: Annotated[str | None, typer.Option(help="Of a repository.")] = None,
 ) -> Report:
-    """An add & norm: drawing, formula, source, where its norms sit, parameters and cost beside the stock one."""
+    """Describe an add & norm: drawing, formula, source, where its norms sit, and its cost compared with stock."""
     config, weights, of = _config(what, family, revision)
     parts = described(config)
     counted = cost(config) if hasattr(config, "auto_classes") else None
-    lines: list[Any] = []
+    lines: list[Line] = []
     for part in parts:
         lines += _said(part)
     if weights is not None:
@@ -72,7 +74,7 @@ def card(
     """Write the model card of a folder to its README.md."""
     _refuse_no_model(folder)
     path = folder / CARD
-    options: dict[str, Any] = {"name": name, "repo": repo, "base_model": base_model, "license": license}
+    options: CardOptions = {"name": name, "repo": repo, "base_model": base_model, "license": license}
     if show_only:
         made = create_card(folder, result, stock_result, **options)
         return Report({"path": None, "data": _plain(made.data), "text": made.content}, [made.content])
@@ -91,12 +93,12 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload model",
 ) -> Report:
-    """What would go to the Hub, file by file; with --yes it goes, as one commit."""
+    """Upload a folder to the Hub in one commit; without --yes, only list the files that would be sent."""
     plan = hub.plan_push(folder, repo)
     made = {CARD: "made now"} if plan.card is not None else {}
     rows = [(name, f"{size:,}", made.get(name, "")) for name, size in plan.files.items()]
     rows += [(name, "left out", f"it {reason}") for name, reason in plan.left_out.items()]
-    lines: list[Any] = [table("file", "bytes", "", rows=rows, title=f"{folder} to {repo}", numbers=(1,))]
+    lines: list[Line] = [table("file", "bytes", "", rows=rows, title=f"{folder} to {repo}", numbers=(1,))]
     lines.append(f"{len(plan.files)} files, {plan.size:,} bytes")
     data = plan.to_dict() | {"pushed": None}
     if plan.obstacles:
@@ -116,9 +118,9 @@ def check(
         bool, typer.Option("--run-unknown-code", help="Run code that is not of a known release: only if you trust it.")
     ] = False,
 ) -> Report:
-    """What would break on the Hub: looks at every file, then loads it in a process where hf_addnorm is not there."""
+    """Check a saved folder: look at every file, then load it in a process where hf_addnorm is not installed."""
     found = hub.check_folder(folder, run_unknown_code=run_unknown_code)
-    lines: list[Any] = [table("loaded by a stranger", "as", rows=list(found.loaded.items()))] if found.loaded else []
+    lines: list[Line] = [table("loaded by a stranger", "as", rows=list(found.loaded.items()))] if found.loaded else []
     if found.code:
         releases = sorted({release for known in found.code.values() for release in known})
         unknown_files = sum(not known for known in found.code.values())
@@ -135,7 +137,7 @@ def check(
 def launch(
     name: Annotated[str | None, typer.Argument(help="Of a launch file; without, they are listed.")] = None,
 ) -> Report:
-    """Where a launch file is, for `accelerate launch --config_file`."""
+    """Print the path of a launch file, for `accelerate launch --config_file`."""
     if name is None:
         return Report(launch_files(), [table("launch file", "for", rows=list(launch_files().items()))])
     path = str(launch_file(name))
@@ -165,7 +167,7 @@ def _refuse_no_model(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} holds no model: there is no config.json.")
 
 
-def _config(what: str, family: str, revision: str | None) -> tuple[Any, int | None, str]:
+def _config(what: str, family: str, revision: str | None) -> tuple[PreTrainedConfig, int | None, str]:
     """The config of a preset, a folder or a repository; the number of weights in a folder; what it is called."""
     if what in PRESETS:
         if family not in families():
@@ -184,8 +186,8 @@ def _config(what: str, family: str, revision: str | None) -> tuple[Any, int | No
     return config, None, config.model_type
 
 
-def _said(part: Description) -> list[Any]:
-    lines: list[Any] = [Text(part.title.upper(), style="bold")] if part.title else []
+def _said(part: Description) -> list[Line]:
+    lines: list[Line] = [Text(part.title.upper(), style="bold")] if part.title else []
     lines += [f"add_norm = {part.add_norm}", "", *_indented(part.flow), "", *_indented(part.formula), ""]
     lines.append(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
     lines += [f"  {kind}: {said.replace('`', '')}" for kind, said in part.explained.items()]
@@ -198,15 +200,15 @@ def _indented(text: str) -> list[str]:
     return [f"  {line}" for line in text.splitlines()]
 
 
-def _data(part: Description) -> dict[str, Any]:
+def _data(part: Description) -> dict[str, JsonValue]:
     keys = ("title", "formula", "flow", "norms", "note", "warnings", "sources", "bibtex")
     said = {key: getattr(part, key) for key in keys}
     return {"add_norm": part.spec.to_dict(), **said, "places": [list(row) for row in part.places()]}
 
 
-def _numbers(counted: Cost | None) -> dict[str, Any] | None:
+def _numbers(counted: Cost | None) -> dict[str, JsonValue] | None:
     return None if counted is None else dict(vars(counted))
 
 
-def _plain(data: Any) -> Any:
+def _plain(data: CardData) -> JsonValue:
     return json.loads(json.dumps(data.to_dict()))

@@ -1,12 +1,12 @@
-"""How every command answers: as text or as JSON, with an exit code, and never with a token."""
+"""The output of every command: text or JSON, an exit code, and no secrets."""
 
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..hub.redaction import redact
+from ..models.base.protocols import JsonValue
 
 
 OK, PROBLEM, USAGE = 0, 1, 2
@@ -22,9 +23,13 @@ OK, PROBLEM, USAGE = 0, 1, 2
 _WIDTH = 160
 
 
+# what a command prints: text as it is, text with a style, a table
+Line = str | Text | Table
+
+
 @dataclass
 class Report:
-    """What a command has to say.
+    """The answer of a command, as data for `--json` and as lines of text.
 
     Args:
         data: the same as JSON.
@@ -32,13 +37,13 @@ class Report:
         ok (`bool`): whether no problem was found.
     """
 
-    data: Any
-    lines: list[str | Text | Table] = field(default_factory=list)
+    data: JsonValue
+    lines: list[Line] = field(default_factory=list)
     ok: bool = True
 
 
 class _Redacted:
-    """A stream that no token gets through."""
+    """A text stream from which tokens and logins are removed."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -46,18 +51,18 @@ class _Redacted:
     def write(self, text: str) -> int:
         return self.stream.write(redact(text))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
 
 
 def console(stream: TextIO) -> Console:
-    """For one stream; text is shown as it is, brackets and all."""
+    """A rich console for one stream; brackets in text are not read as markup."""
     width = None if stream.isatty() else _WIDTH
     return Console(file=_Redacted(stream), width=width, markup=False, highlight=False, soft_wrap=False)  # type: ignore[arg-type]
 
 
 def table(
-    *columns: str, rows: list[tuple[Any, ...]], title: str | None = None, numbers: tuple[int, ...] = ()
+    *columns: str, rows: Sequence[tuple[object, ...]], title: str | None = None, numbers: tuple[int, ...] = ()
 ) -> Table:
     """A table of text; the columns with these `numbers` are set to the right."""
     made = Table(*columns, title=title, title_justify="left", header_style="bold")
@@ -69,13 +74,13 @@ def table(
 
 
 def command(function: Callable[..., Report]) -> Callable[..., None]:
-    """A command of the console script: gets `--json`, prints its report, and sets the exit code.
+    """Make a command of the console script: it takes `--json`, prints its report and sets the exit code.
 
     0: done, nothing is wrong. 1: a problem was found. 2: the command was not understood (an unknown name, no folder).
     """
 
     @wraps(function)
-    def run(*, json_: bool, **kwargs: Any) -> None:
+    def run(*, json_: bool, **kwargs: object) -> None:
         try:
             report = function(**kwargs)
         except (ValueError, FileNotFoundError, NotADirectoryError) as error:

@@ -5,23 +5,31 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from ..models.base.protocols import JsonValue, StockValue
+from ..models.core.family_facts import FamilyFacts
 from ..models.spec.spec import AddNormSpec
-from .description import Description, as_ours, described, family_of, settled, stock_spec
+from .description import Description, as_ours, described, facts_of, family_of, settled, stock_spec
+from .input_kinds import INPUT_KINDS, InputKind
 from .known_code import this_version
 from .redaction import redact
 from .results import ResultLike, Run
 
 
+if TYPE_CHECKING:
+    # needed for cards alone
+    import jinja2
+
+
 CARD = "README.md"
 TEMPLATE = "card.md.jinja"
 
-# the end of a class's name: the Hub's name for the task
+# the end of a class's name: the Hub's name for the task, unless what it reads or its family says another
 _TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -37,34 +45,22 @@ _TASKS = {
     "ForAudioFrameClassification": "audio-classification",
     "ForXVector": "audio-classification",
     "EncoderDecoderModel": "text-generation",
+    "": "feature-extraction",
 }
-# where the same end means something else
-_TASKS_BY_FAMILY = {
-    ("wav2vec2", "ForSequenceClassification"): "audio-classification",
-    ("wav2vec2", "ForPreTraining"): "feature-extraction",
-    ("vit", ""): "image-feature-extraction",
-}
-# what prepares the inputs, by their kind: its Auto class, and how a variable of it is called
-_PROCESSORS = {
-    "input_ids": ("AutoTokenizer", "tokenizer"),
-    "pixel_values": ("AutoImageProcessor", "image_processor"),
-    "input_values": ("AutoFeatureExtractor", "feature_extractor"),
-}
-_INPUTS = {"vit": "pixel_values", "wav2vec2": "input_values"}
 
-Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike
+Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about.
+    """The model that a card is about.
 
     Args:
         model (`str`): the model's class.
         parts (`list[Description]`): its add & norms.
         auto_classes (`dict`): the Auto classes that find it, and the classes that they find.
         parameters (`int`, *optional*): their number.
-        family (`str`): the stock model type.
+        facts (`FamilyFacts`): what is known of the model's family.
         is_ours (`bool`): whether it needs code beside Transformers'.
     """
 
@@ -72,7 +68,7 @@ class Subject:
     parts: list[Description]
     auto_classes: dict[str, str]
     parameters: int | None
-    family: str
+    facts: FamilyFacts
     is_ours: bool
 
     @property
@@ -85,13 +81,13 @@ class Subject:
     @property
     def task(self) -> str:
         """The Hub's name for what it does."""
-        ends = [end for end in _TASKS if self.model.endswith(end)] or [""]
-        return _TASKS_BY_FAMILY.get((self.family, ends[0]), _TASKS.get(ends[0], "feature-extraction"))
+        tasks = {**_TASKS, **self.inputs.tasks, **self.facts.tasks}
+        return tasks[next(end for end in sorted(tasks, key=len, reverse=True) if self.model.endswith(end))]
 
     @property
-    def processor(self) -> tuple[str, str]:
-        """What prepares its inputs."""
-        return _PROCESSORS[_INPUTS.get(self.family, "input_ids")]
+    def inputs(self) -> InputKind:
+        """The kind of its inputs: text, images or sound."""
+        return INPUT_KINDS[self.facts.inputs]
 
 
 def _subject(model: Model) -> Subject:
@@ -107,14 +103,13 @@ def _subject(model: Model) -> Subject:
 def _subject_of(config: PreTrainedConfig, name: str, parameters: int | None) -> Subject:
     # as remote code, a config's classes are copies of ours, which are told by name
     ours = as_ours(AutoConfig.for_model(**config.to_dict()))
-    family = getattr(ours, "stock_model_type", ours.model_type)
     auto_classes = getattr(ours, "auto_classes", {"AutoModelForSeq2SeqLM": "AddNormEncoderDecoderModel"})
     is_stock = getattr(ours, "stock_model_type", None) == config.model_type
-    return Subject(name, described(ours), auto_classes, parameters, family, not is_stock)
+    return Subject(name, described(ours), auto_classes, parameters, facts_of(ours), not is_stock)
 
 
 def _subject_of_run(run: Run) -> Subject:
-    """Where there is no model: what the result says, and what is known of its checkpoint."""
+    """The subject of a card that is made without the model, from the result of its training run."""
     if config := run.content.get("model_config"):
         return _subject_of(AutoConfig.for_model(**config), run.model, run.content.get("parameters"))
     family = family_of(run.model)
@@ -129,19 +124,20 @@ def _subject_of_run(run: Run) -> Subject:
         [part],
         family.auto_classes,
         run.content.get("parameters"),
-        family.stock_model_type,
+        family.facts,
         run.model.startswith("AddNorm"),
     )
 
 
-def read_config(folder: str | os.PathLike, **kwargs: Any) -> PreTrainedConfig:
+def read_config(folder: str | os.PathLike[str], **kwargs: StockValue) -> PreTrainedConfig:
     """The config in a folder or a repository; never runs code that is there.
 
     Raises:
         OSError: if there is none.
         ValueError: if it is of no known model.
     """
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    return config
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -158,6 +154,16 @@ def count_parameters(folder: Path) -> int | None:
     return total if files else None
 
 
+class CardOptions(TypedDict, total=False):
+    """What a card says that neither the model nor a run says; see `create_card`."""
+
+    name: str | None
+    repo: str | None
+    base_model: str | None
+    license: str | None
+    tags: list[str] | None
+
+
 def create_card(
     model: Model | None = None,
     results: ResultLike | None = None,
@@ -169,7 +175,7 @@ def create_card(
     license: str | None = None,
     tags: list[str] | None = None,
 ) -> ModelCard:
-    """The card of a model.
+    """Make the model card of a model.
 
     Args:
         model: a model, its config, or the folder that it was saved in. It may be left out where there are results.
@@ -186,55 +192,73 @@ def create_card(
         ValueError: if there is neither model nor results, or if the stock results are of other data, rows or scheme.
         ImportError: if Jinja2 is missing.
     """
-    run = None if results is None else Run.read(results)
-    stock = None if stock_results is None else Run.read(stock_results)
-    if stock is not None:
-        if run is None:
-            raise ValueError("stock_results without results: there is nothing to set them beside.")
-        stock.refuse_as_stock_of(run)
-    if model is None and run is None:
+    run, stock = _runs(results, stock_results)
+    if model is not None:
+        subject = _subject(model)
+    elif run is not None:
+        subject = _subject_of_run(run)
+    else:
         raise ValueError("a card needs a model or the results of a run.")
-    subject = _subject(model) if model is not None else _subject_of_run(run)  # type: ignore[arg-type]
     default = Path(model).resolve().name if isinstance(model, str | os.PathLike) else subject.model
     name = name or (repo or default).split("/")[-1]
     base_model = base_model or (run.base_model if run else None)
     data = _front_matter(subject, run, name, base_model, license or (run.license if run else None), tags or [])
     rows, columns = _rows(subject, run, stock)
-    processor, variable = subject.processor
     text = _template().render(
         data=data.to_yaml(),
         name=name,
         repo=repo or name,
         summary=_summary(subject, run, base_model),
-        parts=[_Part(part, subject) for part in subject.parts],
-        is_ours=subject.is_ours,
-        auto=subject.auto,
-        imports=sorted({subject.auto, processor}),
-        processor=processor,
-        processor_variable=variable,
         version=dict(run.versions).get("hf_addnorm", this_version()) if run else this_version(),
         run=run,
         began=_began(subject, run, base_model),
         rows=rows,
         columns=columns,
         limits=_limits(subject, run, stock, base_model),
-        bibtex="\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
+        **_about_subject(subject),
     )
     return ModelCard(redact(_without_gaps(text)))
 
 
+def _runs(results: ResultLike | None, stock_results: ResultLike | None) -> tuple[Run | None, Run | None]:
+    """The run of a card, and that of the stock model beside it, which must be of the same data, rows and task."""
+    run = None if results is None else Run.read(results)
+    stock = None if stock_results is None else Run.read(stock_results)
+    if stock is not None:
+        if run is None:
+            raise ValueError("stock_results without results: there is nothing to set them beside.")
+        stock.refuse_as_stock_of(run)
+    return run, stock
+
+
+def _about_subject(subject: Subject) -> dict[str, object]:
+    """What the template says of a model whatever its run was: its parts, and how it is loaded."""
+    return {
+        "parts": [_Part(part, subject) for part in subject.parts],
+        "is_ours": subject.is_ours,
+        "auto": subject.auto,
+        "imports": sorted({subject.auto, subject.inputs.processor}),
+        "processor": subject.inputs.processor,
+        "processor_variable": subject.inputs.variable,
+        "bibtex": "\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
+    }
+
+
 def write_card(
-    folder: str | os.PathLike, result: ResultLike | None = None, stock_result: ResultLike | None = None, **kwargs: Any
+    folder: str | os.PathLike[str],
+    result: ResultLike | None = None,
+    stock_result: ResultLike | None = None,
+    **options: Unpack[CardOptions],
 ) -> Path:
     """Write the card of the model in `folder` to its README.md, whatever was there.
 
     Args:
         folder: where the model was saved.
-        result, stock_result, kwargs: as in `create_card`.
+        result, stock_result, options: as in `create_card`.
     Returns:
         The card's path.
     """
-    card = create_card(folder, result, stock_result, **kwargs)
+    card = create_card(folder, result, stock_result, **options)
     path = Path(folder, CARD)
     card.save(path)
     return path
@@ -249,11 +273,11 @@ class _Part:
         stock = stock_spec(subject.model) if family is None else AddNormSpec.parse(None, family)
         self.is_stock = settled(description.spec) == settled(stock)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.description, name)
 
 
-def _template() -> Any:
+def _template() -> "jinja2.Template":
     if importlib.util.find_spec("jinja2") is None:
         raise ImportError("a model card needs Jinja2: pip install 'hf_addnorm[cli]'.")
     import jinja2
@@ -285,7 +309,7 @@ def _front_matter(
 ) -> ModelCardData:
     kinds = [kind for part in subject.parts for kind in part.norms]
     own = ["hf_addnorm", *(part.spec.preset for part in subject.parts), *kinds] if subject.is_ours else []
-    fields: dict[str, Any] = {}
+    fields: dict[str, JsonValue] = {}
     if run is not None:
         fields["metrics"] = list(run.metrics)
         fields["datasets"] = [run.dataset_on_hub] if run.dataset_on_hub else None
@@ -383,7 +407,7 @@ def _limits(subject: Subject, run: Run | None, stock: Run | None, base_model: st
         )
     if base_model:
         limits.append(f"Limits and bias of {base_model} are its limits, too.")
-    limits += [warning for part in parts for warning in part.warnings]
+    limits += [warning for part in parts for warning in part.description.warnings]
     return limits
 
 
@@ -400,7 +424,7 @@ def _difference(run: Run, stock: Run) -> str:
 
 
 def is_placeholder(card: ModelCard) -> bool:
-    """Whether nobody wrote this card: it is what Transformers puts where there is none."""
+    """Whether this card is the empty one that Transformers uploads where there is none."""
     mark = "@description@"
     before, after = ModelCard.from_template(ModelCardData(), model_description=mark).text.split(mark)
     text = card.text
@@ -412,8 +436,8 @@ def is_placeholder(card: ModelCard) -> bool:
     )
 
 
-def replace_placeholder(folder: str | os.PathLike, repo: str) -> None:
-    """Write this model's card over one that nobody wrote, and keep the tags that it was given.
+def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
+    """Replace the empty card that Transformers wrote by this model's card; the tags that it was given stay.
 
     Args:
         folder: what is about to be pushed.
@@ -425,6 +449,6 @@ def replace_placeholder(folder: str | os.PathLike, repo: str) -> None:
         write_card(folder, repo=repo, tags=card.data.tags or [])
 
 
-def to_json(card: ModelCard) -> dict[str, Any]:
-    """Front matter and text."""
+def to_json(card: ModelCard) -> dict[str, JsonValue]:
+    """A card as JSON: front matter and text."""
     return {"data": json.loads(json.dumps(card.data.to_dict())), "text": card.text}

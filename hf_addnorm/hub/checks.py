@@ -1,4 +1,4 @@
-"""What would break, or would be dangerous, once a folder is on the Hub."""
+"""Checks of a saved folder: what would not load from the Hub, and what would be dangerous there."""
 
 import json
 import os
@@ -10,12 +10,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import ModelCard
 
+from ..models.base.protocols import JsonValue
 from ..models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .card import CARD
+from .input_kinds import INPUT_KINDS
 from .known_code import known_code, releases_of
 from .redaction import holds_token, redact
 
@@ -32,11 +34,7 @@ _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.json")
 # what tools keep beside a model, and never push
 _NOT_OF_THE_MODEL = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
 # what prepares the inputs, and the files that say how
-_PROCESSORS = {
-    "AutoTokenizer": ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
-    "AutoImageProcessor": ("preprocessor_config.json", "processor_config.json"),
-    "AutoFeatureExtractor": ("preprocessor_config.json", "processor_config.json"),
-}
+_PROCESSORS = {kind.processor: kind.files for kind in INPUT_KINDS.values()}
 _LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 _TIMEOUT = 900
 
@@ -58,7 +56,7 @@ class Finding:
 
 @dataclass
 class Check:
-    """What a check found.
+    """The result of a check of a folder.
 
     Args:
         folder (`str`): the folder.
@@ -77,7 +75,7 @@ class Check:
         """What breaks loading or is dangerous."""
         return [finding for finding in self.findings if finding.level == "error"]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """JSON form."""
         return {"ok": not self.errors, **asdict(self)}
 
@@ -102,8 +100,8 @@ def is_pickle(path: Path) -> bool:
     return False
 
 
-def check_folder(folder: str | os.PathLike, run_unknown_code: bool = False, load: bool = True) -> Check:
-    """Look at a saved model as the Hub and a stranger would.
+def check_folder(folder: str | os.PathLike[str], run_unknown_code: bool = False, load: bool = True) -> Check:
+    """Check whether a saved model is safe, and loads for somebody who has only Transformers.
 
     Nothing in it is unpickled. Its code is run only if it is, to the last byte, that of a known release of this
     package; then a fresh process, in which the package cannot be imported, loads every class of its `auto_map`.
@@ -160,7 +158,7 @@ def _code(folder: Path, check: Check) -> Iterator[Finding]:
         yield Finding("warning", "*.py", "the code files are of different releases of hf_addnorm.")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> JsonValue:
     try:
         return json.loads(path.read_text())
     except ValueError:
@@ -172,7 +170,7 @@ def _auto_map(folder: Path, check: Check) -> Iterator[Finding]:
     if not isinstance(config, dict):
         yield Finding("error", "config.json", "is not JSON, or cut short.")
         return
-    kinds: list[type[Any]] = [
+    kinds: list[type[CodeCarryingConfig]] = [
         *AddNormConfig.__subclasses__(),
         *(kind for kind in CodeCarryingConfig.__subclasses__() if kind is not AddNormConfig),
     ]

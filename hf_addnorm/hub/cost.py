@@ -1,17 +1,16 @@
-"""What an add & norm costs beside the stock one: parameters and matrix products, counted, not measured."""
+"""The cost of an add & norm compared with the stock one: parameters and matrix products, counted, not measured."""
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
-from .description import parts_of
+from .description import input_kind, parts_of
 
 
-_TOKENS, _SAMPLES = 128, 16_000
+_TOKENS = 128
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
 
 
@@ -52,7 +51,7 @@ class Cost:
         ]
 
 
-def cost(config: Any) -> Cost:
+def cost(config: PreTrainedConfig) -> Cost:
     """Parameters and matrix products of a base model of this config, counted without memory or arithmetic."""
     (parameters, products, said), (stock_parameters, stock_products, _) = _count(config), _count(_stock(config))
     # an encoder-decoder has two of each, and says none
@@ -60,7 +59,7 @@ def cost(config: Any) -> Cost:
     return Cost(parameters, stock_parameters, products, stock_products, said, sizes)
 
 
-def _stock(config: Any) -> Any:
+def _stock(config: PreTrainedConfig) -> PreTrainedConfig:
     """The same model with the stock scheme."""
     stock = copy.deepcopy(config)
     for part in parts_of(stock).values():
@@ -68,34 +67,24 @@ def _stock(config: Any) -> Any:
     return stock
 
 
-def _input(name: str, config: Any) -> tuple[tuple[int, ...], torch.dtype, str]:
-    """Shape and dtype of one input, and what it is called."""
-    if name == "pixel_values":
-        return (1, config.num_channels, config.image_size, config.image_size), torch.float, "one image"
-    if name == "input_values":
-        return (1, _SAMPLES), torch.float, f"{_SAMPLES:,} samples of sound"
-    # a small model may have fewer positions
-    positions = [getattr(part, "max_position_embeddings", _TOKENS) for part in parts_of(config).values()]
-    tokens = min(_TOKENS, *positions)
-    return (1, tokens), torch.long, f"{tokens} tokens"
-
-
-def _count(config: Any) -> tuple[int, int | None, str]:
-    config = copy.deepcopy(config)
-    for part in parts_of(config).values():
-        # or the model looks for it among the numbers
-        part.pad_token_id = None
+def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
     with torch.device("meta"):
-        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+        model = AutoModel.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+    parts = parts_of(model.config).values()
+    for part in parts:
+        # or a forward looks for it among the numbers, to warn; a model may need it while it is built
+        part.pad_token_id = None
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    shape, dtype, said = _input(model.main_input_name, config)
-    inputs = {model.main_input_name: torch.zeros(shape, dtype=dtype, device="meta")}
+    kind = input_kind(config)
+    # one that all parts can read
+    shape = min(kind.shape(part, _TOKENS) for part in parts)
+    inputs = {kind.argument: torch.zeros(shape, dtype=getattr(torch, kind.dtype), device="meta")}
     if config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = inputs["input_ids"]
+        inputs["decoder_input_ids"] = inputs[kind.argument]
     try:
         with FlopCounterMode(display=False) as counter:
             model(**inputs)
     except RuntimeError:
         # a model that looks at numbers, which are not there
-        return parameters, None, said
-    return parameters, counter.get_total_flops() // 2, said
+        return parameters, None, kind.said(shape)
+    return parameters, counter.get_total_flops() // 2, kind.said(shape)

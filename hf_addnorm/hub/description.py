@@ -1,21 +1,25 @@
-"""An add & norm in words and drawings: what a card and the console script say about it."""
+"""An add & norm described in words and drawings, for model cards and the console script."""
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import cast
 
 from transformers import AutoModel, PreTrainedConfig
 
 from ..catalogue import norms, weights
+from ..models.base.protocols import JsonValue
 from ..models.base.registry import ComponentSpec, one_of, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
 from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.family_facts import FamilyFacts
+from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.spec.presets import PRESETS
 from ..models.spec.refusals import WARNINGS
 from ..models.spec.spec import SUBLAYERS, AddNormSpec, LayerSpec
 from .citation import bibtex, sources
+from .input_kinds import INPUT_KINDS, InputKind
 
 
 # what a slot of a sublayer is, in words
@@ -46,17 +50,17 @@ _DRAWN = (
 )
 
 
-def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, Any]:
-    """The least that has to be written in a config for this spec: a preset's name, or a dict over one."""
-    preset: dict[str, Any] = {"preset": spec.preset}
+def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, JsonValue]:
+    """The shortest config entry that gives this spec: a preset's name, or a dict that changes a preset."""
+    preset: dict[str, JsonValue] = {"preset": spec.preset}
     if spec.variant != "paper":
         preset["variant"] = spec.variant
     changes = _changes(spec, norm_bias)
     return {**preset, **changes} if changes or len(preset) > 1 else spec.preset
 
 
-def settled(value: Any, norm_bias: bool = True) -> Any:
-    """A spec or a part of its JSON form, to compare: a LayerNorm's bias that is left to the model is what it has."""
+def settled(value: "AddNormSpec | JsonValue", norm_bias: bool = True) -> JsonValue:
+    """The JSON form of a spec, for comparisons: a LayerNorm's bias that is left to the model has the model's value."""
     if isinstance(value, AddNormSpec):
         value = value.to_dict()
     if isinstance(value, list):
@@ -67,7 +71,7 @@ def settled(value: Any, norm_bias: bool = True) -> Any:
     return found | ({"bias": norm_bias} if value.get("kind") == "layer_norm" and value["bias"] is None else {})
 
 
-def _changes(spec: AddNormSpec, norm_bias: bool) -> dict[str, Any]:
+def _changes(spec: AddNormSpec, norm_bias: bool) -> dict[str, JsonValue]:
     """The axes in which a spec is not its preset."""
     own = AddNormSpec.parse({"preset": spec.preset, "variant": spec.variant}).to_dict()
     return {
@@ -77,7 +81,7 @@ def _changes(spec: AddNormSpec, norm_bias: bool) -> dict[str, Any]:
     }
 
 
-def _named(axis: str, value: Any, norm_bias: bool) -> Any:
+def _named(axis: str, value: JsonValue, norm_bias: bool) -> JsonValue:
     """A choice by its name, where all of its options are the defaults."""
     if axis in SUBLAYERS and value and all(norm is True for norm in value.values()):
         return list(value)
@@ -106,7 +110,7 @@ def _words(name: str) -> str:
 
 @dataclass(frozen=True)
 class Description:
-    """What there is to say about one add & norm.
+    """A description of one add & norm.
 
     Args:
         title (`str`): which encoder it is of, in a model that has several.
@@ -116,7 +120,7 @@ class Description:
 
     title: str
     spec: AddNormSpec
-    config: Any = None
+    config: AddNormConfig | None = None
 
     @property
     def add_norm(self) -> str:
@@ -126,7 +130,7 @@ class Description:
         return text.replace("true", "True").replace("false", "False").replace("null", "None")
 
     @property
-    def changes(self) -> dict[str, Any]:
+    def changes(self) -> dict[str, JsonValue]:
         """The axes in which it is not the preset."""
         return _changes(self.spec, self._norm_bias)
 
@@ -178,7 +182,7 @@ class Description:
 
     @property
     def warnings(self) -> list[str]:
-        """What is unusual about it, in this model."""
+        """Sentences about what is unusual in this scheme, for this model."""
         if self.config is None:
             return []
         found = []
@@ -241,7 +245,7 @@ class Description:
         return ["attention", "feed_forward"] if self.config is None else self.config.add_norm_sublayers()
 
     def _by_place(self, say: Callable[[LayerSpec, str], str]) -> Iterator[tuple[str, str]]:
-        """What there is to say about every run of equal layers, once where it is the same for all sublayers."""
+        """Apply `say` to every run of equal layers: once if all sublayers give the same text, else by sublayer."""
         for where, layer in self._layers():
             said = {name: say(layer, name) for name in self._sublayers}
             if len(set(said.values())) == 1:
@@ -250,7 +254,7 @@ class Description:
                 yield from ((f"{where}, {_words(name)}", text) for name, text in said.items())
 
     def _beyond(self) -> list[str]:
-        """What is not in the drawing of a sublayer."""
+        """Stream, wiring and final norm, which are not in the drawing of a sublayer."""
         said = [
             f"{axis}: {json.dumps(to_json(getattr(self.spec, axis)))}"
             for axis, plain in (("stream", "single"), ("wiring", "sequential"))
@@ -325,12 +329,12 @@ def _draw(layer: LayerSpec, name: str) -> str:
     return f"{top}   (WHERE)\n   +{'-' * (len(left) - 4)}^"
 
 
-def _has_embed_norm(config: Any) -> bool:
+def _has_embed_norm(config: AddNormConfig) -> bool:
     return _base_class(config).layout_of(config).embed_norm is not None
 
 
-def _base_class(config: Any) -> Any:
-    return AutoModel._model_mapping[type(config)]
+def _base_class(config: AddNormConfig) -> type[AddNormPreTrainedModel]:
+    return cast(type[AddNormPreTrainedModel], AutoModel._model_mapping[type(config)])
 
 
 def families() -> dict[str, type[AddNormConfig]]:
@@ -338,7 +342,7 @@ def families() -> dict[str, type[AddNormConfig]]:
     return {config_class.stock_model_type: config_class for config_class in AddNormConfig.__subclasses__()}
 
 
-def as_ours(config: PreTrainedConfig) -> Any:
+def as_ours(config: PreTrainedConfig) -> PreTrainedConfig:
     """A config of ours: a stock one of a family becomes that family's, with the stock scheme.
 
     Raises:
@@ -351,10 +355,11 @@ def as_ours(config: PreTrainedConfig) -> Any:
         raise ValueError(
             f"this is a {config.model_type!r} model, which has no AddNorm family; families are {one_of(families())}."
         )
-    return family.from_dict(config.to_dict())
+    ours: AddNormConfig = family.from_dict(config.to_dict())
+    return ours
 
 
-def parts_of(config: Any) -> dict[str, Any]:
+def parts_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
     """The configs that a model's config is made of, by what they are called; "" for one that is made of no others."""
     if isinstance(config, AddNormStackConfig):
         return {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
@@ -364,7 +369,18 @@ def parts_of(config: Any) -> dict[str, Any]:
     return {"": config}
 
 
-def described(config: Any) -> list[Description]:
+def facts_of(config: PreTrainedConfig) -> FamilyFacts:
+    """What is known of a model's family, ours or stock; of any other model, what holds for most that read text."""
+    family = type(config) if isinstance(config, AddNormConfig) else families().get(config.model_type)
+    return FamilyFacts() if family is None else family.facts
+
+
+def input_kind(config: PreTrainedConfig) -> InputKind:
+    """What a model reads."""
+    return INPUT_KINDS[facts_of(config).inputs]
+
+
+def described(config: PreTrainedConfig) -> list[Description]:
     """One description for a model, one for every encoder of a stack, one each for encoder and decoder."""
     ours = {title: part for title, part in parts_of(config).items() if isinstance(part, AddNormConfig)}
     return [Description(title, part.add_norm, part) for title, part in ours.items()]
@@ -379,5 +395,5 @@ def family_of(model: str) -> type[AddNormConfig] | None:
 
 def stock_spec(model: str) -> AddNormSpec:
     """The stock scheme of a model's class; that of BERT where the family is not known."""
-    family: Any = family_of(model)
-    return AddNormSpec.parse(None, None if family is None else family().stock_add_norm())
+    family = family_of(model)
+    return AddNormSpec.parse(None, None if family is None else family(add_norm=None).stock_add_norm())

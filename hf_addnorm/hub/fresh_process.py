@@ -1,50 +1,59 @@
-"""A process in which hf_addnorm cannot be imported: loads a folder as somebody who has nothing but Transformers.
+"""A script that loads a saved folder where hf_addnorm cannot be imported, with Transformers alone.
 
 Usage: python fresh_process.py FOLDER REPORT. REPORT is where the JSON goes: what loaded, and what did not and why.
 
-It is run as a file, not as a module of the package: it may import nothing of it.
+It is run as a file, not as a module of the package: it may import nothing of it. It runs `input_kinds.py` as a file.
 """
 
 import importlib.abc
 import json
+import runpy
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import ModelOutput
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+
+Loaded = TypeVar("Loaded")
 
 
 class _Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         if name.split(".")[0] == "hf_addnorm":
             raise ModuleNotFoundError("hf_addnorm is hidden from this process")
 
 
-# what prepares the inputs, by their name
-PROCESSORS = {
-    "input_ids": "AutoTokenizer",
-    "pixel_values": "AutoImageProcessor",
-    "input_values": "AutoFeatureExtractor",
-    "input_features": "AutoFeatureExtractor",
+# by the name of the model's main argument
+INPUT_KINDS = {
+    kind.argument: kind
+    for kind in runpy.run_path(str(Path(__file__).with_name("input_kinds.py")))["INPUT_KINDS"].values()
 }
+TOKENS = 4
 
 
-def _inputs(model: Any) -> dict[str, Any]:
+def _inputs(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     """One small input of the base model's kind."""
     import torch
 
-    config = model.config
-    if model.main_input_name == "pixel_values":
-        return {"pixel_values": torch.zeros(1, config.num_channels, config.image_size, config.image_size)}
-    if model.main_input_name == "input_values":
-        return {"input_values": torch.zeros(1, 16000)}
-    inputs = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    return inputs | ({"decoder_input_ids": inputs["input_ids"]} if config.is_encoder_decoder else {})
+    config, kind = model.config, INPUT_KINDS[model.main_input_name]
+    inputs = {kind.argument: torch.ones(kind.shape(config, TOKENS), dtype=getattr(torch, kind.dtype))}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.ones(1, TOKENS, dtype=torch.long)
+    return inputs
 
 
 class Visit:
-    """What was tried with a folder, and what came of it.
+    """An attempt to load everything in a folder: what loaded, and what failed.
 
     Args:
         folder (`str`): the saved model.
@@ -55,8 +64,8 @@ class Visit:
         self.loaded: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
-    def attempt(self, name: str, load: Callable[[], Any]) -> Any:
-        """What `load` gives, or None where it fails."""
+    def attempt(self, name: str, load: Callable[[], Loaded]) -> Loaded | None:
+        """Run `load` and note how it ended; None where it fails."""
         try:
             found = load()
         except Exception as error:
@@ -65,7 +74,7 @@ class Visit:
         self.loaded[name] = type(found).__name__
         return found
 
-    def models(self, config: Any) -> list[tuple[str, Any, bool]]:
+    def models(self, config: "PreTrainedConfig") -> "list[tuple[str, type[_BaseAutoModelClass], bool]]":
         """(name, loader, whether it is what was saved): every Auto class of the auto_map, or the saved class."""
         import transformers
 
@@ -83,7 +92,7 @@ class Visit:
         return found
 
     def load(self) -> None:
-        """Try everything."""
+        """Load the config, every Auto class of the folder and its processor, and run one forward."""
         import torch
         import transformers
 
@@ -99,14 +108,15 @@ class Visit:
             kind = kind or getattr(model, "main_input_name", None)
             if name == "AutoModel" and model is not None:
                 self.attempt("one forward of AutoModel", partial(self.forward, model))
-        if kind in PROCESSORS:
-            auto = getattr(transformers, PROCESSORS[kind])
-            self.attempt(PROCESSORS[kind], lambda: auto.from_pretrained(self.folder))
+        if kind in INPUT_KINDS:
+            auto = INPUT_KINDS[kind].processor
+            self.attempt(auto, lambda: getattr(transformers, auto).from_pretrained(self.folder))
 
-    def model(self, loader: Any, is_saved: bool) -> Any:
+    def model(self, loader: "type[_BaseAutoModelClass]", is_saved: bool) -> "PreTrainedModel":
         """A loaded model, whose weights are all there if it is the one that was saved."""
         import torch
 
+        model: PreTrainedModel
         model, info = loader.from_pretrained(
             self.folder,
             trust_remote_code=True,
@@ -124,12 +134,13 @@ class Visit:
             raise ValueError("some weights are not finite")
         return model
 
-    def forward(self, model: Any) -> Any:
+    def forward(self, model: "PreTrainedModel") -> "ModelOutput":
         """One forward of the base model."""
         import torch
 
         with torch.no_grad():
-            return model.eval()(**_inputs(model))
+            outputs: ModelOutput = model.eval()(**_inputs(model))
+        return outputs
 
 
 def main() -> None:

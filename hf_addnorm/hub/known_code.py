@@ -36,7 +36,8 @@ def hashes_of(name: str, text: str) -> str | list[str]:
 
 def known_code() -> Releases:
     """The files of every known release."""
-    return json.loads(FILE.read_text())
+    releases: Releases = json.loads(FILE.read_text())
+    return releases
 
 
 def with_this_version(releases: Releases) -> Releases:

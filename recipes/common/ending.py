@@ -1,105 +1,111 @@
-"""The end of a run: what the model predicts, the saved folder, and that it predicts the same."""
+"""How every training script ends: training, the saved folder, the proof that it predicts the same, the result."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .model import is_adapted, load_saved
-from .run import RunFolder
+from .evaluation import Columns, Outputs, predict
+from .model import choose_trained, is_adapted, load_saved
+from .report import summary
+from .run import Run
+from .training import Task, Trained, train
 
 
-# Of a model and a batch: tensors whose first axis is the rows.
-Outputs = Callable[[Any, Any], tuple[torch.Tensor, ...]]
-# Stands where a row of a batch is longer than others; also the label of what has none.
-PADDING = -100
-# So many rows are compared in float32 too.
+# So many rows are compared in float32 too, where the training was not in it.
 SAMPLE = 256
 
 
-@torch.no_grad()
-def predict(accelerator: Accelerator, model: Any, loader: DataLoader, outputs: Outputs) -> tuple[list, ...]:
-    """What ``outputs`` gives for every row exactly once, in the order of the rows, the same on every process.
+def finish(
+    run: Run,
+    task: Task,
+    model: PreTrainedModel,
+    processor: Any,
+    sources: dict[str, Any],
+    more: Callable[[PreTrainedModel, Columns], dict[str, Any]] | None = None,
+) -> None:
+    """Train, save, load as a user would and compare, then write the model's card and the result JSON.
 
-    Returns:
-        for each tensor of ``outputs`` a list with a tensor per row, on the CPU; the second axis of a row may have
-        been filled up with -100.
-    Raises:
-        RuntimeError: some rows came twice or not at all.
+    Args:
+        run: the run, of which nothing has been written so far.
+        task: what is trained, and how it is evaluated.
+        model: as it was loaded, the same on every process.
+        processor: what makes the model's inputs, saved beside it.
+        sources: rows and sha256 of each split, part of what the run is.
+        more: of the trained model and what it predicts, entries of the result that only this recipe has.
     """
-    model.eval()
-    gathered: list[tuple[torch.Tensor, ...]] = []
-    for batch in loader:
-        found = accelerator.pad_across_processes(outputs(model, batch), dim=1, pad_index=PADDING)
-        gathered.append(tuple(part.cpu() for part in accelerator.gather_for_metrics(found)))
-    columns = tuple([row for part in parts for row in part] for parts in zip(*gathered, strict=True))
-    if len(columns[0]) != len(loader.dataset):
-        raise RuntimeError(f"{len(loader.dataset)} rows were evaluated as {len(columns[0])}")
-    return columns
+    loader = DataLoader(task.evaluation.rows, run.config.eval_batch_size, collate_fn=task.collate)
+    loader = run.accelerator.prepare(loader)
+    trained = train(run, task, choose_trained(model, run.config), loader, sources)
+    bare, predictions, checked = save_and_load_again(run, task, trained, processor, loader)
+    own = {} if more is None else more(bare, predictions)
+    result = summary(run, bare, trained.progress, data=sources, reload=checked, **own)
+    run.folder.finish(run.accelerator, result)
 
 
 def save_and_load_again(
-    accelerator: Accelerator,
-    folder: RunFolder,
-    model: Any,
-    processor: Any,
-    auto_class: Any,
-    loader: DataLoader,
-    outputs: Outputs,
-) -> tuple[PreTrainedModel, dict[str, int]]:
+    run: Run, task: Task, trained: Trained, processor: Any, loader: DataLoader
+) -> tuple[PreTrainedModel, Columns, dict[str, int]]:
     """Write ``model/``, load it as a user would, and compare: all rows as evaluated, a sample of them in float32.
 
-    LoRA adapters are kept in ``adapter/``, then merged.
+    What the last evaluation predicted is not computed anew, if it was of the weights that are saved. LoRA adapters are
+    kept in ``adapter/``, then merged, and the merged model predicts.
 
-    Args:
-        accelerator: the run's accelerator.
-        folder: the run's folder.
-        model: as the accelerator has prepared it.
-        processor: what makes the model's inputs, saved beside it.
-        auto_class: the AutoModel class by which the model is loaded.
-        loader: the validation split, prepared.
-        outputs: what is compared, bit for bit.
     Returns:
-        the trained model, unwrapped, and how many rows were equal.
+        the trained model, unwrapped, what it predicts, and how many rows were equal.
     Raises:
         RuntimeError: the model that was loaded gives something else.
     """
+    accelerator, outputs = run.accelerator, task.evaluation.outputs
+    model, predictions = trained.model, trained.predictions
     bare = accelerator.unwrap_model(model)
     if is_adapted(bare):
-        folder.save_adapter(accelerator, bare)
-        model = accelerator.prepare_model(bare.merge_and_unload(), evaluation_mode=True)
-    predictions = predict(accelerator, model, loader, outputs)
-    folder.save_model(accelerator, model, processor)
+        run.folder.save_adapter(accelerator, bare)
+        model, predictions = accelerator.prepare_model(bare.merge_and_unload(), evaluation_mode=True), None
+    if predictions is None:
+        predictions = predict(accelerator, model, loader, outputs)
+    run.folder.save_model(accelerator, model, processor)
     # takes autocast away, also from the model as it was prepared
-    trained = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    saved = load_saved(auto_class, folder.model, like=trained)
-    # parts of a sharded model have no forward of their own
-    sharded = any(hasattr(parameter, "device_mesh") for parameter in trained.parameters())
-    step = math.ceil(len(loader.dataset) / SAMPLE)
-    sample = [] if sharded else [loader.dataset[row] for row in range(0, len(loader.dataset), step)]
-    equal = _same_in_float32(trained, saved, sample, loader.collate_fn, outputs)
+    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    saved = load_saved(task.auto_class, run.folder.model, like=bare)
+    # in float32 already: what all rows are compared in
+    in_float32 = accelerator.mixed_precision == "no"
+    sample = [] if in_float32 else _sample(bare, task.evaluation.rows)
+    equal = _same_in_float32((bare, saved), sample, task.collate, outputs)
     again = predict(accelerator, accelerator.prepare_model(saved, evaluation_mode=True), loader, outputs)
-    pairs = zip(predictions, again, strict=True)
-    if not (equal and all(torch.equal(*rows) for columns in pairs for rows in zip(*columns, strict=True))):
-        raise RuntimeError(f"the model loaded from {folder.model} predicts something else than the trained one")
+    if not (equal and _same(predictions, again)):
+        raise RuntimeError(f"the model loaded from {run.folder.model} predicts something else than the trained one")
     rows = len(again[0])
+    checked = {"predictions_equal": rows, "float32_logits_equal": rows if in_float32 else len(sample)}
     accelerator.print(
-        f"loaded again from {folder.model}: {rows} predictions equal, {len(sample)} rows' float32 logits equal"
+        f"loaded again from {run.folder.model}: all {rows} predictions equal, "
+        f"float32 logits of {checked['float32_logits_equal']} rows equal"
     )
-    return trained, {"predictions_equal": rows, "float32_logits_equal": len(sample)}
+    return bare, predictions, checked
+
+
+def _sample(model: Any, rows: Dataset) -> list:
+    # parts of a sharded model have no forward of their own
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        return []
+    return [rows[row] for row in range(0, len(rows), math.ceil(len(rows) / SAMPLE))]
+
+
+def _same(first: Columns, second: Columns) -> bool:
+    return all(
+        torch.equal(*rows) for columns in zip(first, second, strict=True) for rows in zip(*columns, strict=True)
+    )
 
 
 @torch.no_grad()
-def _same_in_float32(first: Any, second: Any, rows: list, collate: Callable, outputs: Outputs) -> bool:
-    first.eval()
-    second.eval()
+def _same_in_float32(models: tuple[Any, Any], rows: list, collate: Callable, outputs: Outputs) -> bool:
     for start in range(0, len(rows), 64):
-        chosen = rows[start : start + 64]
-        pair = [outputs(model, collate(chosen).to(first.device)) for model in (first, second)]
+        batch = collate(rows[start : start + 64])
+        pair = [outputs(model.eval(), batch.to(model.device)) for model in models]
         if not all(torch.equal(*parts) for parts in zip(*pair, strict=True)):
             return False
     return True

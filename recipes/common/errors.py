@@ -60,7 +60,7 @@ def lost_process(accelerator: Accelerator, kept: Callable[[], str]) -> Iterator[
         raise LostProcess(f"another process of this run has ended; {kept()}") from error
 
 
-def run(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None]) -> None:
     """Call a recipe's ``main``; a ``UserError`` becomes one sentence, said by one process."""
     try:
         main()

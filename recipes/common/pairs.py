@@ -1,4 +1,4 @@
-"""Pairs of texts: as tokens, their loss, and few of them made into more by copies and by other names in both texts."""
+"""Pairs of texts: as tokens, their loss, the figures of written ones, few pairs made into more by copies and names."""
 
 import random
 import re
@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from evaluate import CombinedEvaluations
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .evaluation import PADDING, Columns
 from .own_tokenizer import DroppedMerges
 
 
@@ -110,3 +112,52 @@ def summed_loss(label_smoothing: float) -> Callable[[Any, dict], torch.Tensor]:
         return cross_entropy(logits.mT, batch["labels"], reduction="sum", label_smoothing=label_smoothing)
 
     return loss
+
+
+class Comparison:
+    """Texts that were written, beside those of the held-out rows.
+
+    Args:
+        metric: of texts.
+        sources: the texts that are read.
+        targets: the texts as they are to be written.
+        tokenizer: of the model.
+    """
+
+    def __init__(
+        self,
+        metric: CombinedEvaluations,
+        sources: list[str],
+        targets: list[str],
+        tokenizer: PreTrainedTokenizerBase,
+    ):
+        self.metric, self.sources, self.targets, self.tokenizer = metric, sources, targets, tokenizer
+
+    def texts(self, rows: list[torch.Tensor]) -> list[str]:
+        """Generated tokens as texts."""
+        rows = [torch.where(row == PADDING, self.tokenizer.pad_token_id, row) for row in rows]
+        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+    def score(self, texts: list[str]) -> dict[str, float]:
+        """The figures of the texts, as they are and as the tokenizer writes them."""
+        tokenized = self.metric.compute(
+            predictions=self._as_tokenized(texts), references=self._as_tokenized(self.targets)
+        )
+        return {
+            **self.metric.compute(predictions=texts, references=self.targets),
+            **{f"tokenized_{name}": score for name, score in tokenized.items()},
+        }
+
+    def _as_tokenized(self, texts: list[str]) -> list[str]:
+        return self.tokenizer.batch_decode(self.tokenizer(texts).input_ids, skip_special_tokens=True)
+
+    def more(self, trained: PreTrainedModel, predictions: Columns) -> dict[str, Any]:
+        """What the result has beside that of other recipes: both add & norms, copying the source, some examples."""
+        parts = {"encoder": trained.encoder, "decoder": trained.decoder}
+        shown = zip(self.sources, self.targets, self.texts(predictions[0]), strict=True)
+        shown = list(shown)[:: len(self.targets) // 4 or 1]
+        return {
+            "add_norm": {name: part.config.add_norm.to_dict() for name, part in parts.items()},
+            "copied_source": self.score(self.sources),
+            "examples": [dict(zip(("source", "target", "written"), texts, strict=True)) for texts in shown],
+        }

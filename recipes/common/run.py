@@ -1,13 +1,15 @@
 """A run's processes and its folder: what it is, its checkpoints, its end."""
 
+import inspect
 import json
 import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,57 @@ from safetensors import SafetensorError
 
 from hf_addnorm.hub import write_card
 
-from .config import RunConfig, difference
+from .config import RunConfig, difference, parse
 from .errors import UserError, one_line
+from .files import write_json
+from .machine import choose_precision, report, use_all_cores
 from .progress import Progress
-from .report import bf16_is_fast, write_json
 
 
-def start(config: RunConfig) -> Accelerator:
-    """Make the accelerator and check what only the launcher knows.
+@dataclass(frozen=True)
+class Run:
+    """One run of a training script.
 
-    Raises:
-        UserError: another number of processes than asked for, a batch size that does not divide, no bf16 here.
+    Args:
+        recipe: the script's name.
+        config: its keys.
+        accelerator: the processes and the device.
+        folder: where the run writes.
+        began: ``time.perf_counter()`` at the start of this process.
     """
-    if config.mixed_precision is None:
-        config.mixed_precision = "bf16" if bf16_is_fast() else "no"
+
+    recipe: str
+    config: Any
+    accelerator: Accelerator
+    folder: "RunFolder"
+    began: float
+
+
+def start(config_class: type[RunConfig], args: list[str] | None = None) -> Run:
+    """Read the config and make the accelerator; says in one line what the machine decides.
+
+    Args:
+        config_class: the script's keys.
+        args: the command line, if not that of the process.
+    Raises:
+        UserError: a config, an output folder or a launcher that does not fit; the sentence says what is allowed.
+    """
+    began = time.perf_counter()
+    config, resume = parse(config_class, args)
+    config.mixed_precision = choose_precision(config.mixed_precision)
+    accelerator = _accelerator(config)
+    folder = RunFolder(config, resume, accelerator.num_processes)
+    accelerator.gradient_accumulation_steps = _accumulation(config, accelerator.num_processes)
+    if accelerator.device.type == "cpu":
+        use_all_cores()
+    report(accelerator, config)
+    if not accelerator.is_main_process:
+        transformers.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
+    return Run(Path(inspect.getfile(config_class)).stem, config, accelerator, folder, began)
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
@@ -50,17 +89,17 @@ def start(config: RunConfig) -> Accelerator:
         )
     if config.num_processes not in (None, processes):
         raise UserError(f"num_processes is {config.num_processes}, and the launcher started {processes}")
+    return accelerator
+
+
+def _accumulation(config: RunConfig, processes: int) -> int:
     per_pass = (config.micro_batch_size or math.ceil(config.batch_size / processes)) * processes
     if config.batch_size % per_pass:
         raise UserError(
             f"batch_size {config.batch_size} is not a multiple of micro_batch_size x processes = "
             f"{per_pass // processes} x {processes} = {per_pass}"
         )
-    accelerator.gradient_accumulation_steps = config.batch_size // per_pass
-    if not accelerator.is_main_process:
-        transformers.utils.logging.set_verbosity_error()
-        datasets.disable_progress_bars()
-    return accelerator
+    return config.batch_size // per_pass
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from .config import difference
 from .errors import UserError
-from .report import write_json
+from .files import write_json
 
 
 # Keys that say where things are, not what is computed.

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from hf_addnorm import collect_losses
 
 from .batches import BatchOrder
-from .config import RunConfig
 from .errors import Stopped, UserError, lost_process
+from .evaluation import Columns, Evaluation, predict
 from .interrupt import Interrupt
 from .model import decay_groups
 from .progress import Progress, progress_bar
-from .run import RunFolder
+from .run import Run
 
 
 Batch = Any
@@ -42,8 +43,8 @@ class Task:
         lengths: of every row, in tokens; rows of similar length come into one batch.
         collate: makes a batch of a list of rows; its ``labels`` are the targets, -100 or nan where there is none.
         loss: of a model and a batch, summed over its labels (a scalar).
-        evaluate: of a model, the figures of the validation split by name; called by all processes together.
-        best: the figure by which evaluations are compared, with a minus before it where less is better.
+        evaluation: the validation split and its figures.
+        auto_class: the AutoModel class by which the saved model is loaded.
         sizes: of a batch, how many tokens it has, and how many with padding.
         augment: changes a row before it is collated, with random numbers that are a function of seed, epoch and row.
     """
@@ -52,8 +53,8 @@ class Task:
     lengths: Sequence[int]
     collate: Callable[[list], Batch]
     loss: Callable[[Any, Batch], torch.Tensor]
-    evaluate: Callable[[Any], dict[str, float]]
-    best: str
+    evaluation: Evaluation
+    auto_class: Any
     sizes: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] = by_mask
     augment: Callable[[dict, random.Random], dict] | None = None
 
@@ -79,89 +80,148 @@ class Task:
         return total
 
 
-def train(
-    accelerator: Accelerator, config: RunConfig, folder: RunFolder, model: PreTrainedModel, task: Task, sources: dict
-) -> tuple[Any, Progress]:
+@dataclass
+class Trained:
+    """What a training leaves.
+
+    Args:
+        model: as the accelerator has prepared it, at the step that ``config.final_model`` says.
+        progress: of the whole run.
+        predictions: what this very model predicts for the validation rows, if the last evaluation was of it.
+    """
+
+    model: Any
+    progress: Progress
+    predictions: Columns | None
+
+
+class Loop:
+    """The steps of a training: model, optimizer, schedule and the order of the rows.
+
+    Args:
+        run: the run.
+        task: what is trained.
+        model: as it was loaded, the same on every process.
+    """
+
+    def __init__(self, run: Run, task: Task, model: PreTrainedModel):
+        config, accelerator = run.config, run.accelerator
+        self.run, self.task = run, task
+        self.order = BatchOrder(task.lengths, config.batch_size, config.seed, config.group_by_length)
+        self.total = min(config.max_steps or math.inf, config.epochs * self.order.steps_per_epoch)
+        # another dropout on each process, after the same new weights
+        set_seed(config.seed, device_specific=True)
+        groups, betas = decay_groups(model, config.weight_decay), (0.9, config.adam_beta2)
+        # not torch's default on a CPU, where a fused step takes a seventh of the time
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+        schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * self.total), self.total)
+        self.model, self.optimizer, self.schedule = accelerator.prepare(model, optimizer, schedule)
+
+    def batches(self, step: int) -> list[Batch]:
+        """This process's micro-batches of a step, counted from 1 over all epochs."""
+        config, accelerator = self.run.config, self.run.accelerator
+        draws = f"{config.seed}/{(step - 1) // self.order.steps_per_epoch}"
+        share = self.order.share(
+            step - 1, accelerator.gradient_accumulation_steps, accelerator.process_index, accelerator.num_processes
+        )
+        return [self.task.batch(rows, draws).to(accelerator.device) for rows in share]
+
+    def step(self, step: int, progress: Progress, stop: bool = False) -> bool:
+        """Train on the rows of a step, and count it; true where any process wishes to ``stop`` after it.
+
+        Raises:
+            UserError: a loss or gradient that is not finite; the weights are those of the step before.
+        """
+        clock, accelerator = time.perf_counter(), self.run.accelerator
+        micro_batches = self.batches(step)
+        counts = [self.task.count([batch]) for batch in micro_batches]
+        wish = torch.tensor([stop], device=accelerator.device)
+        labelled, tokens, slots, stopping = accelerator.reduce(torch.cat([sum(counts), wish])).tolist()
+        loss = self._gradients(micro_batches, counts, max(labelled, 1))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.run.config.max_grad_norm or math.inf)
+        # DeepSpeed clips by itself, and tells the norm from its second step on
+        norm = math.nan if norm is None else float(norm)
+        if not math.isfinite(loss) or math.isinf(norm) or (math.isnan(norm) and step > 1):
+            raise UserError(f"stopped at step {step}: loss {loss}, gradient norm {norm}; {self.run.folder.kept()}")
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        progress.add(loss, norm, tokens, slots, time.perf_counter() - clock)
+        return bool(stopping)
+
+    def _gradients(self, micro_batches: list[Batch], counts: list[torch.Tensor], labelled: int) -> float:
+        # the mean loss over the step's labels, of all processes
+        accelerator, total = self.run.accelerator, torch.zeros((), device=self.run.accelerator.device)
+        scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / labelled
+        for batch, (labels, *_) in zip(micro_batches, counts, strict=True):
+            with accelerator.accumulate(self.model):
+                loss, extra = collect_losses(self.task.loss, self.model, batch)
+                # what modules contribute is a mean over the micro-batch
+                loss = loss + sum(extra) * labels
+                # Accelerate takes means over processes and micro-batches; wanted is that over the step's labels.
+                accelerator.backward(loss * scale)
+                total += loss.detach()
+        return accelerator.reduce(total).item() / labelled
+
+
+def train(run: Run, task: Task, model: PreTrainedModel, loader: DataLoader, sources: dict[str, Any]) -> Trained:
     """Train, from the beginning or from the newest checkpoint, to the last step.
 
     Args:
-        accelerator: the run's accelerator.
-        config: the run's config.
-        folder: the run's folder; it is written from here on.
-        model: as it was loaded, the same on every process.
+        run: the run; its folder is written from here on.
         task: what is trained.
+        model: as it was loaded, the same on every process.
+        loader: the validation rows, prepared.
         sources: rows and sha256 of each split, part of what the run is.
-    Returns:
-        the model as the accelerator has prepared it, at the step that ``config.final_model`` says, and the progress.
     Raises:
         UserError: a loss or gradient that is not finite, another process that has ended, a disk that is full.
         Stopped: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
-    processes, accumulation = accelerator.num_processes, accelerator.gradient_accumulation_steps
-    order = BatchOrder(task.lengths, config.batch_size, config.seed, config.group_by_length)
-    total = min(config.max_steps or math.inf, config.epochs * order.steps_per_epoch)
-    # another dropout on each process, after the same new weights
-    set_seed(config.seed, device_specific=True)
-    groups, betas = decay_groups(model, config.weight_decay), (0.9, config.adam_beta2)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * total), total)
-    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-
+    config, accelerator, folder = run.config, run.accelerator, run.folder
+    loop, predictions = Loop(run, task, model), None
     folder.begin(accelerator, sources)
     progress = folder.restore(accelerator)
-    bar = progress_bar(accelerator, progress, total)
-    model.train()
+    bar = progress_bar(accelerator, progress, loop.total)
+    loop.model.train()
     with lost_process(accelerator, folder.kept), Interrupt() as interrupt, bar:
-        for step in range(progress.step + 1, total + 1):
-            clock = time.perf_counter()
-            draws = f"{config.seed}/{(step - 1) // order.steps_per_epoch}"
-            share = order.share(step - 1, accumulation, accelerator.process_index, processes)
-            micro_batches = [task.batch(rows, draws).to(accelerator.device) for rows in share]
-            counts = [task.count([batch]) for batch in micro_batches]
-            stop = torch.tensor([interrupt.signal != 0], device=accelerator.device)
-            labelled, tokens, slots, stop = accelerator.reduce(torch.cat([sum(counts), stop])).tolist()
-            loss_sum = torch.zeros((), device=accelerator.device)
-            for batch, (labels, *_) in zip(micro_batches, counts, strict=True):
-                with accelerator.accumulate(model):
-                    loss, extra = collect_losses(task.loss, model, batch)
-                    # what modules contribute is a mean over the micro-batch
-                    loss = loss + sum(extra) * labels
-                    # Accelerate takes means over processes and micro-batches; wanted is that over the step's labels.
-                    accelerator.backward(loss * processes * accumulation / max(labelled, 1))
-                    loss_sum += loss.detach()
-            step_loss = accelerator.reduce(loss_sum).item() / max(labelled, 1)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
-            # DeepSpeed clips by itself, and tells the norm from its second step on
-            norm = math.nan if norm is None else float(norm)
-            if not math.isfinite(step_loss) or math.isinf(norm) or (math.isnan(norm) and step > 1):
-                raise UserError(f"stopped at step {step}: loss {step_loss}, gradient norm {norm}; {folder.kept()}")
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            progress.add(step_loss, norm, tokens, slots, time.perf_counter() - clock)
-            bar.set_postfix(
-                loss=f"{step_loss:.4f}", tokens_per_second=round(progress.tokens_per_second), refresh=False
-            )
-            bar.update()
-            accelerator.log({"loss": step_loss, "grad_norm": norm, "learning_rate": schedule.get_last_lr()[0]}, step)
+        for step in range(progress.step + 1, loop.total + 1):
+            stop = loop.step(step, progress, interrupt.signal != 0)
+            show(loop, progress, bar)
             best = False
-            if step % (config.eval_every or order.steps_per_epoch) == 0 or step == total:
-                scores = task.evaluate(model)
-                model.train()
-                progress.metrics.append({"step": step, "epoch": step / order.steps_per_epoch, **scores})
-                accelerator.log(scores, step)
-                best = config.checkpoint_every is not None and progress.best(task.best) == step
-                accelerator.on_main_process(bar.write)(_line(step, scores))
+            if step % (config.eval_every or loop.order.steps_per_epoch) == 0 or step == loop.total:
+                predictions = _evaluate(loop, progress, loader, bar)
+                best = config.checkpoint_every is not None and progress.best(task.evaluation.best) == step
             if best or stop or (config.checkpoint_every and step % config.checkpoint_every == 0):
-                folder.save(accelerator, progress, config.keep_checkpoints, progress.best(task.best))
-            if stop and step < total:
+                folder.save(accelerator, progress, config.keep_checkpoints, progress.best(task.evaluation.best))
+            if stop and step < loop.total:
                 raise Stopped(
-                    interrupt.signal, f"stopped after step {step} of {total}; --resume goes on; {folder.kept()}"
+                    interrupt.signal, f"stopped after step {step} of {loop.total}; --resume goes on; {folder.kept()}"
                 )
-    if config.final_model == "best":
-        accelerator.load_state(str(folder.checkpoint(progress.best(task.best))))
-    return model, progress
+            # what is trained on needs the memory
+            if step < loop.total:
+                predictions = None
+    if config.final_model == "best" and (best_step := progress.best(task.evaluation.best)) != progress.step:
+        accelerator.load_state(str(folder.checkpoint(best_step)))
+        predictions = None
+    return Trained(loop.model, progress, predictions)
 
 
-def _line(step: int, scores: dict[str, float]) -> str:
-    return f"step {step}: " + ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+def show(loop: Loop, progress: Progress, bar: tqdm) -> None:
+    """Move the bar after a step, and log the step to the trackers."""
+    loss, norm = progress.losses[-1], progress.grad_norms[-1]
+    bar.set_postfix(loss=f"{loss:.4f}", tokens_per_second=round(progress.tokens_per_second), refresh=False)
+    bar.update()
+    rate = loop.schedule.get_last_lr()[0]
+    loop.run.accelerator.log({"loss": loss, "grad_norm": norm, "learning_rate": rate}, progress.step)
+
+
+def _evaluate(loop: Loop, progress: Progress, loader: DataLoader, bar: tqdm) -> Columns:
+    accelerator, evaluation, step = loop.run.accelerator, loop.task.evaluation, progress.step
+    predictions = predict(accelerator, loop.model, loader, evaluation.outputs)
+    loop.model.train()
+    scores = evaluation.score(*predictions)
+    progress.metrics.append({"step": step, "epoch": step / loop.order.steps_per_epoch, **scores})
+    accelerator.log(scores, step)
+    line = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    accelerator.on_main_process(bar.write)(f"step {step}: {line}")
+    return predictions

@@ -26,5 +26,5 @@ assert type(model).__module__.startswith("transformers_modules."), type(model)
 model.push_to_hub(target)
 # nothing there can write another
 assert "automatically generated" in ModelCard.load(target).text
-assert HfApi().file_exists(target, "hub_files.py")
+assert HfApi().file_exists(target, "core.py")
 transformers.AutoModel.from_pretrained(target, trust_remote_code=True)

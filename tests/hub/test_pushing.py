@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 from functools import partial
 from pathlib import Path
 
@@ -80,18 +79,8 @@ def test_trainer_pushes(new_client, hub):
 def test_two_processes_make_one_commit(new_client, hub):
     ann = new_client("ann")
     script = Path(__file__).with_name("two_processes.py")
-    # as torchrun starts them
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = []
-    for rank in ("0", "1"):
-        env = ann.env(**together, RANK=rank, LOCAL_RANK=rank)
-        with (ann.home / f"errors of {rank}").open("w") as errors:
-            processes.append(forked_python.start([script], env=env, cwd=ann.home, stderr=errors))
-    for rank, process in enumerate(processes):
-        assert process.wait(300) == 0, (ann.home / f"errors of {rank}").read_text()[-3000:]
+    for done in forked_python.run_distributed([script], env=ann.env(), cwd=ann.home):
+        assert done.returncode == 0, done.stderr[-3000:]
     for repo_id in ("ann/all", "ann/saved", "ann/trained"):
         made, first = hub.repo(repo_id).history
         assert {"config.json", "model.safetensors", "modeling_addnorm_bert.py"} <= made.files.keys(), repo_id

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 
 import datasets
 import finetune_text
+import forked_python
 from accelerate.state import AcceleratorState, GradientState
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -126,18 +127,21 @@ def recipe(written):
 
 @pytest.fixture
 def two_processes(written):
-    """Run a recipe with two processes of one thread; returns its result JSON, and what it printed."""
+    """Run a recipe with two processes of one thread; returns its result JSON, and what the first printed.
 
-    def call(config: dict, *args: str, main=finetune_text.main) -> tuple[dict, subprocess.CompletedProcess]:
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2"))]
-        done = subprocess.run(
-            [*launch, sys.modules[main.__module__].__file__, *written(config | {"num_processes": 2}, *args)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads((Path(config["output_dir"]) / "result.json").read_text()), done
+    With `launcher`, accelerate's starts them, and what both printed is returned.
+    """
+
+    def call(config: dict, *args: str, main=finetune_text.main, launcher=False):
+        command = [sys.modules[main.__module__].__file__, *written(config | {"num_processes": 2}, *args)]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        if launcher:
+            launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2"))]
+            processes = [subprocess.run([*launch, *command], env=env, capture_output=True, text=True, timeout=300)]
+        else:
+            processes = forked_python.run_distributed(command, env=env)
+        for done in processes:
+            assert done.returncode == 0, done.stderr
+        return json.loads((Path(config["output_dir"]) / "result.json").read_text()), processes[0]
 
     return call

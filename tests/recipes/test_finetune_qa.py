@@ -200,8 +200,8 @@ def test_the_loss_is_that_of_first_and_last_token(tiny):
         lengths=[6, 9],
         collate=DataCollatorWithPadding(tokenizer),
         loss=finetune_qa.loss,
-        evaluate=None,
-        best="f1",
+        evaluation=None,
+        auto_class=None,
     )
     batch = task.batch([0, 1], "0/0")
     assert task.count([batch]).tolist()[0] == 4

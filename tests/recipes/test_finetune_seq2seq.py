@@ -8,6 +8,7 @@ import finetune_seq2seq
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from common import ending
 from common.errors import UserError
 from common.metrics import TEXT, load_metrics
 from datasets import Dataset
@@ -167,7 +168,7 @@ def test_changed_pairs_are_the_same_in_a_resumed_run(pairs, translate, tmp_path)
     assert whole["loss_history"] != plain["loss_history"]
     config = pairs | changes | {"output_dir": str(tmp_path / "3")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune_seq2seq, "save_and_load_again", interrupted)
+        patch.setattr(ending, "save_and_load_again", interrupted)
         with pytest.raises(UserError, match="stopped"):
             translate(config)
     shutil.rmtree(max((tmp_path / "3" / "checkpoints").iterdir()))

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import forked_python
 import pytest
 import torch
-from common import run
+from common import ending, run, training
 from common.errors import UserError
+from common.evaluation import predict
+from common.model import load_saved
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -19,7 +23,7 @@ from hf_addnorm.launch import launch_file
 
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / "recipes" / "finetune_text.py")
-TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2")), SCRIPT]
+TWO = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("cpu2"))]
 BATCH_NORM = {"preset": "post_ln", "norm": "batch_norm"}
 
 
@@ -28,16 +32,14 @@ def started(written, tmp_path):
     """Start the recipe in a process of its own; returns it, when its first checkpoint is there, and its log."""
     running = []
 
-    def start(config: dict, command: list[str], **kwargs) -> tuple[subprocess.Popen, Path]:
+    def start(config: dict, launcher: list[str] | None = None) -> tuple[Any, Path]:
         log = tmp_path / "log"
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
         with log.open("w") as out:
-            process = subprocess.Popen(
-                [*command, *written(config)],
-                stdout=out,
-                stderr=out,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                **kwargs,
-            )
+            if launcher:
+                process = subprocess.Popen([*launcher, SCRIPT, *written(config)], stdout=out, stderr=out, env=env)
+            else:
+                process = forked_python.start([SCRIPT, *written(config)], stdout=out, stderr=out, env=env)
         running.append(process)
         deadline = time.monotonic() + 240
         while not any(Path(config["output_dir"], "checkpoints").glob("step_*")) and time.monotonic() < deadline:
@@ -63,7 +65,7 @@ def _equal(first: Path, second: Path) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path, number):
     config |= {"epochs": 500, "checkpoint_every": 20}
-    process, log = started(config, [sys.executable, SCRIPT])
+    process, log = started(config)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     last = log.read_text().strip().splitlines()[-1]
@@ -76,7 +78,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path
 
 def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
     """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
-    config |= {"epochs": 25, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
+    config |= {"epochs": 20, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
     process, log = started(config, TWO)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert len(children) == 2, children
@@ -111,7 +113,7 @@ def test_running_statistics_are_those_of_one_process(config, recipe, two_process
 def test_a_full_disk_leaves_what_there_was(config, started, tmp_path):
     config |= {"epochs": 500, "checkpoint_every": 20}
     # Python ignores the signal that goes with a file that is too large, and gets an error as from a full disk
-    process, log = started(config, [sys.executable, SCRIPT])
+    process, log = started(config)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     assert process.wait(60) == 1
     last = log.read_text().strip().splitlines()[-1]
@@ -166,6 +168,53 @@ def test_add_norm_alone_is_trained(config, recipe, tiny, tmp_path):
     alphas = [parameter for name, parameter in model.named_parameters() if "residual_norm" in name]
     assert alphas
     assert all(bool((parameter != 0).all()) for parameter in alphas)
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """The models that were asked for predictions of the validation rows, in turn."""
+    asked = []
+
+    def counted(accelerator, model, loader, outputs):
+        asked.append(model)
+        return predict(accelerator, model, loader, outputs)
+
+    monkeypatch.setattr(training, "predict", counted)
+    monkeypatch.setattr(ending, "predict", counted)
+    return asked
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_the_trained_model_is_not_asked_twice(config, recipe, predicted, tmp_path):
+    recipe(config | {"epochs": 1})
+    # the only evaluation, and the model that was loaded again
+    assert len(predicted) == 2
+    assert predicted[0] is not predicted[1]
+    # what has been evaluated is not what is saved: an earlier step, or merged adapters
+    recipe(
+        config
+        | {
+            "output_dir": str(tmp_path / "best"),
+            "checkpoint_every": 24,
+            "epochs": 6,
+            "learning_rate": 3e-3,
+            "final_model": "best",
+        }
+    )
+    assert len(predicted) == 2 + 6 + 2
+    recipe(config | {"output_dir": str(tmp_path / "lora"), "epochs": 1, "lora": 2})
+    assert len(predicted) == 10 + 1 + 2
+
+
+def test_a_model_that_comes_back_changed_is_an_error(config, recipe, monkeypatch):
+    def changed(auto_class, folder, like):
+        model = load_saved(auto_class, folder, like)
+        model.classifier.bias.data[1] += 1e-4
+        return model
+
+    monkeypatch.setattr(ending, "load_saved", changed)
+    with pytest.raises(RuntimeError, match="predicts something else than the trained one"):
+        recipe(config | {"epochs": 1})
 
 
 # PEFT asks Transformers by an old name

@@ -1,10 +1,9 @@
 """What a user can get wrong ends in one sentence, and leaves nothing behind."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked_python
 import pytest
 from common import model
 from common.errors import UserError
@@ -43,11 +42,7 @@ def refused(recipe):
 
 
 def test_exit_code_and_one_line(written, config, tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "recipes" / "finetune_text.py", *written(config), "--batch_sizes", "3"],
-        capture_output=True,
-        text=True,
-    )
+    done = forked_python.run([ROOT / "recipes" / "finetune_text.py", *written(config), "--batch_sizes", "3"])
     assert done.returncode == 1
     assert done.stdout == ""
     expected = (

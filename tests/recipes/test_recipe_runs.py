@@ -3,11 +3,10 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked_python
 import pytest
 import torch
 from common.errors import UserError
@@ -40,7 +39,7 @@ def test_accumulation_gives_the_same_losses(config, recipe, whole):
 
 def test_two_processes_give_the_same_losses_and_metrics(config, two_processes, whole):
     # The last batch of an epoch has 3 rows: one process then has micro-batches without any.
-    two, done = two_processes(config | {"dropout": 0.0, "micro_batch_size": 2})
+    two, done = two_processes(config | {"dropout": 0.0, "micro_batch_size": 2}, launcher=True)
     assert two["processes"] == 2
     assert whole["processes"] == 1
     assert two["loss_history"] == pytest.approx(whole["loss_history"], rel=1e-5)
@@ -98,7 +97,7 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one(config, recipe, wri
     uninterrupted = recipe(config | {"output_dir": str(tmp_path / "uninterrupted")})
     checkpoints = Path(config["output_dir"]) / "checkpoints"
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, SCRIPT, *written(config)], stdout=log, stderr=log)
+        process = forked_python.start([SCRIPT, *written(config)], stdout=log, stderr=log)
         deadline = time.monotonic() + 240
         while not (checkpoints / "step_00000020").is_dir() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)

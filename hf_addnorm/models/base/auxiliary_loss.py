@@ -1,11 +1,11 @@
-"""Losses that a module adds to that of its model during a training forward."""
+"""Auxiliary losses: scalars that a module adds to the loss of its model during a training forward."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from .forward_context import ForwardContext, recomputing
+from .forward_context import Arguments, ForwardContext, Returned, recomputing
+from .protocols import HasConfig, StockValue
 
 
 _losses: ForwardContext[list[torch.Tensor] | None] = ForwardContext("auxiliary_losses", None)
@@ -22,8 +22,10 @@ def contribute(loss: torch.Tensor) -> None:
         losses.append(loss)
 
 
-def collect_losses(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, list[torch.Tensor]]:
-    """Run a model, or anything, and take the losses that its modules contribute, which it then does not add itself.
+def collect_losses(
+    function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> tuple[Returned, list[torch.Tensor]]:
+    """Run a model and return the auxiliary losses of its modules separately, instead of adding them to its loss.
 
     Args:
         function (`Callable`): is called with the other arguments.
@@ -34,8 +36,10 @@ def collect_losses(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, 
     return _losses.running_with(losses, function, *args, **kwargs), losses
 
 
-def with_losses(forward: Callable, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """A model's forward; its loss, where its outputs have one, with what its modules contribute added.
+def with_losses(
+    forward: Callable[..., StockValue], model: HasConfig, *args: StockValue, **kwargs: StockValue
+) -> StockValue:
+    """Run a model's forward and add the auxiliary losses of its modules to the loss in its outputs, if it has one.
 
     A model within another one leaves them to that.
     """

@@ -1,12 +1,13 @@
 """Numbers that depend on the depth: residual constants, start values, weight scales."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, log, sqrt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+from .protocols import WritesToStream
 from .registries import DEPTH_RULES
-from .registry import ComponentSpec, Finite, number, says, whole
+from .registry import ComponentSpec, Finite, OptionType, number, whole
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,28 @@ class Position:
     sublayers: int
 
 
-def positions(layers: int, names: Sequence[str], wiring: Any) -> Iterator[tuple[Position, str]]:
-    """Every sublayer of a stack, in order: its position and which of the layer's `names` it is.
+class StackPositions:
+    """The position of every sublayer of a stack.
 
     Those that do not write to the stream (`wiring.writes`) have the position of the next one that does.
+
+    Args:
+        layers (`int`): number of layers.
+        names (`list[str]`): a layer's sublayers, in the order in which they run.
+        wiring: how they meet.
     """
-    writers = [order for order in range(len(names)) if wiring.writes(order, len(names))]
-    for layer in range(layers):
-        for order, name in enumerate(names):
-            written = len([writer for writer in writers if writer < order])
-            yield Position(layer, layers, layer * len(writers) + written, layers * len(writers)), name
+
+    def __init__(self, layers: int, names: Sequence[str], wiring: WritesToStream):
+        writes = [bool(wiring.writes(order, len(names))) for order in range(len(names))]
+        self.layers, self.written_in_layer = layers, sum(writes)
+        self.written_before = {name: sum(writes[:order]) for order, name in enumerate(names)}
+
+    def of_layer(self, layer: int) -> dict[str, Position]:
+        """The positions of a layer's sublayers, by name, in the order in which they run."""
+        first, total = layer * self.written_in_layer, self.layers * self.written_in_layer
+        return {
+            name: Position(layer, self.layers, first + before, total) for name, before in self.written_before.items()
+        }
 
 
 @DEPTH_RULES.register("power")
@@ -66,7 +79,7 @@ def power(
         "sublayers": position.sublayers,
     }[of]
     base = times * count
-    return factor * (log(base) if log_of else base) ** exponent
+    return float(factor * (log(base) if log_of else base) ** exponent)
 
 
 @DEPTH_RULES.register("linear")
@@ -121,12 +134,12 @@ def deepnorm(position: Position, *, decoder_layers: Annotated[int, whole(at_leas
     Source: Wang et al., "DeepNet", 2022, arXiv 2203.00555.
     """
     if decoder_layers is None:
-        return position.sublayers**0.25
-    return 0.81 * (position.layers**4 * decoder_layers) ** (1 / 16)
+        return float(position.sublayers**0.25)
+    return float(0.81 * (position.layers**4 * decoder_layers) ** (1 / 16))
 
 
-def parse_depth_value(value: Any, where: str) -> "float | ComponentSpec":
-    """A number, or a depth rule by name or dict."""
+def parse_depth_value(value: object, where: str) -> "float | ComponentSpec":
+    """Read the value of an option that may depend on the depth: a number, or a depth rule by name or as a dict."""
     if isinstance(value, (int, float)):
         return number()(value, where)
     if isinstance(value, (Mapping, ComponentSpec)) or (isinstance(value, str) and value in DEPTH_RULES):
@@ -136,7 +149,7 @@ def parse_depth_value(value: Any, where: str) -> "float | ComponentSpec":
 
 _DEPTH_VALUE = f"a number or a depth rule ({', '.join(DEPTH_RULES)}), by name or as a dict"
 
-DepthValue = Annotated[float, says(_DEPTH_VALUE, parse_depth_value)]
+DepthValue = Annotated[float, OptionType(_DEPTH_VALUE, parse_depth_value)]
 
 
 def at_depth(value: "float | ComponentSpec", position: Position, where: str = "depth rule") -> float:
@@ -148,7 +161,7 @@ def at_depth(value: "float | ComponentSpec", position: Position, where: str = "d
     if not isinstance(value, ComponentSpec):
         return value
     try:
-        number_there = DEPTH_RULES.build(value, position)
+        number_there: float | None = DEPTH_RULES.build(value, position)
     except (ZeroDivisionError, OverflowError):
         number_there = None
     if not isinstance(number_there, float) or not isfinite(number_there):

@@ -1,25 +1,31 @@
-"""The registries: for each axis of a spec, what may be named there.
+"""All registries: for each axis of a spec, the components that a config may name there.
 
 This is the one place where they are made. The rooms fill them: `norms` registers norms, `residuals` residuals, and so
 on; importing `spec` imports every one of these rooms.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from .protocols import ResidualClass, WeightTransformClass
 from .registry import Registry
 
 
 # functions that normalise a token's features, or those of several tokens
-NORMS = Registry("norm")
+NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")
 # how a sublayer's output is added to the stream
-RESIDUALS = Registry("residual")
+RESIDUALS: Registry[ResidualClass] = Registry("residual")
 # the state that runs through the layers
-STREAMS = Registry("stream")
+STREAMS: Registry[Callable[..., Any]] = Registry("stream")
 # how the sublayers of one layer meet
-WIRINGS = Registry("wiring")
+WIRINGS: Registry[Callable[..., Any]] = Registry("wiring")
 # what is added to the embeddings for a token's position
-POSITIONS = Registry("position encoding")
+POSITIONS: Registry[Callable[..., nn.Module | None]] = Registry("position encoding")
 # what is done to the weights in every forward
-WEIGHTS = Registry("weight transform")
+WEIGHTS: Registry[WeightTransformClass] = Registry("weight transform")
 # how weights are drawn or scaled at the start
-INITS = Registry("init rule")
+INITS: Registry[Callable[..., Any]] = Registry("init rule")
 # numbers that follow from a layer's depth
-DEPTH_RULES = Registry("depth rule")
+DEPTH_RULES: Registry[Callable[..., float]] = Registry("depth rule")

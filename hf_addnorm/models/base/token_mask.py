@@ -1,15 +1,16 @@
-"""Which tokens are real, for the norms that take statistics over tokens, where they stand, and what these norms took.
+"""What norms over tokens need to know during a forward: which tokens are real, and where they stand in an image.
 
 Only the model's entry knows it: layers are given masks of other shapes, or none. So the entry says it for the time of
 one forward, and a layer is handed it as an argument, which lasts until a checkpoint's recomputation.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
+from torch import nn
 
-from .forward_context import ForwardContext, recomputing
+from .forward_context import ForwardContext, Returned, recomputing
 
 
 class TokenMask:
@@ -25,12 +26,12 @@ class TokenMask:
 
     def __init__(self, mask: torch.Tensor | None, problem: str = "", grid: tuple[int, int] | None = None):
         self.mask, self.problem, self.grid = mask, problem, grid
-        self._kept: dict[Any, list[Any]] = {}
-        self._asked: dict[Any, int] = {}
+        self._kept: dict[nn.Module, list[object]] = {}
+        self._asked: dict[nn.Module, int] = {}
 
     @classmethod
-    def of(cls, attention_mask: Any, grid: tuple[int, int] | None = None) -> "TokenMask":
-        """From what a model is given as `attention_mask`, and the grid of its patches."""
+    def of(cls, attention_mask: object, grid: tuple[int, int] | None = None) -> "TokenMask":
+        """Make the mask from the `attention_mask` of a model, and the grid of an image's patches."""
         if attention_mask is None:
             return cls(None, grid=grid)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
@@ -43,7 +44,7 @@ class TokenMask:
         )
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Rows and columns in which the last of so many tokens stand; those of a sequence are one row.
+        """Rows and columns of the grid of patches, which are the last of `tokens` tokens; a sequence is one row.
 
         Raises:
             ValueError: if there are fewer.
@@ -57,7 +58,7 @@ class TokenMask:
         return rows, columns
 
     def on(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The mask of the tokens of `x` [batch, seq, ..., features], [batch, seq, 1, ...]; None: all are real.
+        """The mask [batch, seq, 1, ...] for `x` [batch, seq, ..., features], true where real; None if all tokens are.
 
         Raises:
             ValueError: if it cannot be had, though the model was given one.
@@ -74,8 +75,8 @@ class TokenMask:
             )
         return mask.view(*mask.shape, *[1] * (x.dim() - 2))
 
-    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
-        """What `compute()` gives during the forward, and again in a checkpoint's recomputation of it.
+    def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
+        """Run `compute()` once in a forward; in a recomputation of gradient checkpointing, return the same result.
 
         Args:
             owner (`torch.nn.Module`): who asks; it must ask in the same order each time.
@@ -87,16 +88,17 @@ class TokenMask:
             return compute()
         kept = self._kept.setdefault(owner, [])
         if not recomputing():
-            kept.append(compute())
-            return kept[-1]
+            made = compute()
+            kept.append(made)
+            return made
         self._asked[owner] = self._asked.get(owner, -1) + 1
-        return kept[self._asked[owner] % len(kept)] if kept else None
+        return cast(Returned, kept[self._asked[owner] % len(kept)]) if kept else None
 
 
 class _NoModel(TokenMask):
-    """Outside of a model: all tokens are real, and nothing is kept."""
+    """The token mask outside of a model: all tokens are real, and nothing is kept for a recomputation."""
 
-    def once(self, owner: Any, compute: Callable[[], Any]) -> Any:
+    def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
         return None if recomputing() else compute()
 
 

@@ -6,8 +6,8 @@ from transformers import PreTrainedModel
 
 from ..core.embeddings_and_output import HasOutputLayer
 from ..core.hub_files import HubFiles
-from ..core.pretrained import with_token_mask
 from ..core.single_commit_push import SingleCommitPush
+from ..core.token_hooks import with_token_mask
 
 
 class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):

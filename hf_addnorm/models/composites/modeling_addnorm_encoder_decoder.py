@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EncoderDecoderModel, PreTrainedModel
-from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.utils.generic import can_return_tuple
 
 from ..base.registry import one_of
+from ..core.transformers_internals import attention_of, can_return_tuple, fixed_cross_entropy, use_attention
 from .composite import CompositeModel
 from .composite_config import family_of
 from .configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig, with_decoder_layers
@@ -56,7 +55,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: 
         self.encoder = ENCODERS[config.encoder.model_type](config.encoder) if encoder is None else encoder
         self.decoder = DECODERS[config.decoder.model_type](config.decoder) if decoder is None else decoder
         for part, part_config in ((self.encoder, config.encoder), (self.decoder, config.decoder)):
-            part_config._attn_implementation = part.config._attn_implementation
+            use_attention(part_config, attention_of(part.config))
             _share_config(part, part_config)
         if _is_projected(config):
             self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, config.decoder.hidden_size)

@@ -14,10 +14,10 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils.generic import can_return_tuple
 
 from ..base.registry import one_of
 from ..core.branch_norms import same
+from ..core.transformers_internals import attention_of, can_return_tuple, from_config, keep_in_float32
 from ..norms.norm_base import Norm
 from .composite import CompositeModel
 from .composite_config import family_of
@@ -185,9 +185,9 @@ class AddNormStackPreTrainedModel(CompositeModel):
         """
         config = cls.config_class(encoders=[encoder.config for encoder in encoders], **kwargs)
         # one that is not that of all is not what each of them can have
-        attention = {encoder.config._attn_implementation for encoder in encoders}
+        attention = {attention_of(encoder.config) for encoder in encoders}
         kwargs = {"attn_implementation": attention.pop()} if len(attention) == 1 else {}
-        model = cls._from_config(config, dtype=encoders[0].dtype, **kwargs)
+        model = from_config(cls, config, dtype=encoders[0].dtype, **kwargs)
         for index, (own, given) in enumerate(zip(model.parts, encoders, strict=True)):
             state = given.base_model.state_dict()
             result = own.load_state_dict(state, strict=False)
@@ -285,8 +285,7 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         self.after_norm = nn.ModuleList(AddNormStackConfig.build_norm(config, members) for members in self.members)
         self.taken = [_taken(encoder) for encoder in self.encoders]
         self.mixes_tokens = any(getattr(norm, "mixes_tokens", False) for norm in self.after_norm)
-        in_float32 = {name for module in self.modules() for name in getattr(module, "keep_in_float32", ())}
-        self._keep_in_fp32_modules_strict = in_float32
+        keep_in_float32(self)
         self.post_init()
 
     @property
@@ -468,7 +467,7 @@ class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
         first = config.encoders[0]
         self.dense = nn.Linear(config.hidden_size, words.embedding_dim)
         self.act = ACT2FN[config.head_act]
-        self.head_norm = nn.LayerNorm(words.embedding_dim, eps=getattr(first, first.norm_eps_key))
+        self.head_norm = nn.LayerNorm(words.embedding_dim, eps=first.add_norm_eps())
         self.decoder = nn.Linear(words.embedding_dim, config.vocab_size)
         path = next(name for name, module in self.named_modules() if module is words)
         self._tied_weights_keys = {"decoder.weight": f"{path}.weight"}

@@ -1,18 +1,19 @@
 """What the config of every family has: the entry `add_norm`, and the code that travels with a checkpoint."""
 
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers.dynamic_module_utils import get_relative_import_files
-
 from ..base.registry import ComponentSpec
 from ..norms.norm_base import build_norm
-from ..spec.refusals import refuse, warn
+from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
+from .family_facts import FamilyFacts
+from .transformers_internals import relative_imports
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def flat_neighbours(config: "CodeCarryingConfig") -> dict[str, str]:
     config_file = Path(str(sys.modules[family_class(config).__module__].__file__))
     source = config_file.with_name(config_file.name.replace("configuration_", "modeling_"))
     # a config that was loaded alone, as remote code, has no modeling file beside it
-    files = {str(source), *get_relative_import_files(source)} if source.exists() else set()
+    files = {str(source), *relative_imports(source)} if source.exists() else set()
     return {Path(file).name: Path(file).read_text() for file in files}
 
 
@@ -86,6 +87,29 @@ class CodeCarryingConfig(PreTrainedConfig):
                 target.write_text(text)
 
 
+# of a family's config; `own` is what its own file says
+_DOCSTRING = """`{stock}` with one more entry, `add_norm`: how its layers add and normalise.
+{own}
+Args:
+    add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
+        The add & norm scheme: a preset's name (`"pre_ln"`, `"deepnorm"`, ...) or a dict of axes over one
+        (`{{"preset": "pre_ln", "norm": "rms_norm"}}`). By default the stock model's. Always read back as a resolved
+        [`AddNormSpec`].
+
+Raises:
+    ValueError: if `add_norm` names something unknown or contradicts itself.
+
+Examples:
+
+```python
+>>> from hf_addnorm import {cls}
+
+>>> config = {cls}(add_norm={{"preset": "pre_ln", "norm": "rms_norm"}})
+>>> config.add_norm.norm.kind
+'rms_norm'
+```"""
+
+
 class AddNormConfig(CodeCarryingConfig):
     """Mixin for a family's config.
 
@@ -97,17 +121,24 @@ class AddNormConfig(CodeCarryingConfig):
             key `add_norm` itself.
     """
 
-    # the config's name for the stock norms' eps
-    norm_eps_key: ClassVar[str] = "layer_norm_eps"
-    # whether the inputs are numbers of tokens, whose embeddings are tables
-    has_tables: ClassVar[bool] = True
+    # what is known of the family without its models
+    facts: ClassVar[FamilyFacts] = FamilyFacts()
 
+    # a family's config has this as a field, None by default; parsed on assignment, whatever it is set with
     add_norm: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # a family's own config, not one that a user derives from it
+        if "auto_classes" in vars(cls):
+            stock: Any = next(base for base in cls.__mro__[1:] if "model_type" in vars(base))
+            cls.stock_model_type = stock.model_type
+            own = f"\n{inspect.cleandoc(cls.__doc__)}\n" if cls.__doc__ else ""
+            cls.__doc__ = _DOCSTRING.format(stock=stock.__name__, cls=cls.__name__, own=own)
+        super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        refuse(self.add_norm, self)
-        warn(self.add_norm, self)
+        check(self.add_norm, self)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "add_norm":
@@ -125,8 +156,7 @@ class AddNormConfig(CodeCarryingConfig):
         kwargs = {key: value for key, value in kwargs.items() if (key, value) != ("add_norm", None)}
         result = super().from_dict(config_dict, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
-        refuse(config.add_norm, config)
-        warn(config.add_norm, config)
+        check(config.add_norm, config)
         return result
 
     def add_norm_sublayers(self) -> list[str]:
@@ -136,7 +166,7 @@ class AddNormConfig(CodeCarryingConfig):
 
     def add_norm_has_position_table(self) -> bool:
         """Whether the stock model adds a table's row to the embeddings for a token's position."""
-        return False
+        return self.facts.position_table
 
     def add_norm_depth(self) -> int:
         """The number of layers that a hidden state runs through."""
@@ -151,6 +181,10 @@ class AddNormConfig(CodeCarryingConfig):
         the scores, which are `q k^T / sqrt(d)`, d the size of a head: what nGPT's formula needs.
         """
         return True
+
+    def add_norm_eps(self) -> float:
+        """The eps of the stock norms."""
+        return getattr(self, self.facts.norm_eps)
 
     def add_norm_is_causal(self) -> bool:
         """Whether a token may not see later ones."""
@@ -174,7 +208,7 @@ class AddNormConfig(CodeCarryingConfig):
     def build_norm(self, norm: ComponentSpec, width: int | None = None) -> Any:
         """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
         from_model = {
-            "eps": getattr(self, self.norm_eps_key),
+            "eps": self.add_norm_eps(),
             "bias": getattr(self, "norm_bias", True),
             "groups": self.num_attention_heads,
             "model_width": self.hidden_size,

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .recasting import document
+
 
 Roles = str | tuple[str, ...]
 
@@ -20,23 +22,41 @@ def same(x: torch.Tensor, *_: Any) -> torch.Tensor:
     return x
 
 
+# slots of norms within a branch
+INNER_SLOTS = ("q", "k", "v", "qk", "up", "mid")
+
+# those whose norms take the features of one head
+_OF_HEADS = ("q", "k", "v", "qk")
+
 # the slots behind a projection, by its role; qk is one norm for two of them
 _BEHIND = {"q": ("q", "qk"), "k": ("k", "qk"), "v": ("v",), "w1": ("up",)}
+
+
+def slots_beside(roles: tuple[str, ...]) -> frozenset[str]:
+    """The slots before and behind a projection with these roles."""
+    slots = [("mid",) if role in ("o", "w2") else _BEHIND[role] for role in roles]
+    return frozenset().union(*slots)
 
 
 class BranchNorms:
     """The norms inside one sublayer, by slot: q, k, v, qk, up behind the projections, mid before the output's.
 
     Args:
-        norms (`dict[str, Callable]`): of the filled slots only.
+        norms (`dict[str, Callable]`): of the filled slots only; others than these are left alone.
+        head_size (`int`, *optional*): features of a head, where q, k, v are normalised head by head.
     """
 
-    def __init__(self, norms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]):
-        self.norms = norms
+    def __init__(self, norms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]], head_size: int | None = None):
+        self.norms, self.head_size = norms, head_size
 
     def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
         """`x` after the norm of `slot`; the same `x` where the slot is empty."""
-        return self.norms[slot](x) if slot in self.norms else x
+        if slot not in self.norms:
+            return x
+        norm = self.norms[slot]
+        if self.head_size is None or slot not in _OF_HEADS:
+            return norm(x)
+        return norm(x.unflatten(-1, (-1, self.head_size))).flatten(-2)
 
     def project(self, linear: nn.Module, roles: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
         """A projection with its norms around it; one with several roles is fused, and each part has its own norm."""
@@ -52,10 +72,8 @@ class BranchNorms:
             x = self.norm(slot, x)
         return x
 
-    def touches(self, roles: tuple[str, ...]) -> bool:
-        """Whether a projection with these roles has a norm beside it."""
-        slots = ("mid",) if roles[0] in ("o", "w2") else [slot for role in roles for slot in _BEHIND[role]]
-        return any(slot in self.norms for slot in slots)
+
+NO_BRANCH_NORMS = BranchNorms({})
 
 
 class ModuleView:
@@ -84,24 +102,28 @@ class WithBranchNorms(nn.Module):
     linear_roles: ClassVar[dict[str, Roles]]
     left_to_block: ClassVar[tuple[str, ...]] = ()
     stock_forward: ClassVar[Callable[..., Any]]
+    # each Linear layer with its roles and the slots beside it
+    linear_slots: ClassVar[list[tuple[str, tuple[str, ...], frozenset[str]]]]
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if WithBranchNorms in cls.__mro__[:-1] and "linear_roles" in vars(cls):
-            stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
-            cls.stock_forward = staticmethod(stock.forward)
+        stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
+        cls.stock_forward = staticmethod(stock.forward)
+        if "linear_roles" in vars(cls):
+            all_roles = {name: as_tuple(roles) for name, roles in cls.linear_roles.items()}
+            cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
+        document(cls, "`{stock}` with norms beside its Linear layers, whose roles are `linear_roles`.")
 
     def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
         """What the stock forward sees in the place of its parts, by name."""
         parts: dict[str, Callable] = dict.fromkeys(self.left_to_block, same)
-        for name, roles in self.linear_roles.items():
-            roles = as_tuple(roles)
-            if branch_norms.touches(roles):
+        for name, roles, slots in self.linear_slots:
+            if not slots.isdisjoint(branch_norms.norms):
                 parts[name] = partial(branch_norms.project, getattr(self, name), roles)
         return parts
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        parts = self.replaced(kwargs.pop("branch_norms", BranchNorms({})))
+    def forward(self, *args: Any, branch_norms: BranchNorms = NO_BRANCH_NORMS, **kwargs: Any) -> Any:
+        parts = self.replaced(branch_norms)
         return self.stock_forward(ModuleView(self, parts) if parts else self, *args, **kwargs)
 
 

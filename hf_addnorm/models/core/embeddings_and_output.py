@@ -26,6 +26,18 @@ class TransformedEmbedding(nn.Embedding):
         return self.weight_norm(super().forward(input))
 
 
+class EmbedDropout(nn.Dropout):
+    """The dropout after the embeddings with the norm of the place `embed` before it, where the stock model has none.
+
+    x -> embed -> drop -> x
+    """
+
+    embed_norm: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.embed_norm(x))
+
+
 class OutputLayer(TransformedLinear):
     """A language model's output layer with a norm of its logits, and perhaps a transformed weight.
 

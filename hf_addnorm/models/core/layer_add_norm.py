@@ -1,6 +1,7 @@
 """The add & norm blocks of one layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,33 +9,32 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import apply_chunking_to_forward
 
+from ..base.depth import Position, at_depth
+from ..residuals.residuals import Residual
 from ..spec.spec import LayerSpec
-from ..streams.streams import LayerState
-from .branch_norms import BranchNorms, same
+from ..streams.streams import LayerState, SingleStream
+from ..streams.wirings import Sequential
+from .branch_norms import INNER_SLOTS, NO_BRANCH_NORMS, BranchNorms, same
 
 
 # A sublayer without its add & norm: from the branch's input and the norms inside it to the branch's output.
 Branch = Callable[[torch.Tensor, BranchNorms], torch.Tensor]
 
-# norms of the slots within the branch
-_INNER = ("q", "k", "v", "qk", "up", "mid")
-
 # what a residual is called in a checkpoint
 _RESIDUAL_NAMES = ("residual_norm", "residual_gate")
 
 
-def add_residual(block: nn.Module, residual: Any) -> None:
-    """Make `residual`, if there is one, a part of `block`, under its name in a checkpoint."""
-    if residual is not None:
-        block.add_module(residual.checkpoint_name, residual)
+def add_residual(block: nn.Module, residual: Residual | None) -> str | None:
+    """Make `residual`, if there is one, a part of `block`, under its name in a checkpoint, which is returned."""
+    if residual is None:
+        return None
+    block.add_module(residual.checkpoint_name, residual)
+    return residual.checkpoint_name
 
 
 def residual_of_block(block: nn.Module) -> Any:
     """The residual that is a part of `block`, or None."""
-    return next(
-        (block._modules[checkpoint_name] for checkpoint_name in _RESIDUAL_NAMES if checkpoint_name in block._modules),
-        None,
-    )
+    return next((block._modules[name] for name in _RESIDUAL_NAMES if name in block._modules), None)
 
 
 class SublayerAddNorm(nn.Module):
@@ -47,47 +47,39 @@ class SublayerAddNorm(nn.Module):
     and q, k, v, which are normalised head by head or over their whole width. The slot `qk` is one norm for q and for
     k. An empty slot is the identity. A norm that the stock layer has
     too stays at the stock layer's path, so that checkpoints keep their keys, and is passed in at call time; the others
-    live here, as `pre_norm`, `q_norm`, ..., `post_norm`.
+    live here, as `pre_norm`, `q_norm`, ..., `post_norm`. `SublayerCall` runs it.
 
     Args:
         spec (`LayerSpec`): the axes of the layer.
+        position (`Position`): where the sublayer stands.
         filled (`set[str]`): the slots that have a norm.
         norms (`dict[str, torch.nn.Module]`): those of them that live here, by slot.
-        residual (`torch.nn.Module`, *optional*): how the stream is read and written; None where another sublayer of
-            the layer has it.
-        pre_scale (`float`): multiplies the output of the norm in `pre`.
-        drop_path (`float`): probability with which a sample's branch is left out in training.
+        residual (`Residual`, *optional*): how the stream is read and written; None where another sublayer of the
+            layer has it.
         head_size (`int`, *optional*): features of a head, where q, k, v are normalised head by head.
     """
 
     def __init__(
         self,
         spec: LayerSpec,
-        filled: set[str],
+        position: Position,
+        filled: Set[str],
         norms: Mapping[str, nn.Module],
-        residual: nn.Module | None,
-        pre_scale: float,
-        drop_path: float,
+        residual: Residual | None,
         head_size: int | None,
     ):
         super().__init__()
-        self.filled = frozenset(filled)
-        self.inner_slots = tuple(slot for slot in _INNER if slot in filled)
-        self.pre_scale, self.drop_path, self.head_size = pre_scale, drop_path, head_size
-        self.branch_end = ("dropout", "out") if spec.dropout == "before_out" else ("out", "dropout")
+        self.filled, self.head_size = frozenset(filled), head_size
+        # multiplies the output of the norm in `pre`; the probability with which a sample's branch is left out
+        self.pre_scale, self.drop_path = at_depth(spec.pre_scale, position), at_depth(spec.drop_path, position)
+        self.drops_before_out = spec.dropout == "before_out"
+        self.own_slots = {slot: f"{slot}_norm" for slot in norms}
+        self.stock_slots = tuple(slot for slot in sorted(filled) if slot not in norms)
+        self.inner_slots = tuple(slot for slot in INNER_SLOTS if slot in filled)
         for slot, norm in norms.items():
-            self.add_module(f"{slot}_norm", norm)
+            self.add_module(self.own_slots[slot], norm)
         # without one it is the layer's own
-        add_residual(self, residual)
-
-    def norm(self, slot: str, x: torch.Tensor, stock_norms: Mapping[str, nn.Module]) -> torch.Tensor:
-        """`x` after the norm of `slot`; the same `x` where the slot is empty."""
-        if slot not in self.filled:
-            return x
-        norm = self._modules.get(f"{slot}_norm") or stock_norms[slot]
-        if slot in ("q", "k", "v", "qk") and self.head_size is not None:
-            return norm(x.unflatten(-1, (-1, self.head_size))).flatten(-2)
-        return norm(x)
+        self.residual_name = add_residual(self, residual)
 
     def extra_repr(self) -> str:
         parts = {"pre_scale": (self.pre_scale, 1.0), "drop_path": (self.drop_path, 0.0)}
@@ -97,35 +89,43 @@ class SublayerAddNorm(nn.Module):
 class SublayerCall:
     """One sublayer during one forward: its block, its branch and the parts of the stock layer that they use.
 
+        state -> read -> x -> enter -> u -> leave (branch, drop, out) -> f -> write -> state
+
+    Parts are looked up in every forward: adapters and quantisers replace them.
+
     Args:
-        block (`SublayerAddNorm`): the block.
-        stream: the kind of state that runs through the layers.
-        residual: the block's residual, or the layer's.
-        branch (`Branch`): the sublayer.
+        layer (`LayerAddNorm`): the add & norm of the layer.
+        name (`str`): the sublayer.
+        branch (`Branch`): the sublayer without its add & norm.
         dropout (`torch.nn.Module`, *optional*): the stock dropout on the branch's output.
         stock_norms (`dict[str, torch.nn.Module]`): norms at the stock layer's paths, by slot.
-        chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the sublayer runs in.
+        chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the sublayer runs in; it is heeded
+            only where they are independent of each other.
     """
 
     def __init__(
         self,
-        block: SublayerAddNorm,
-        stream: Any,
-        residual: Any,
+        layer: "LayerAddNorm",
+        name: str,
         branch: Branch,
         dropout: nn.Module | None,
         stock_norms: Mapping[str, nn.Module],
-        chunk: tuple[int, int] | None,
+        chunk: tuple[int, int] | None = None,
     ):
-        self.block, self.stream, self.residual = block, stream, residual
-        self.branch, self.dropout, self.stock_norms = branch, dropout, stock_norms
-        self.chunk = chunk
+        block: Any = layer._modules[name]
+        parts: Any = block._modules
+        self.block, self.stream, self.branch, self.dropout = block, layer.stream, branch, dropout
+        self.residual: Any = parts[block.residual_name] if block.residual_name else layer.residual
+        self.norms: dict[str, nn.Module] = {}
+        for slot in block.stock_slots:
+            self.norms[slot] = stock_norms[slot]
+        for slot, norm_name in block.own_slots.items():
+            self.norms[slot] = parts[norm_name]
+        self.branch_norms = BranchNorms(self.norms, block.head_size) if block.inner_slots else NO_BRANCH_NORMS
+        in_pieces = chunk is not None and chunk[0] > 0 and not layer.stream.is_tuple and block.drop_path == 0
+        self.chunk = chunk if in_pieces else None
         # what the branch was given, for a residual that reads it
         self.branch_input: torch.Tensor | None = None
-
-    def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
-        """`x` after the norm of `slot`."""
-        return self.block.norm(slot, x, self.stock_norms)
 
     def read(self, state: Any) -> tuple[torch.Tensor, Any]:
         """What the sublayer takes from the state, and what `write` needs of it."""
@@ -133,19 +133,23 @@ class SublayerCall:
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """From there to the branch's input."""
-        u = self.norm("pre", x)
-        return u * self.block.pre_scale if self.block.pre_scale != 1.0 and "pre" in self.block.filled else u
+        if "pre" not in self.norms:
+            return x
+        u = self.norms["pre"](x)
+        return u if self.block.pre_scale == 1.0 else u * self.block.pre_scale
 
     def leave(self, u: torch.Tensor) -> torch.Tensor:
         """From the branch's input to what is written."""
+        block, dropout = self.block, self.dropout
         self.branch_input = u
-        f = self.branch(u, BranchNorms({slot: partial(self.norm, slot) for slot in self.block.inner_slots}))
-        for step in self.block.branch_end:
-            if step == "out":
-                f = self.norm("out", f)
-            elif self.dropout is not None:
-                f = self.dropout(f)
-        return drop_path(f, self.block.drop_path) if self.block.training else f
+        f = self.branch(u, self.branch_norms)
+        if dropout is not None and block.drops_before_out:
+            f = dropout(f)
+        if "out" in self.norms:
+            f = self.norms["out"](f)
+        if dropout is not None and not block.drops_before_out:
+            f = dropout(f)
+        return drop_path(f, block.drop_path) if block.training and block.drop_path > 0 else f
 
     def output(self, x: torch.Tensor) -> torch.Tensor:
         """From what was read to what is written."""
@@ -153,19 +157,41 @@ class SublayerCall:
 
     def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
         """The state with `f` in it, after the norm in `post`; `also` is added before that norm."""
-        post = partial(self.norm, "post") if also is None else lambda y: self.norm("post", y + also)
-        residual = self.residual
-        if getattr(residual, "reads_input", False):
+        post, residual = self.norms.get("post", same), self.residual
+        if also is not None:
+            post = partial(_norm_of_sum, post, also)
+        if residual is not None and residual.reads_input:
             residual = partial(residual, branch_input=self.branch_input)
         return self.stream.write(kept, f, residual, post)
 
     def step(self, state: Any) -> Any:
         """The state after the sublayer."""
-        return in_chunks(self._step, self.chunk, state)
+        if self.chunk is not None:
+            return apply_chunking_to_forward(self._step, *self.chunk, state)
+        return self._step(state)
 
     def _step(self, state: Any) -> Any:
-        x, kept = self.read(state)
-        return self.write(kept, self.output(x))
+        x, kept = self.stream.read(state, self.residual)
+        return self.write(kept, self.leave(self.enter(x)))
+
+
+def _norm_of_sum(norm: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return norm(y + x)
+
+
+@dataclass(frozen=True)
+class StreamModules:
+    """What the stream itself has in one layer.
+
+    Args:
+        entry (`dict[str, torch.nn.Module]`): before the first layer; empty in another one.
+        exit (`dict[str, torch.nn.Module]`, *optional*): after the last layer; None in another one.
+        layer_part (`Residual`, *optional*): what acts on the stream where the layer begins and ends.
+    """
+
+    entry: Mapping[str, nn.Module]
+    exit: Mapping[str, nn.Module] | None
+    layer_part: Residual | None
 
 
 class LayerAddNorm(nn.Module):
@@ -173,36 +199,35 @@ class LayerAddNorm(nn.Module):
 
     Args:
         blocks (`dict[str, SublayerAddNorm]`): by sublayer: attention, cross_attention, feed_forward.
-        residual (`torch.nn.Module`, *optional*): one for all sublayers.
+        residual (`Residual`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
         depth (`int`): the layer's index.
-        entry_modules, exit_modules (`dict[str, torch.nn.Module]`, *optional*): the stream's own modules, before the
-            first layer and after the last one; None in another layer.
-        layer_part (`torch.nn.Module`, *optional*): what acts on the stream where the layer begins and ends.
+        stream_modules (`StreamModules`): what the stream itself has here.
     """
 
     def __init__(
         self,
         blocks: Mapping[str, SublayerAddNorm],
-        residual: nn.Module | None,
-        stream: Any,
-        wiring: Any,
+        residual: Residual | None,
+        stream: SingleStream,
+        wiring: Sequential,
         depth: int,
-        entry_modules: Mapping[str, nn.Module] | None,
-        exit_modules: Mapping[str, nn.Module] | None,
-        layer_part: Any,
+        stream_modules: StreamModules,
     ):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
-        add_residual(self, residual)
-        for name, part in {**(entry_modules or {}), **(exit_modules or {})}.items():
+        self.residual_name = add_residual(self, residual)
+        for name, part in {**stream_modules.entry, **(stream_modules.exit or {})}.items():
             self.add_module(name, part)
-        self.layer_part_name = None if layer_part is None else layer_part.checkpoint_name
-        if layer_part is not None:
-            self.add_module(layer_part.checkpoint_name, layer_part)
-        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, exit_modules is not None
-        self.entry_modules, self.exit_modules = tuple(entry_modules or ()), tuple(exit_modules or ())
+        self.layer_part_name = add_residual(self, stream_modules.layer_part)
+        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, stream_modules.exit is not None
+        self.entry_modules, self.exit_modules = tuple(stream_modules.entry), tuple(stream_modules.exit or ())
+
+    @property
+    def residual(self) -> Any:
+        """The residual of all sublayers, or None where each has its own."""
+        return None if self.residual_name is None else self._modules[self.residual_name]
 
     @property
     def layer_part(self) -> Any:
@@ -213,31 +238,25 @@ class LayerAddNorm(nn.Module):
         """Whether the layer has the sublayer `name`."""
         return name in self._modules
 
-    def call(self, name: str, branch: Branch, dropout: Any, stock_norms: Any, chunk: Any) -> SublayerCall:
-        """The sublayer `name` for one forward; in chunks only where they are independent of each other."""
-        block: Any = getattr(self, name)
-        if self.stream.is_tuple or block.drop_path > 0:
-            chunk = None
-        residual = residual_of_block(self) or residual_of_block(block)
-        return SublayerCall(block, self.stream, residual, branch, dropout, stock_norms, chunk)
-
-    def forward(self, hidden: LayerState, calls: list[SublayerCall], then: Any = None) -> LayerState:
+    def forward(self, hidden: LayerState, calls: Sequence[SublayerCall], then: Any = None) -> LayerState:
         """The hidden states after the layer, from those before it; `then` is added to the stream at its end.
 
         Without calls the layer is skipped: the state stays as it is.
         """
         state = self.step(self.enter(hidden), calls, then)
         if self.last:
-            return self.stream.finish(state, *(getattr(self, name) for name in self.exit_modules))
+            return self.stream.finish(state, *[getattr(self, name) for name in self.exit_modules])
         return self.stream.leave(state)
 
     def enter(self, hidden: LayerState) -> Any:
         """The state, from what the layer is given."""
-        return self.stream.enter(hidden, *(getattr(self, name) for name in self.entry_modules))
+        if not self.entry_modules:
+            return self.stream.enter(hidden)
+        return self.stream.enter(hidden, *[getattr(self, name) for name in self.entry_modules])
 
-    def step(self, state: Any, calls: list[SublayerCall], then: Any = None) -> Any:
+    def step(self, state: Any, calls: Sequence[SublayerCall], then: Any = None) -> Any:
         """The state after the layer, from that before it; `forward` says the rest."""
-        part = self.layer_part if calls else None
+        part: Any = self._modules.get(self.layer_part_name) if self.layer_part_name and calls else None
         state = self.stream.begin_layer(state, part)
         if calls:
             state = self.wiring(state, calls)

@@ -10,10 +10,23 @@ from transformers import PreTrainedModel
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+def is_of_transformers(cls: type) -> bool:
+    """Whether a class is one of Transformers' own."""
+    return cls.__module__.partition(".")[0] == "transformers"
+
+
+def document(cls: type[Any], sentence: str) -> None:
+    """Give a class that has no docstring a sentence about the stock class that it recasts, its last base."""
+    stock = cls.__bases__[-1]
+    if cls.__doc__ is None and is_of_transformers(stock):
+        cls.__doc__ = sentence.format(stock=stock.__name__)
+
+
 def get_part(module: nn.Module, path: str) -> Any:
     """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
     for name in path.split("."):
-        module = getattr(module, name)
+        # a wrapper, of an adapter say, hands on what it does not have itself
+        module = module._modules[name] if name in module._modules else getattr(module, name)  # type: ignore[assignment]
     return module
 
 

@@ -6,34 +6,19 @@ from huggingface_hub.dataclasses import strict
 from transformers import AlbertConfig
 
 from ..core.addnorm_config import AddNormConfig
+from ..core.family_facts import FamilyFacts
 
 
 @strict
 class AddNormAlbertConfig(AddNormConfig, AlbertConfig):
-    r"""
-    `AlbertConfig` with one more entry, `add_norm`.
+    """ALBERT's layers are shared across the depth.
 
-    ALBERT's layers are shared across the depth. What the stock layer has is shared as there; what `add_norm` adds,
-    and every constant that depends on the depth, is there once per depth.
-
-    Args:
-        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
-            The add & norm scheme, see [`AddNormSpec`]. By default `"post_ln"`, stock ALBERT.
-
-    Raises:
-        ValueError: if `add_norm` names something unknown or contradicts itself.
-
-    Examples:
-
-    ```python
-    >>> from hf_addnorm import AddNormAlbertConfig
-
-    >>> AddNormAlbertConfig(add_norm="rezero").add_norm.residual.kind
-    'scalar'
-    ```"""
+    What the stock layer has is shared as there; what `add_norm` adds, and every constant that depends on the depth, is
+    there once per depth.
+    """
 
     model_type = "addnorm_albert"
-    stock_model_type: ClassVar[str] = "albert"
+    facts = FamilyFacts(position_table=True, layer_counts=("num_hidden_layers", "num_hidden_groups"))
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormAlbertModel",
         "AutoModelForTextEncoding": "AddNormAlbertModel",
@@ -45,11 +30,7 @@ class AddNormAlbertConfig(AddNormConfig, AlbertConfig):
         "AutoModelForQuestionAnswering": "AddNormAlbertForQuestionAnswering",
     }
 
-    # parsed on assignment, whatever it is set with
     add_norm: Any = None
-
-    def add_norm_has_position_table(self) -> bool:
-        return True
 
     def add_norm_depth(self) -> int:
         return self.num_hidden_layers * self.inner_group_num

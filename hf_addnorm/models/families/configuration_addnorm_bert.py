@@ -6,34 +6,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
 from ..core.addnorm_config import AddNormConfig
+from ..core.family_facts import FamilyFacts
 
 
 @strict
 class AddNormBertConfig(AddNormConfig, BertConfig):
-    r"""
-    `BertConfig` with one more entry, `add_norm`.
-
-    Args:
-        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
-            The add & norm scheme: a preset's name (`"pre_ln"`, `"deepnorm"`, ...) or a dict of axes over one
-            (`{"preset": "post_ln", "norm": "rms_norm"}`). By default `"post_ln"`, stock BERT. Always read back as a
-            resolved [`AddNormSpec`].
-
-    Raises:
-        ValueError: if `add_norm` names something unknown or contradicts itself.
-
-    Examples:
-
-    ```python
-    >>> from hf_addnorm import AddNormBertConfig
-
-    >>> config = AddNormBertConfig(add_norm={"preset": "pre_ln", "norm": "rms_norm"})
-    >>> config.add_norm.norm.kind
-    'rms_norm'
-    ```"""
-
     model_type = "addnorm_bert"
-    stock_model_type: ClassVar[str] = "bert"
+    facts = FamilyFacts(position_table=True)
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormBertModel",
         "AutoModelForTextEncoding": "AddNormBertModel",
@@ -47,11 +26,7 @@ class AddNormBertConfig(AddNormConfig, BertConfig):
         "AutoModelForQuestionAnswering": "AddNormBertForQuestionAnswering",
     }
 
-    # parsed on assignment, whatever it is set with
     add_norm: Any = None
-
-    def add_norm_has_position_table(self) -> bool:
-        return True
 
 
 __all__ = ["AddNormBertConfig"]

@@ -10,30 +10,12 @@ from ..core.addnorm_config import AddNormConfig
 
 @strict
 class AddNormDebertaV2Config(AddNormConfig, DebertaV2Config):
-    r"""
-    `DebertaV2Config` with one more entry, `add_norm`.
+    """The optional convolution after the first layer keeps its own add & norm, and follows the spec's kind of norm.
 
-    The optional convolution after the first layer keeps its own add & norm, and follows the spec's kind of norm. The
-    norm of the relative position embeddings is left alone.
-
-    Args:
-        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
-            The add & norm scheme, see [`AddNormSpec`]. By default `"post_ln"`, stock DeBERTa.
-
-    Raises:
-        ValueError: if `add_norm` names something unknown or contradicts itself.
-
-    Examples:
-
-    ```python
-    >>> from hf_addnorm import AddNormDebertaV2Config
-
-    >>> AddNormDebertaV2Config(add_norm="rezero").add_norm.residual.kind
-    'scalar'
-    ```"""
+    The norm of the relative position embeddings is left alone.
+    """
 
     model_type = "addnorm_deberta_v2"
-    stock_model_type: ClassVar[str] = "deberta-v2"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormDebertaV2Model",
         "AutoModelForTextEncoding": "AddNormDebertaV2Model",
@@ -45,7 +27,6 @@ class AddNormDebertaV2Config(AddNormConfig, DebertaV2Config):
         "AutoModelForQuestionAnswering": "AddNormDebertaV2ForQuestionAnswering",
     }
 
-    # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
     def add_norm_has_position_table(self) -> bool:

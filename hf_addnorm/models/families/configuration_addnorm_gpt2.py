@@ -6,32 +6,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import GPT2Config
 
 from ..core.addnorm_config import AddNormConfig
+from ..core.family_facts import FamilyFacts
 
 
 @strict
 class AddNormGPT2Config(AddNormConfig, GPT2Config):
-    r"""
-    `GPT2Config` with one more entry, `add_norm`.
-
-    Args:
-        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
-            The add & norm scheme, see [`AddNormSpec`]. By default `"pre_ln"`, stock GPT-2.
-
-    Raises:
-        ValueError: if `add_norm` names something unknown or contradicts itself.
-
-    Examples:
-
-    ```python
-    >>> from hf_addnorm import AddNormGPT2Config
-
-    >>> AddNormGPT2Config(add_norm="rezero").add_norm.residual.kind
-    'scalar'
-    ```"""
-
     model_type = "addnorm_gpt2"
-    stock_model_type: ClassVar[str] = "gpt2"
-    norm_eps_key: ClassVar[str] = "layer_norm_epsilon"
+    facts = FamilyFacts(norm_eps="layer_norm_epsilon", position_table=True)
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormGPT2Model",
         "AutoModelForPreTraining": "AddNormGPT2LMHeadModel",
@@ -41,11 +22,7 @@ class AddNormGPT2Config(AddNormConfig, GPT2Config):
         "AutoModelForQuestionAnswering": "AddNormGPT2ForQuestionAnswering",
     }
 
-    # parsed on assignment, whatever it is set with
     add_norm: Any = None
-
-    def add_norm_has_position_table(self) -> bool:
-        return True
 
     def stock_add_norm(self) -> dict[str, Any]:
         return {"preset": "pre_ln"}

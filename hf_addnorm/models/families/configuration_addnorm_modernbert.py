@@ -6,33 +6,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import ModernBertConfig
 
 from ..core.addnorm_config import AddNormConfig
+from ..core.family_facts import FamilyFacts
 
 
 @strict
 class AddNormModernBertConfig(AddNormConfig, ModernBertConfig):
-    r"""
-    `ModernBertConfig` with one more entry, `add_norm`.
-
-    Args:
-        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
-            The add & norm scheme, see [`AddNormSpec`]. By default stock ModernBERT:
-            `"pre_ln"`, but for the first layer's attention, which has no norm.
-
-    Raises:
-        ValueError: if `add_norm` names something unknown or contradicts itself.
-
-    Examples:
-
-    ```python
-    >>> from hf_addnorm import AddNormModernBertConfig
-
-    >>> AddNormModernBertConfig(add_norm="rezero").add_norm.residual.kind
-    'scalar'
-    ```"""
-
     model_type = "addnorm_modernbert"
-    stock_model_type: ClassVar[str] = "modernbert"
-    norm_eps_key: ClassVar[str] = "norm_eps"
+    facts = FamilyFacts(norm_eps="norm_eps", per_layer=("layer_types",))
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormModernBertModel",
         "AutoModelForMaskedLM": "AddNormModernBertForMaskedLM",
@@ -42,7 +22,6 @@ class AddNormModernBertConfig(AddNormConfig, ModernBertConfig):
         "AutoModelForQuestionAnswering": "AddNormModernBertForQuestionAnswering",
     }
 
-    # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:

@@ -6,36 +6,18 @@ from huggingface_hub.dataclasses import strict
 from transformers import Wav2Vec2Config
 
 from ..core.addnorm_config import AddNormConfig
+from ..core.family_facts import FamilyFacts
 
 
 @strict
 class AddNormWav2Vec2Config(AddNormConfig, Wav2Vec2Config):
-    r"""
-    `Wav2Vec2Config` with one more entry, `add_norm`.
+    """`do_stable_layer_norm` says how the checkpoint's weights are laid out, `add_norm` what is done with them.
 
-    `do_stable_layer_norm` says how the checkpoint's weights are laid out, `add_norm` what is done with them: in the
-    stable layout the encoder's own norm stands after the layers, in the other one before them.
-
-    Args:
-        add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
-            The add & norm scheme, see [`AddNormSpec`]. By default stock Wav2Vec2:
-            `"post_ln"`, or `"pre_ln"` where `do_stable_layer_norm` is set.
-
-    Raises:
-        ValueError: if `add_norm` names something unknown or contradicts itself.
-
-    Examples:
-
-    ```python
-    >>> from hf_addnorm import AddNormWav2Vec2Config
-
-    >>> AddNormWav2Vec2Config(add_norm="rezero").add_norm.residual.kind
-    'scalar'
-    ```"""
+    In the stable layout the encoder's own norm stands after the layers, in the other one before them.
+    """
 
     model_type = "addnorm_wav2vec2"
-    stock_model_type: ClassVar[str] = "wav2vec2"
-    has_tables = False
+    facts = FamilyFacts(inputs="sound")
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormWav2Vec2Model",
         "AutoModelForPreTraining": "AddNormWav2Vec2ForPreTraining",
@@ -45,7 +27,6 @@ class AddNormWav2Vec2Config(AddNormConfig, Wav2Vec2Config):
         "AutoModelForAudioXVector": "AddNormWav2Vec2ForXVector",
     }
 
-    # parsed on assignment, whatever it is set with
     add_norm: Any = None
 
     def add_norm_stays_on_sphere(self) -> bool:

@@ -5,29 +5,19 @@ from typing import Any, ClassVar
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.albert.modeling_albert import (
-    AlbertAttention,
-    AlbertForMaskedLM,
-    AlbertForMultipleChoice,
-    AlbertForPreTraining,
-    AlbertForQuestionAnswering,
-    AlbertForSequenceClassification,
-    AlbertForTokenClassification,
-    AlbertLayer,
-    AlbertModel,
-    AlbertPreTrainedModel,
-    AlbertTransformer,
-)
+from transformers.models.albert import modeling_albert as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms, same
+from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout
+from ..core.layer import AddNormLayer
 from ..core.layer_add_norm import in_chunks
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_albert import AddNormAlbertConfig
 
 
-class AddNormAlbertAttention(WithBranchNorms, AlbertAttention):
+class AddNormAlbertAttention(WithBranchNorms, stock.AlbertAttention):
     """`AlbertAttention` with norms behind q, k, v and before the output projection.
 
     The stock forward adds its input and normalises; as a branch it gives the projection's output alone.
@@ -47,7 +37,7 @@ class AddNormAlbertAttention(WithBranchNorms, AlbertAttention):
         return {**super().replaced(branch_norms), **parts}
 
 
-class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
+class AddNormAlbertLayer(AddNormLayer, stock.AlbertLayer):
     """An ALBERT layer whose sublayers run through the add & norm blocks of the depth that it is run at.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
@@ -87,7 +77,7 @@ class AddNormAlbertLayer(AddNormLayer, AlbertLayer):
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward}, connections)
 
 
-class AddNormAlbertTransformer(AddNormEncoder, AlbertTransformer):
+class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
     """ALBERT's encoder, which knows the depth that each of its shared layers is run at."""
 
     holds_connections = True
@@ -119,11 +109,8 @@ def _layers(config: Any) -> list[str]:
     ]
 
 
-class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, AlbertPreTrainedModel):
-    """Base of the ALBERT models: recasting, initialisation, and everything that stock ALBERT has."""
-
+class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, stock.AlbertPreTrainedModel):
     config: AddNormAlbertConfig
-    config_class = AddNormAlbertConfig
     base_model_prefix = "albert"
     layout = FamilyLayout(
         layer=AddNormAlbertLayer,
@@ -136,48 +123,24 @@ class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, AlbertPreTrainedModel
         head_norms=("predictions.LayerNorm",),
     )
 
-    @classmethod
-    def add_norm_base(cls) -> type["AddNormAlbertModel"]:
-        return AddNormAlbertModel
 
-
-class AddNormAlbertModel(AddNormAlbertPreTrainedModel, AlbertModel):
-    """`AlbertModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
+class AddNormAlbertModel(AddNormAlbertPreTrainedModel, stock.AlbertModel):
     config: AddNormAlbertConfig
 
 
-class AddNormAlbertForPreTraining(AddNormAlbertPreTrainedModel, AlbertForPreTraining):
-    """`AlbertForPreTraining` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormAlbertForPreTraining(AddNormAlbertPreTrainedModel, stock.AlbertForPreTraining): ...
 
 
-class AddNormAlbertForMaskedLM(AddNormAlbertPreTrainedModel, AlbertForMaskedLM):
-    """`AlbertForMaskedLM` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormAlbertForMaskedLM(AddNormAlbertPreTrainedModel, stock.AlbertForMaskedLM): ...
 
 
-class AddNormAlbertForSequenceClassification(AddNormAlbertPreTrainedModel, AlbertForSequenceClassification):
-    """`AlbertForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormAlbertForSequenceClassification(AddNormAlbertPreTrainedModel, stock.AlbertForSequenceClassification): ...
 
 
-class AddNormAlbertForMultipleChoice(AddNormAlbertPreTrainedModel, AlbertForMultipleChoice):
-    """`AlbertForMultipleChoice` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormAlbertForMultipleChoice(AddNormAlbertPreTrainedModel, stock.AlbertForMultipleChoice): ...
 
 
-class AddNormAlbertForTokenClassification(AddNormAlbertPreTrainedModel, AlbertForTokenClassification):
-    """`AlbertForTokenClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormAlbertForTokenClassification(AddNormAlbertPreTrainedModel, stock.AlbertForTokenClassification): ...
 
 
-class AddNormAlbertForQuestionAnswering(AddNormAlbertPreTrainedModel, AlbertForQuestionAnswering):
-    """`AlbertForQuestionAnswering` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-__all__ = [
-    "AddNormAlbertForMaskedLM",
-    "AddNormAlbertForMultipleChoice",
-    "AddNormAlbertForPreTraining",
-    "AddNormAlbertForQuestionAnswering",
-    "AddNormAlbertForSequenceClassification",
-    "AddNormAlbertForTokenClassification",
-    "AddNormAlbertModel",
-    "AddNormAlbertPreTrainedModel",
-]
+class AddNormAlbertForQuestionAnswering(AddNormAlbertPreTrainedModel, stock.AlbertForQuestionAnswering): ...

@@ -3,41 +3,27 @@
 from typing import Any, ClassVar
 
 import torch
-from transformers.models.deberta_v2.modeling_deberta_v2 import (
-    ConvLayer,
-    DebertaV2Encoder,
-    DebertaV2ForMaskedLM,
-    DebertaV2ForMultipleChoice,
-    DebertaV2ForQuestionAnswering,
-    DebertaV2ForSequenceClassification,
-    DebertaV2ForTokenClassification,
-    DebertaV2Intermediate,
-    DebertaV2Layer,
-    DebertaV2Model,
-    DebertaV2PreTrainedModel,
-    DisentangledSelfAttention,
-)
+from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
-from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..core.encoder import AddNormEncoder
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
+from .bert_shape import BertShapeIntermediate, bert_layout, bert_sublayers
 from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
 
 
-class AddNormDebertaV2SelfAttention(WithBranchNorms, DisentangledSelfAttention):
+class AddNormDebertaV2SelfAttention(WithBranchNorms, stock.DisentangledSelfAttention):
     """`DisentangledSelfAttention` with norms behind the content's q, k and v; positions are projected without them."""
 
     linear_roles: ClassVar = {"query_proj": "q", "key_proj": "k", "value_proj": "v"}
 
 
-class AddNormDebertaV2Intermediate(WithBranchNorms, DebertaV2Intermediate):
-    """`DebertaV2Intermediate` with a norm before the activation."""
-
-    linear_roles: ClassVar = {"dense": "w1"}
+class AddNormDebertaV2Intermediate(BertShapeIntermediate, stock.DebertaV2Intermediate): ...
 
 
-class AddNormDebertaV2ConvLayer(ConvLayer):
+class AddNormDebertaV2ConvLayer(stock.ConvLayer):
     """The convolution after the first layer, `N(x + conv(embeddings))`, which writes to any stream."""
 
     stream: Any
@@ -49,7 +35,7 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
         if not isinstance(residual_states, tuple):
             return super().forward(hidden_states, residual_states, input_mask)
         alone: Any = ModuleView(self, {"LayerNorm": same})
-        f = ConvLayer.forward(alone, hidden_states, torch.zeros_like(hidden_states), input_mask)
+        f = stock.ConvLayer.forward(alone, hidden_states, torch.zeros_like(hidden_states), input_mask)
 
         def post(y: torch.Tensor) -> torch.Tensor:
             # as the stock convolution does, padding is left at 0
@@ -58,26 +44,13 @@ class AddNormDebertaV2ConvLayer(ConvLayer):
         return self.stream.add_between_layers(residual_states, f, post)
 
 
-class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
+class AddNormDebertaV2Layer(AddNormLayer, stock.DebertaV2Layer):
     """A DeBERTa-v2 layer whose sublayers run through add & norm blocks.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
-    sublayers: ClassVar = {
-        "attention": SublayerLayout(
-            norms={"post": "attention.output.LayerNorm"},
-            dropout="attention.output.dropout",
-            parts={"attention.self": AddNormDebertaV2SelfAttention},
-            linears={"o": "attention.output.dense"},
-        ),
-        "feed_forward": SublayerLayout(
-            norms={"post": "output.LayerNorm"},
-            dropout="output.dropout",
-            parts={"intermediate": AddNormDebertaV2Intermediate},
-            linears={"w2": "output.dense"},
-        ),
-    }
+    sublayers: ClassVar = bert_sublayers(AddNormDebertaV2SelfAttention, AddNormDebertaV2Intermediate)
 
     # mlinter: output_attentions is an argument here, because the stock loop passes it
     def forward(  # trf-ignore: TRF045
@@ -112,63 +85,37 @@ class AddNormDebertaV2Layer(AddNormLayer, DebertaV2Layer):
         return hidden_states_after, weights[0]
 
 
-class AddNormDebertaV2Encoder(AddNormEncoder, DebertaV2Encoder):
-    """DeBERTa's encoder with the norm of the place `final`."""
+class AddNormDebertaV2Encoder(AddNormEncoder, stock.DebertaV2Encoder): ...
 
 
-class AddNormDebertaV2PreTrainedModel(AddNormPreTrainedModel, DebertaV2PreTrainedModel):
-    """Base of the DeBERTa-v2 models: recasting, initialisation, and everything that stock DeBERTa-v2 has."""
-
+class AddNormDebertaV2PreTrainedModel(AddNormPreTrainedModel, stock.DebertaV2PreTrainedModel):
     config: AddNormDebertaV2Config
-    config_class = AddNormDebertaV2Config
-    layout = FamilyLayout(
-        layer=AddNormDebertaV2Layer,
-        layers=numbered("encoder.layer"),
-        encoder="encoder",
-        encoder_class=AddNormDebertaV2Encoder,
-        embeddings=("embeddings",),
-        position_table="embeddings.position_embeddings",
-        embed_norm="embeddings.LayerNorm",
+    layout = bert_layout(
+        AddNormDebertaV2Layer,
+        AddNormDebertaV2Encoder,
+        head_norms=("cls.predictions.transform.LayerNorm", "lm_predictions.lm_head.LayerNorm"),
         other_norms=("encoder.conv.LayerNorm",),
         other_parts={"encoder.conv": AddNormDebertaV2ConvLayer},
-        head_norms=("cls.predictions.transform.LayerNorm", "lm_predictions.lm_head.LayerNorm"),
     )
 
-    @classmethod
-    def add_norm_base(cls) -> type["AddNormDebertaV2Model"]:
-        return AddNormDebertaV2Model
+
+class AddNormDebertaV2Model(AddNormDebertaV2PreTrainedModel, stock.DebertaV2Model): ...
 
 
-class AddNormDebertaV2Model(AddNormDebertaV2PreTrainedModel, DebertaV2Model):
-    """`DebertaV2Model` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormDebertaV2ForMaskedLM(AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForMaskedLM): ...
 
 
-class AddNormDebertaV2ForMaskedLM(AddNormDebertaV2PreTrainedModel, DebertaV2ForMaskedLM):
-    """`DebertaV2ForMaskedLM` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormDebertaV2ForSequenceClassification(
+    AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForSequenceClassification
+): ...
 
 
-class AddNormDebertaV2ForSequenceClassification(AddNormDebertaV2PreTrainedModel, DebertaV2ForSequenceClassification):
-    """`DebertaV2ForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormDebertaV2ForTokenClassification(
+    AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForTokenClassification
+): ...
 
 
-class AddNormDebertaV2ForTokenClassification(AddNormDebertaV2PreTrainedModel, DebertaV2ForTokenClassification):
-    """`DebertaV2ForTokenClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormDebertaV2ForQuestionAnswering(AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForQuestionAnswering): ...
 
 
-class AddNormDebertaV2ForQuestionAnswering(AddNormDebertaV2PreTrainedModel, DebertaV2ForQuestionAnswering):
-    """`DebertaV2ForQuestionAnswering` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-class AddNormDebertaV2ForMultipleChoice(AddNormDebertaV2PreTrainedModel, DebertaV2ForMultipleChoice):
-    """`DebertaV2ForMultipleChoice` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-__all__ = [
-    "AddNormDebertaV2ForMaskedLM",
-    "AddNormDebertaV2ForMultipleChoice",
-    "AddNormDebertaV2ForQuestionAnswering",
-    "AddNormDebertaV2ForSequenceClassification",
-    "AddNormDebertaV2ForTokenClassification",
-    "AddNormDebertaV2Model",
-    "AddNormDebertaV2PreTrainedModel",
-]
+class AddNormDebertaV2ForMultipleChoice(AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForMultipleChoice): ...

@@ -3,48 +3,38 @@
 from typing import Any, ClassVar
 
 import torch
-from transformers.models.gpt2.modeling_gpt2 import (
-    GPT2MLP,
-    GPT2Attention,
-    GPT2Block,
-    GPT2DoubleHeadsModel,
-    GPT2ForQuestionAnswering,
-    GPT2ForSequenceClassification,
-    GPT2ForTokenClassification,
-    GPT2LMHeadModel,
-    GPT2Model,
-    GPT2PreTrainedModel,
-)
+from transformers.models.gpt2 import modeling_gpt2 as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_gpt2 import AddNormGPT2Config
 
 
-class AddNormGPT2Attention(WithBranchNorms, GPT2Attention):
+class AddNormGPT2Attention(WithBranchNorms, stock.GPT2Attention):
     """`GPT2Attention` with norms behind q, k, v and before the output projection."""
 
     linear_roles: ClassVar = {"c_attn": ("q", "k", "v"), "c_proj": "o"}
     left_to_block: ClassVar = ("resid_dropout",)
 
 
-class AddNormGPT2CrossAttention(WithBranchNorms, GPT2Attention):
+class AddNormGPT2CrossAttention(WithBranchNorms, stock.GPT2Attention):
     """The same across to an encoder, with its query apart."""
 
     linear_roles: ClassVar = {"q_attn": "q", "c_attn": ("k", "v"), "c_proj": "o"}
     left_to_block: ClassVar = ("resid_dropout",)
 
 
-class AddNormGPT2MLP(WithBranchNorms, GPT2MLP):
+class AddNormGPT2MLP(WithBranchNorms, stock.GPT2MLP):
     """`GPT2MLP` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"c_fc": "w1", "c_proj": "w2"}
     left_to_block: ClassVar = ("dropout",)
 
 
-class AddNormGPT2Block(AddNormLayer, GPT2Block):
+class AddNormGPT2Block(AddNormLayer, stock.GPT2Block):
     """A GPT-2 layer whose sublayers run through add & norm blocks.
 
     x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
@@ -92,11 +82,8 @@ class AddNormGPT2Block(AddNormLayer, GPT2Block):
         return self.run(hidden_states, branches)
 
 
-class AddNormGPT2PreTrainedModel(AddNormPreTrainedModel, GPT2PreTrainedModel):
-    """Base of the GPT-2 models: recasting, initialisation, and everything that stock GPT-2 has."""
-
+class AddNormGPT2PreTrainedModel(AddNormPreTrainedModel, stock.GPT2PreTrainedModel):
     config: AddNormGPT2Config
-    config_class = AddNormGPT2Config
     layout = FamilyLayout(
         layer=AddNormGPT2Block,
         layers=numbered("h"),
@@ -107,41 +94,20 @@ class AddNormGPT2PreTrainedModel(AddNormPreTrainedModel, GPT2PreTrainedModel):
         output_scale=ONE_OVER_ROOT_2L,
     )
 
-    @classmethod
-    def add_norm_base(cls) -> type["AddNormGPT2Model"]:
-        return AddNormGPT2Model
+
+class AddNormGPT2Model(AddNormGPT2PreTrainedModel, stock.GPT2Model): ...
 
 
-class AddNormGPT2Model(AddNormGPT2PreTrainedModel, GPT2Model):
-    """`GPT2Model` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormGPT2LMHeadModel(AddNormGPT2PreTrainedModel, stock.GPT2LMHeadModel): ...
 
 
-class AddNormGPT2LMHeadModel(AddNormGPT2PreTrainedModel, GPT2LMHeadModel):
-    """`GPT2LMHeadModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormGPT2DoubleHeadsModel(AddNormGPT2PreTrainedModel, stock.GPT2DoubleHeadsModel): ...
 
 
-class AddNormGPT2DoubleHeadsModel(AddNormGPT2PreTrainedModel, GPT2DoubleHeadsModel):
-    """`GPT2DoubleHeadsModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormGPT2ForSequenceClassification(AddNormGPT2PreTrainedModel, stock.GPT2ForSequenceClassification): ...
 
 
-class AddNormGPT2ForSequenceClassification(AddNormGPT2PreTrainedModel, GPT2ForSequenceClassification):
-    """`GPT2ForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormGPT2ForTokenClassification(AddNormGPT2PreTrainedModel, stock.GPT2ForTokenClassification): ...
 
 
-class AddNormGPT2ForTokenClassification(AddNormGPT2PreTrainedModel, GPT2ForTokenClassification):
-    """`GPT2ForTokenClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-class AddNormGPT2ForQuestionAnswering(AddNormGPT2PreTrainedModel, GPT2ForQuestionAnswering):
-    """`GPT2ForQuestionAnswering` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-__all__ = [
-    "AddNormGPT2DoubleHeadsModel",
-    "AddNormGPT2ForQuestionAnswering",
-    "AddNormGPT2ForSequenceClassification",
-    "AddNormGPT2ForTokenClassification",
-    "AddNormGPT2LMHeadModel",
-    "AddNormGPT2Model",
-    "AddNormGPT2PreTrainedModel",
-]
+class AddNormGPT2ForQuestionAnswering(AddNormGPT2PreTrainedModel, stock.GPT2ForQuestionAnswering): ...

@@ -3,40 +3,30 @@
 from typing import Any, ClassVar
 
 import torch
-from transformers.models.modernbert.modeling_modernbert import (
-    ModernBertAttention,
-    ModernBertEncoderLayer,
-    ModernBertForMaskedLM,
-    ModernBertForMultipleChoice,
-    ModernBertForQuestionAnswering,
-    ModernBertForSequenceClassification,
-    ModernBertForTokenClassification,
-    ModernBertMLP,
-    ModernBertModel,
-    ModernBertPreTrainedModel,
-)
+from transformers.models.modernbert import modeling_modernbert as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_modernbert import AddNormModernBertConfig
 
 
-class AddNormModernBertAttention(WithBranchNorms, ModernBertAttention):
+class AddNormModernBertAttention(WithBranchNorms, stock.ModernBertAttention):
     """`ModernBertAttention` with norms behind q, k, v (before the rotary embedding) and before o."""
 
     linear_roles: ClassVar = {"Wqkv": ("q", "k", "v"), "Wo": "o"}
     left_to_block: ClassVar = ("out_drop",)
 
 
-class AddNormModernBertMLP(WithBranchNorms, ModernBertMLP):
+class AddNormModernBertMLP(WithBranchNorms, stock.ModernBertMLP):
     """`ModernBertMLP` with norms around its inside; its first projection is fused with the gate's, and so is `up`."""
 
     linear_roles: ClassVar = {"Wi": ("w1", "w1"), "Wo": "w2"}
 
 
-class AddNormModernBertEncoderLayer(AddNormLayer, ModernBertEncoderLayer):
+class AddNormModernBertEncoderLayer(AddNormLayer, stock.ModernBertEncoderLayer):
     """A ModernBERT layer whose sublayers run through add & norm blocks.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
@@ -67,11 +57,8 @@ class AddNormModernBertEncoderLayer(AddNormLayer, ModernBertEncoderLayer):
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})
 
 
-class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, ModernBertPreTrainedModel):
-    """Base of the ModernBERT models: recasting, initialisation, and everything that stock ModernBERT has."""
-
+class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, stock.ModernBertPreTrainedModel):
     config: AddNormModernBertConfig
-    config_class = AddNormModernBertConfig
     layout = FamilyLayout(
         layer=AddNormModernBertEncoderLayer,
         layers=numbered("layers"),
@@ -82,43 +69,26 @@ class AddNormModernBertPreTrainedModel(AddNormPreTrainedModel, ModernBertPreTrai
         output_scale=ONE_OVER_ROOT_2L,
     )
 
-    @classmethod
-    def add_norm_base(cls) -> type["AddNormModernBertModel"]:
-        return AddNormModernBertModel
+
+class AddNormModernBertModel(AddNormModernBertPreTrainedModel, stock.ModernBertModel): ...
 
 
-class AddNormModernBertModel(AddNormModernBertPreTrainedModel, ModernBertModel):
-    """`ModernBertModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-class AddNormModernBertForMaskedLM(AddNormModernBertPreTrainedModel, ModernBertForMaskedLM):
-    """`ModernBertForMaskedLM` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormModernBertForMaskedLM(AddNormModernBertPreTrainedModel, stock.ModernBertForMaskedLM): ...
 
 
 class AddNormModernBertForSequenceClassification(
-    AddNormModernBertPreTrainedModel, ModernBertForSequenceClassification
-):
-    """`ModernBertForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+    AddNormModernBertPreTrainedModel, stock.ModernBertForSequenceClassification
+): ...
 
 
-class AddNormModernBertForTokenClassification(AddNormModernBertPreTrainedModel, ModernBertForTokenClassification):
-    """`ModernBertForTokenClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormModernBertForTokenClassification(
+    AddNormModernBertPreTrainedModel, stock.ModernBertForTokenClassification
+): ...
 
 
-class AddNormModernBertForQuestionAnswering(AddNormModernBertPreTrainedModel, ModernBertForQuestionAnswering):
-    """`ModernBertForQuestionAnswering` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormModernBertForQuestionAnswering(
+    AddNormModernBertPreTrainedModel, stock.ModernBertForQuestionAnswering
+): ...
 
 
-class AddNormModernBertForMultipleChoice(AddNormModernBertPreTrainedModel, ModernBertForMultipleChoice):
-    """`ModernBertForMultipleChoice` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-__all__ = [
-    "AddNormModernBertForMaskedLM",
-    "AddNormModernBertForMultipleChoice",
-    "AddNormModernBertForQuestionAnswering",
-    "AddNormModernBertForSequenceClassification",
-    "AddNormModernBertForTokenClassification",
-    "AddNormModernBertModel",
-    "AddNormModernBertPreTrainedModel",
-]
+class AddNormModernBertForMultipleChoice(AddNormModernBertPreTrainedModel, stock.ModernBertForMultipleChoice): ...

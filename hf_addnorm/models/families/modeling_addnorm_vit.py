@@ -3,36 +3,29 @@
 from typing import Any, ClassVar
 
 import torch
-from transformers.models.vit.modeling_vit import (
-    ViTAttention,
-    ViTForImageClassification,
-    ViTForMaskedImageModeling,
-    ViTLayer,
-    ViTMLP,
-    ViTModel,
-    ViTPreTrainedModel,
-)
+from transformers.models.vit import modeling_vit as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormLayer, AddNormPreTrainedModel
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_vit import AddNormViTConfig
 
 
-class AddNormViTAttention(WithBranchNorms, ViTAttention):
+class AddNormViTAttention(WithBranchNorms, stock.ViTAttention):
     """`ViTAttention` with norms behind q, k, v and before the output projection."""
 
     linear_roles: ClassVar = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
 
 
-class AddNormViTMLP(WithBranchNorms, ViTMLP):
+class AddNormViTMLP(WithBranchNorms, stock.ViTMLP):
     """`ViTMLP` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"fc1": "w1", "fc2": "w2"}
 
 
-class AddNormViTLayer(AddNormLayer, ViTLayer):
+class AddNormViTLayer(AddNormLayer, stock.ViTLayer):
     """A ViT layer whose sublayers run through add & norm blocks.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
@@ -59,11 +52,8 @@ class AddNormViTLayer(AddNormLayer, ViTLayer):
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})
 
 
-class AddNormViTPreTrainedModel(AddNormPreTrainedModel, ViTPreTrainedModel):
-    """Base of the ViT models: recasting, initialisation, and everything that stock ViT has."""
-
+class AddNormViTPreTrainedModel(AddNormPreTrainedModel, stock.ViTPreTrainedModel):
     config: AddNormViTConfig
-    config_class = AddNormViTConfig
     layout = FamilyLayout(
         layer=AddNormViTLayer,
         layers=numbered("layers"),
@@ -71,26 +61,11 @@ class AddNormViTPreTrainedModel(AddNormPreTrainedModel, ViTPreTrainedModel):
         final_norm="layernorm",
     )
 
-    @classmethod
-    def add_norm_base(cls) -> type["AddNormViTModel"]:
-        return AddNormViTModel
+
+class AddNormViTModel(AddNormViTPreTrainedModel, stock.ViTModel): ...
 
 
-class AddNormViTModel(AddNormViTPreTrainedModel, ViTModel):
-    """`ViTModel` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormViTForMaskedImageModeling(AddNormViTPreTrainedModel, stock.ViTForMaskedImageModeling): ...
 
 
-class AddNormViTForMaskedImageModeling(AddNormViTPreTrainedModel, ViTForMaskedImageModeling):
-    """`ViTForMaskedImageModeling` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-class AddNormViTForImageClassification(AddNormViTPreTrainedModel, ViTForImageClassification):
-    """`ViTForImageClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-__all__ = [
-    "AddNormViTForImageClassification",
-    "AddNormViTForMaskedImageModeling",
-    "AddNormViTModel",
-    "AddNormViTPreTrainedModel",
-]
+class AddNormViTForImageClassification(AddNormViTPreTrainedModel, stock.ViTForImageClassification): ...

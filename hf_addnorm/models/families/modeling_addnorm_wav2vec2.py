@@ -4,36 +4,25 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
-from transformers.models.wav2vec2.modeling_wav2vec2 import (
-    Wav2Vec2Attention,
-    Wav2Vec2Encoder,
-    Wav2Vec2EncoderLayer,
-    Wav2Vec2EncoderLayerStableLayerNorm,
-    Wav2Vec2EncoderStableLayerNorm,
-    Wav2Vec2FeedForward,
-    Wav2Vec2ForAudioFrameClassification,
-    Wav2Vec2ForCTC,
-    Wav2Vec2ForPreTraining,
-    Wav2Vec2ForSequenceClassification,
-    Wav2Vec2ForXVector,
-    Wav2Vec2Model,
-    Wav2Vec2PreTrainedModel,
-)
+from torch import nn
+from transformers.models.wav2vec2 import modeling_wav2vec2 as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.pretrained import AddNormEncoder, AddNormLayer, AddNormPreTrainedModel
+from ..core.layer import AddNormLayer
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_wav2vec2 import AddNormWav2Vec2Config
 
 
-class AddNormWav2Vec2Attention(WithBranchNorms, Wav2Vec2Attention):
+class AddNormWav2Vec2Attention(WithBranchNorms, stock.Wav2Vec2Attention):
     """`Wav2Vec2Attention` with norms behind q, k, v and before the output projection."""
 
     linear_roles: ClassVar = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o"}
 
 
-class AddNormWav2Vec2FeedForward(WithBranchNorms, Wav2Vec2FeedForward):
+class AddNormWav2Vec2FeedForward(WithBranchNorms, stock.Wav2Vec2FeedForward):
     """`Wav2Vec2FeedForward` with norms before the activation and before the output projection."""
 
     linear_roles: ClassVar = {"intermediate_dense": "w1", "output_dense": "w2"}
@@ -63,6 +52,10 @@ class AddNormWav2Vec2Layer(AddNormLayer):
     attention: Any
     feed_forward: Any
 
+    @property
+    def added_last(self) -> nn.Module | None:
+        return getattr(self, "adapter_layer", None)
+
     def forward(
         self,
         hidden_states: LayerState,
@@ -77,38 +70,35 @@ class AddNormWav2Vec2Layer(AddNormLayer):
             return self.feed_forward(u, branch_norms=branch_norms)
 
         branches = {"attention": attend, "feed_forward": feed_forward}
-        return self.run(hidden_states, branches, then=getattr(self, "adapter_layer", None), skipped=skipped)
+        return self.run(hidden_states, branches, then=self.added_last, skipped=skipped)
 
 
-class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, Wav2Vec2EncoderLayer):
+class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, stock.Wav2Vec2EncoderLayer):
     """A Wav2Vec2 layer whose sublayers run through add & norm blocks."""
 
     sublayers: ClassVar = _sublayers("post")
 
 
-class AddNormWav2Vec2EncoderLayerStableLayerNorm(AddNormWav2Vec2Layer, Wav2Vec2EncoderLayerStableLayerNorm):
+class AddNormWav2Vec2EncoderLayerStableLayerNorm(AddNormWav2Vec2Layer, stock.Wav2Vec2EncoderLayerStableLayerNorm):
     """The same in the stable layout."""
 
     sublayers: ClassVar = _sublayers("pre")
 
 
-class AddNormWav2Vec2Encoder(AddNormEncoder, Wav2Vec2Encoder):
+class AddNormWav2Vec2Encoder(AddNormEncoder, stock.Wav2Vec2Encoder):
     """Wav2Vec2's encoder with the norm of the place `final`."""
 
     reads_tokens = True
 
 
-class AddNormWav2Vec2EncoderStableLayerNorm(AddNormEncoder, Wav2Vec2EncoderStableLayerNorm):
+class AddNormWav2Vec2EncoderStableLayerNorm(AddNormEncoder, stock.Wav2Vec2EncoderStableLayerNorm):
     """The same in the stable layout, where the stock encoder has that norm."""
 
     reads_tokens = True
 
 
-class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedModel):
-    """Base of the Wav2Vec2 models: recasting, initialisation, and everything that stock Wav2Vec2 has."""
-
+class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, stock.Wav2Vec2PreTrainedModel):
     config: AddNormWav2Vec2Config
-    config_class = AddNormWav2Vec2Config
     layout = FamilyLayout(
         layer=AddNormWav2Vec2EncoderLayer,
         layers=numbered("encoder.layers"),
@@ -130,41 +120,24 @@ class AddNormWav2Vec2PreTrainedModel(AddNormPreTrainedModel, Wav2Vec2PreTrainedM
         # CODEPATH: wav2vec2-large-lv60 and XLS-R are in the stable layout, wav2vec2-base and -large in the other
         return cls.stable_anatomy if config.do_stable_layer_norm else cls.layout
 
-    @classmethod
-    def add_norm_base(cls) -> type["AddNormWav2Vec2Model"]:
-        return AddNormWav2Vec2Model
+
+class AddNormWav2Vec2Model(AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2Model): ...
 
 
-class AddNormWav2Vec2Model(AddNormWav2Vec2PreTrainedModel, Wav2Vec2Model):
-    """`Wav2Vec2Model` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormWav2Vec2ForPreTraining(AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2ForPreTraining): ...
 
 
-class AddNormWav2Vec2ForPreTraining(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForPreTraining):
-    """`Wav2Vec2ForPreTraining` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormWav2Vec2ForCTC(AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2ForCTC): ...
 
 
-class AddNormWav2Vec2ForCTC(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForCTC):
-    """`Wav2Vec2ForCTC` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormWav2Vec2ForSequenceClassification(
+    AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2ForSequenceClassification
+): ...
 
 
-class AddNormWav2Vec2ForSequenceClassification(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForSequenceClassification):
-    """`Wav2Vec2ForSequenceClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
+class AddNormWav2Vec2ForAudioFrameClassification(
+    AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2ForAudioFrameClassification
+): ...
 
 
-class AddNormWav2Vec2ForAudioFrameClassification(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForAudioFrameClassification):
-    """`Wav2Vec2ForAudioFrameClassification` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-class AddNormWav2Vec2ForXVector(AddNormWav2Vec2PreTrainedModel, Wav2Vec2ForXVector):
-    """`Wav2Vec2ForXVector` with the add & norm of `config.add_norm`; same arguments, same outputs."""
-
-
-__all__ = [
-    "AddNormWav2Vec2ForAudioFrameClassification",
-    "AddNormWav2Vec2ForCTC",
-    "AddNormWav2Vec2ForPreTraining",
-    "AddNormWav2Vec2ForSequenceClassification",
-    "AddNormWav2Vec2ForXVector",
-    "AddNormWav2Vec2Model",
-    "AddNormWav2Vec2PreTrainedModel",
-]
+class AddNormWav2Vec2ForXVector(AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2ForXVector): ...

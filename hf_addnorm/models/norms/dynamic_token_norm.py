@@ -108,7 +108,8 @@ class DynamicTokenNorm(TokenNorm):
             return torch.cat([before.expand(*patches.shape[:-2], outside, patches.shape[-1]), patches], -2)
 
         mean, variance = mixed(own_mean, mean, share[0]), mixed(own_variance, variance, share[-1])
-        return ((heads - mean) / torch.sqrt(variance + self.eps)).movedim(-2, 1).flatten(-2)
+        normalized: torch.Tensor = (heads - mean) / torch.sqrt(variance + self.eps)
+        return normalized.movedim(-2, 1).flatten(-2)
 
     def _around(self, heads: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance [..., groups, patches, features] of what is around each of the patches of `heads`.

@@ -1,15 +1,16 @@
-"""What every norm is made of: the registry, the base class, and how a choice becomes a module.
+"""The base class of norms, helpers for their formulas, and how a norm is built from its spec.
 
 A norm is a module from `[..., hidden]` to the same shape and dtype. The keyword-only parameters of a registered
 factory are the options that `add_norm` accepts for it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
+from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import ComponentSpec
 
@@ -39,7 +40,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(hidden_size)) if bias else None
 
     @staticmethod
-    def mixes_tokens(**options: Any) -> bool:
+    def mixes_tokens(**options: OptionValue) -> bool:
         """Whether with these options a token's output depends on other tokens; ask `mixes_tokens` about a choice."""
         return False
 
@@ -81,25 +82,25 @@ class Norm(nn.Module):
 GAINS = ("weight", "zero_centered_weight", "scalar_weight")
 
 
-def set_gain(norm: Any, gain: float) -> None:
-    """Start `norm` with this gain (through the guarded initialisers: loaded values stay)."""
-    for name in GAINS:
-        if getattr(norm, name, None) is not None:
-            nn.init.constant_(getattr(norm, name), gain - 1 if name == "zero_centered_weight" else gain)
+def set_gain(norm: nn.Module, gain: float) -> None:
+    """Start `norm`, ours or torch's, with this gain (through the guarded initialisers: loaded values stay)."""
+    for name, parameter in norm.named_parameters(recurse=False):
+        if name in GAINS:
+            nn.init.constant_(parameter, gain - 1 if name == "zero_centered_weight" else gain)
 
 
 def has_gain(norm: nn.Module) -> bool:
-    """Whether `norm` has a gain that can start at another value than 1."""
-    return any(getattr(norm, name, None) is not None for name in GAINS)
+    """Whether `norm`, ours or torch's, has a gain that can start at another value than 1."""
+    return any(name in GAINS for name, _ in norm.named_parameters(recurse=False))
 
 
-def no_gain_to_center(gain: bool = True, zero_centered: bool = False, **_: object) -> str | None:
-    """The sentence that refuses a zero-centred gain where there is no gain."""
+def no_gain_to_center(gain: bool = True, zero_centered: bool = False, **_: OptionValue) -> str | None:
+    """Why these options of a norm contradict each other: a zero-centred gain without a gain. None if they do not."""
     return "zero_centered is true but gain is false: there is no gain to centre." if zero_centered > gain else None
 
 
-def slices(kind: str, groups: Any, hidden_size: int) -> int:
-    """The number of contiguous, equal slices that the features are cut into.
+def slices(kind: str, groups: int | Literal["heads"], hidden_size: int) -> int:
+    """Check `groups`, the number of contiguous, equal slices that the features are cut into, and return it.
 
     Raises:
         ValueError: if it is left to a model that is not there, or does not divide the width.
@@ -130,14 +131,14 @@ def unit(x: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.where(square == 0, 0.0, 1 / length)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_autocast(device: str) -> bool:
     """Whether this type of device has autocast; torch.compile takes the answer as a constant (2.9 cannot trace it)."""
     return torch.amp.is_autocast_available(device)
 
 
-def in_full_precision(x: torch.Tensor) -> AbstractContextManager:
-    """Where matrices are multiplied in the dtype of `x`, also under autocast."""
+def in_full_precision(x: torch.Tensor) -> AbstractContextManager[object]:
+    """A context in which matrix products keep the dtype of `x`, also under autocast."""
     device = x.device.type
     # tensors without numbers (meta) have none, and asking about it is an error
     if _has_autocast(device) and torch.is_autocast_enabled(device):
@@ -147,8 +148,9 @@ def in_full_precision(x: torch.Tensor) -> AbstractContextManager:
 
 def mixes_tokens(norm: ComponentSpec) -> bool:
     """Whether with this norm a token's output depends on other tokens: then it must know which are real."""
-    says = getattr(NORMS[norm.kind], "mixes_tokens", None)
-    return says is not None and says(**norm.options)
+    factory = NORMS[norm.kind]
+    # a function makes torch's own norm, or one that is no more than that
+    return isinstance(factory, type) and issubclass(factory, Norm) and factory.mixes_tokens(**norm.options)
 
 
 def is_a(norm: ComponentSpec, base: type[Norm]) -> bool:
@@ -158,11 +160,11 @@ def is_a(norm: ComponentSpec, base: type[Norm]) -> bool:
 
 
 # options that a value leaves to the model
-_LEFT_OPEN = {"eps": None, "bias": None, "groups": "heads", "model_width": None}
+_LEFT_OPEN: dict[str, OptionValue] = {"eps": None, "bias": None, "groups": "heads", "model_width": None}
 
 
-def build_norm(norm: ComponentSpec, hidden_size: int, **from_model: Any) -> nn.Module:
-    """The module of `norm`, with what its options leave to the model filled in.
+def build_norm(norm: ComponentSpec, hidden_size: int, **from_model: OptionValue) -> nn.Module:
+    """Build the module of a norm; options that are left to the model get the model's values.
 
     Args:
         norm (`ComponentSpec`): kind and options.

@@ -155,7 +155,8 @@ class Affine(Norm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = (y.unflatten(-1, (self.groups, -1)) * self.weight.unsqueeze(-1)).flatten(-2)
+        parts: torch.Tensor = y.unflatten(-1, (self.groups, -1))
+        y = (parts * self.weight.unsqueeze(-1)).flatten(-2)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype)

@@ -1,6 +1,6 @@
 """Norms over tokens that divide by running quadratic means, and whose gradient is made of running statistics too."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -8,14 +8,16 @@ from torch.autograd.function import once_differentiable
 from ..base.forward_context import put_buffer
 from ..base.registries import NORMS
 from ..base.registry import Fraction, Positive, whole
-from .running_norms import RunningNorm, over_processes, over_tokens, processes
+from .running_norms import AutogradContext, RunningNorm, over_processes, over_tokens, processes
 
 
 class _ApproximateDivision(torch.autograd.Function):
     """`x / sqrt(square)`, whose gradient is what the norm makes of it from statistics of gradients that it keeps."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, square: torch.Tensor, norm: Any, *taken: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: AutogradContext, x: torch.Tensor, square: torch.Tensor, norm: "QuadraticNorm", *taken: torch.Tensor
+    ) -> torch.Tensor:
         z = x / torch.sqrt(square)
         ctx.norm = norm
         ctx.save_for_backward(z, *taken)
@@ -23,7 +25,7 @@ class _ApproximateDivision(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: AutogradContext, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         z, *taken = ctx.saved_tensors
         # as each process's share in the mean of their losses: statistics of gradients are those of the whole batch
         grad = ctx.norm.input_gradient(grad / processes(), z, *taken) * processes()
@@ -52,11 +54,12 @@ class QuadraticNorm(RunningNorm):
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         if self.training:
-            return self.divide(x, real)[0]
+            quotient: torch.Tensor = self.divide(x, real)[0]
+            return quotient
         return x / torch.sqrt(self.running_square + self.eps)
 
     # what a backward writes to buffers cannot be traced
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def divide(self, x: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The quotient of training, and what `take_in` gave beside the divisor."""
         count = over_processes(real.sum().to(x.dtype))
@@ -174,12 +177,12 @@ class _ScaledGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a factor."""
 
     @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: AutogradContext, y: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(factor)
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: AutogradContext, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (factor,) = ctx.saved_tensors
         return grad * factor, None
 

@@ -1,10 +1,11 @@
 """Norms that divide a token by a measure of its length, its mean left in: RMSNorm and what is made of it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
+from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import Fraction, Positive, whole
 from .norm_base import Norm, in_full_precision, no_gain_to_center, root, set_gain, slices, unit
@@ -171,11 +172,13 @@ class GroupedRMSNorm(RMSNorm):
         super().__init__(size if shared else hidden_size, gain=gain, zero_centered=zero_centered, eps=eps)
 
     @staticmethod
-    def contradiction(gain: bool, shared: bool, **options: Any) -> str | None:  # type: ignore[override]
+    def contradiction(
+        gain: bool = True, zero_centered: bool = False, shared: bool = False, **_: OptionValue
+    ) -> str | None:
         """The sentence that refuses options of a gain where there is none."""
         if shared > gain:
             return "shared is true but gain is false: there is no gain to share."
-        return no_gain_to_center(gain, **options)
+        return no_gain_to_center(gain, zero_centered)
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
         return super().normalize(x.unflatten(-1, (self.groups, -1)))

@@ -3,8 +3,9 @@
 Those without a mean, with statistics of gradients too, are in quadratic_norms.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 import torch.distributed as dist
@@ -21,18 +22,21 @@ from .token_norms import TokenNorm
 
 NonNegative = Annotated[float, number(at_least=0)]
 
+# torch's context between a forward and its backward, which holds whatever they give it
+AutogradContext = Any
+
 
 class _SumOverProcesses(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: AutogradContext, x: torch.Tensor) -> torch.Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: AutogradContext, grad: torch.Tensor) -> torch.Tensor:
         total = grad.clone()
         dist.all_reduce(total)
         return total
@@ -45,7 +49,8 @@ def processes() -> int:
 
 def over_processes(x: torch.Tensor) -> torch.Tensor:
     """The sum of `x` over all processes, where there are several."""
-    return _SumOverProcesses.apply(x) if processes() > 1 else x
+    total: torch.Tensor = _SumOverProcesses.apply(x) if processes() > 1 else x
+    return total
 
 
 def over_tokens(x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -96,7 +101,7 @@ class RunningNorm(TokenNorm):
 
     @torch.no_grad()
     def counted(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`take_in` once per forward; a recomputation is given what the forward was."""
+        """Call `take_in` once per forward; a checkpoint's recomputation gets the result of the forward."""
         taken = current().once(self, partial(self.take_in, *batch))
         if taken is not None:
             return taken
@@ -111,7 +116,7 @@ class RunningNorm(TokenNorm):
             put_buffer(self, name, value)
         return taken
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # a change of the model's dtype to a half one leaves the running statistics as they are
         kept = {name: self.get_buffer(name) for name in self.keep_in_float32}
         super()._apply(fn, recurse)
@@ -181,7 +186,7 @@ class BatchNorm(RunningNorm):
         running_mean: torch.Tensor,
         running_var: torch.Tensor,
     ) -> None:
-        """See a training batch's statistics beside the running ones before it."""
+        """Hook for subclasses: called with a training batch's statistics and the running ones before it."""
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, momentum={self.momentum}"
@@ -334,7 +339,8 @@ class ProgressiveRepBatchNorm(RunningNorm):
             return self.rep_bn.transform(x, real)
         (done,) = self.counted()
         share = (1 - done.to(x.dtype) / self.iterations).clamp(min=0)
-        return share * self.layer_norm(x) + (1 - share) * self.rep_bn.transform(x, real)
+        layer_normed: torch.Tensor = self.layer_norm(x)
+        return share * layer_normed + (1 - share) * self.rep_bn.transform(x, real)
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = self.get_buffer("iterations_done").clone()

@@ -3,10 +3,11 @@
 Those that keep running statistics are in running_norms.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 
+from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import Positive, number, whole
 from ..base.token_mask import current
@@ -39,7 +40,7 @@ class TokenNorm(Norm):
     """
 
     @staticmethod
-    def mixes_tokens(**options: Any) -> bool:
+    def mixes_tokens(**options: OptionValue) -> bool:
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -136,7 +137,8 @@ class SequenceGroupNorm(TokenNorm):
         count = (real.sum(1, keepdim=True) * parts.shape[-1]).to(x.dtype).clamp(min=1.0)
         centred = parts - parts.sum((1, -1), keepdim=True) / count
         squares = torch.where(real, centred, 0.0).square().sum((1, -1), keepdim=True)
-        return (centred / torch.sqrt(squares / count + self.eps)).flatten(-2)
+        normalized: torch.Tensor = centred / torch.sqrt(squares / count + self.eps)
+        return normalized.flatten(-2)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, groups={self.groups}, eps={self.eps}"
@@ -251,8 +253,8 @@ class SumNorm(Norm):
         self.over, self.signed, self.eps = over, signed, eps
 
     @staticmethod
-    def mixes_tokens(over: str, **options: Any) -> bool:  # type: ignore[override]
-        return over == "tokens"
+    def mixes_tokens(**options: OptionValue) -> bool:
+        return bool(options["over"] == "tokens")
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
         axis = -1

@@ -5,7 +5,7 @@ They stay in float32, and so does what is computed with them.
 """
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import torch
 from torch import nn
@@ -157,7 +157,8 @@ class GRUCellResidual(MatrixResidual):
         self.cell.reset_parameters()
 
     def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        return self.cell(f.flatten(0, -2), x.flatten(0, -2)).view_as(x)
+        state: torch.Tensor = self.cell(f.flatten(0, -2), x.flatten(0, -2))
+        return state.view_as(x)
 
 
 @RESIDUALS.register("laurel_lr")
@@ -194,7 +195,8 @@ class LowRankResidual(MatrixResidual):
         nn.init.zeros_(self.up.weight)
 
     def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        return f + x + self.up(self.down(x))
+        mapped: torch.Tensor = self.up(self.down(x))
+        return f + x + mapped
 
 
 @RESIDUALS.register("laurel_gemma3n")
@@ -238,7 +240,8 @@ class NormedLowRankResidual(InputReadingResidual):
         self.map_norm.reset_parameters()
 
     def mix(self, x: torch.Tensor, f: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        return (x + f + u + self.map_norm(self.up(self.down(u)))) / math.sqrt(2)
+        mapped: torch.Tensor = self.map_norm(self.up(self.down(u)))
+        return (x + f + u + mapped) / math.sqrt(2)
 
 
 @RESIDUALS.register("deep_delta")
@@ -281,8 +284,9 @@ class DeepDeltaResidual(InputReadingResidual):
 
     def mix(self, x: torch.Tensor, f: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         k = unit(f, self.eps)
-        value: Any = self.constant if self.value is None else self.value(x)
-        return x + 2 * torch.sigmoid(self.beta(u)) * (value - (k * x).sum(-1, keepdim=True)) * k
+        value: float | torch.Tensor = cast(float, self.constant) if self.value is None else self.value(x)
+        beta: torch.Tensor = 2 * torch.sigmoid(self.beta(u))
+        return x + beta * (value - (k * x).sum(-1, keepdim=True)) * k
 
     def extra_repr(self) -> str:
         return f"value={self.constant}, eps={self.eps:.6g}"

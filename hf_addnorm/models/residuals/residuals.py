@@ -2,10 +2,10 @@
 
 Each is a module from two tensors `[batch, seq, hidden]` to one of the same shape. The option `share` says whether
 the sublayers of a layer have one set of parameters each or one together; depth rules of one for all take the place of
-the layer's first sublayer. Those that have matrices are in `gates.py`.
+the layer's first sublayer. Those that have matrices are in `matrix_residuals.py`.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -34,13 +34,13 @@ class Residual(nn.Module):
     def reset_parameters(self) -> None:
         """Write the documented start values."""
 
-    def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: Any) -> Any:
+    def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: float | None) -> float:
         """Set the start from one batch, before `x` and `f` are combined: a model's `calibrate` runs through all.
 
         Args:
             x, f (`torch.Tensor`): what this residual is about to combine, [batch, seq, hidden].
             real (`torch.Tensor`, *optional*): [batch, seq], true for a real token; None if all are.
-            before: what the sublayer before this one returned here; None for the first.
+            before (`float`, *optional*): what the sublayer before this one returned here; None for the first.
         Returns:
             What the next sublayer is given as `before`.
         """
@@ -112,7 +112,7 @@ class LearnedResidual(Residual):
         nn.init.constant_(self.get_parameter(self.name), self.start)
 
     def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        factor = getattr(self, self.name)
+        factor: torch.Tensor = getattr(self, self.name)
         return x + factor * f if self.side == "branch" else factor * x + f
 
     def extra_repr(self) -> str:
@@ -213,7 +213,7 @@ class AdminResidual(LearnedResidual):
     def __init__(self, hidden_size: int, position: Position, *, start: DepthValue = 1.0):
         super().__init__("weight", hidden_size, at_depth(start, position), "skip")
 
-    def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: Any) -> Any:
+    def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: float | None) -> float:
         omega = 1.0 if before is None else before
         nn.init.constant_(self.get_parameter("weight"), omega)
         return (variance(omega * x, real) + variance(f, real)).sqrt().item()

@@ -1,6 +1,6 @@
 """What a model cannot have, specs whose axes contradict each other or the model; and what is unusual, warned about."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..base.depth import Position, at_depth, positions
+from ..base.depth import Position, StackPositions, at_depth
 from ..base.registries import INITS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 from ..base.registry import ComponentSpec, one_of
 from ..norms.norm_base import has_gain, is_a
@@ -24,6 +24,7 @@ _THROUGH_SLOTS = (
     ("pre_scale", 1.0, ("pre",), "scales the norm in the slot pre"),
     ("qkv_width", "head", ("q", "k", "v", "qk"), "says what the norms in the slots q, k, v, qk take"),
 )
+_SLOT_AXES = {axis for axis, *_ in _THROUGH_SLOTS}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ REFUSALS: dict[str, Refusal] = {
     "tables_that_are_not_there": Refusal(
         lambda spec, config: (
             []
-            if config.has_tables
+            if config.facts.has_tables
             else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
         ),
         "it draws the tables of the embeddings, and images and sound are embedded without one",
@@ -69,7 +70,7 @@ REFUSALS: dict[str, Refusal] = {
     "words_that_are_not_there": Refusal(
         lambda spec, config: (
             [("add_norm.weights", spec.weights)]
-            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.has_tables
+            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.facts.has_tables
             else []
         ),
         "it is for the table of the words, and images and sound are embedded without one",
@@ -169,6 +170,20 @@ def warn(spec: AddNormSpec, config: Any) -> None:
             logger.warning_once(f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}.")
 
 
+def check(spec: AddNormSpec, config: Any) -> None:
+    """Refuse a spec for a model of `config`, or warn about it; once, as long as the config stays the same."""
+    # what changes while a model is built or loaded has nothing to do with it
+    facts = {key: value for key, value in vars(config).items() if key[0] != "_" and key not in _NO_FACTS}
+    checked: list[tuple[type, dict[str, Any]]] = spec.once("checked", list)
+    if (type(config), facts) not in checked:
+        refuse(spec, config)
+        warn(spec, config)
+        checked[:] = [(type(config), facts)]
+
+
+_NO_FACTS = ("add_norm", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
+
+
 def refuse(spec: AddNormSpec, config: Any) -> None:
     """Refuse a spec that a model of `config` cannot have.
 
@@ -179,43 +194,86 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
         ValueError: an override for layers that are not there, an axis that does nothing, a norm that does not fit its
             place, a depth rule without a value, starts that no gradient leaves. The sentence names field and value.
     """
-    depth = config.add_norm_depth()
-    layers = [spec.layer(index, depth) for index in range(depth)]
-    names = config.add_norm_sublayers()
-    stream, wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
+    depth, names = config.add_norm_depth(), config.add_norm_sublayers()
+    layers = list(spec.distinct_layers(depth).values())
+    wiring = WIRINGS.build(spec.wiring)
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
             reason = refusal.reason.format(stream=spec.stream.kind)
             raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
-    _refuse_idle_axes(spec, layers, names, wiring)
+    _refuse_idle_axes(spec, depth, names, wiring)
     _refuse_unused_slots(layers, names, wiring)
     _refuse_unused_residuals(layers, names, wiring)
-    _refuse_starts(spec, layers, names, config)
-    for position, name in positions(len(layers), names, wiring):
-        layer = layers[position.layer]
-        _refuse_values(layer, name, position)
+    with torch.device("meta"):
+        _refuse_starts(spec, layers, names, config)
+        _refuse_layers(spec, config)
+        _refuse_places(spec, config)
+
+
+def _refuse_layers(spec: AddNormSpec, config: Any) -> None:
+    """Refuse numbers that a layer's position makes impossible, and parts that do not fit."""
+    depth, names = config.add_norm_depth(), config.add_norm_sublayers()
+    stack = StackPositions(depth, names, WIRINGS.build(spec.wiring))
+    trial = _Trial(STREAMS.build(spec.stream), config)
+    first, by_layer = spec.distinct_layers(depth), spec.by_layer(depth)
+    last = {id(layer): index for index, layer in enumerate(by_layer)}
+    by_rule = {id(layer): {name: _depth_rules(layer, name) for name in names} for layer in first.values()}
+    for index, layer in enumerate(by_layer):
+        at_ends = index in first or index == last[id(layer)]
+        if at_ends or any(by_rule[id(layer)].values()):
+            for name, position in stack.of_layer(index).items():
+                for axis, rule in by_rule[id(layer)][name].items():
+                    _refuse_value(axis, at_depth(rule, position, f"add_norm.{axis}"), position)
+                if at_ends:
+                    _refuse_value("drop_path", layer.drop_path, position)
+                    trial.build(layer, name, position)
+
+
+class _Trial:
+    """Builds the parts of layers to see whether they fit, each of those that are equal once.
+
+    Args:
+        stream: the state that runs through the layers.
+        config (`AddNormConfig`): the model's config.
+    """
+
+    def __init__(self, stream: Any, config: Any):
+        self.stream, self.config = stream, config
+        self.tried: set[Any] = set()
+
+    def build(self, layer: LayerSpec, name: str, position: Position) -> None:
+        """Build what a sublayer has at a position."""
         residual = layer.residual_of(name)
-        with torch.device("meta"):
+        # a stream may give the first sublayer of a stack, or of a layer, something else
+        own = (residual, name, position.layer == 0, layer.norm if self.stream.has_norms_in_layers else None)
+        if own not in self.tried:
+            self.tried.add(own)
+            new_norm = partial(self.config.build_norm, layer.norm)
             try:
-                stream.build_residual(residual, config.hidden_size, position, partial(config.build_norm, layer.norm))
+                self.stream.build_residual(residual, self.config.hidden_size, position, new_norm)
             except ValueError as error:
                 raise ValueError(f"add_norm.residual ({residual.kind}): {error}") from None
         for slot, norm in layer.slot_norms(name).items():
-            _build(norm, config, f"add_norm.{name}.{slot}", config.slot_width(name, slot, layer.qkv_width))
+            width = self.config.slot_width(name, slot, layer.qkv_width)
+            if (norm, width) not in self.tried:
+                self.tried.add((norm, width))
+                _build(norm, self.config, f"add_norm.{name}.{slot}", width)
+
+
+def _refuse_places(spec: AddNormSpec, config: Any) -> None:
     for place in PLACES:
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
-    if stream.norms:
+    if STREAMS.build(spec.stream).norms:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
 
 
 def _build(norm: ComponentSpec, config: Any, where: str, width: int) -> Any:
-    with torch.device("meta"):
-        try:
-            return config.build_norm(norm, width)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+    try:
+        return config.build_norm(norm, width)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
@@ -249,20 +307,24 @@ def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: 
                 )
 
 
-def _refuse_idle_axes(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
-    origins: list[tuple[str, dict[str, Any], list[int]]] = [("add_norm", vars(spec), list(range(len(layers))))]
+def _refuse_idle_axes(spec: AddNormSpec, depth: int, names: list[str], wiring: Any) -> None:
+    by_layer = spec.by_layer(depth)
+    origins: list[tuple[str, dict[str, Any], Iterable[LayerSpec]]] = [
+        ("add_norm", vars(spec), spec.distinct_layers(depth).values())
+    ]
     for number, override in enumerate(spec.layers):
-        origins.append((f"add_norm.layers[{number}]", override.axes, override.layers(len(layers))))
+        if not _SLOT_AXES.isdisjoint(override.axes):
+            chosen = [by_layer[index] for index in override.layers(depth)]
+            origins.append((f"add_norm.layers[{number}]", override.axes, chosen))
     for axis, idle, slots, does in _THROUGH_SLOTS:
-        for where, axes, selected in origins:
+        for where, axes, layers in origins:
             value = axes.get(axis, idle)
-            acts = any(
-                slot in layers[index].slot_norms(name) and wiring.uses(slot, order, len(names))
-                for index in selected
+            if value != idle and not any(
+                slot in layer.slot_norms(name) and wiring.uses(slot, order, len(names))
+                for layer in layers
                 for order, name in enumerate(names)
                 for slot in slots
-            )
-            if value != idle and not acts:
+            ):
                 raise ValueError(
                     f"{where}.{axis} is {value!r}: it {does}, and no slot {one_of(slots)} is filled; allowed is "
                     f"{idle!r}."
@@ -298,12 +360,16 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
             )
 
 
-def _refuse_values(layer: LayerSpec, name: str, position: Position) -> None:
-    values = {f"residual.{option}": value for option, value in layer.residual_of(name).options.items()}
-    for option, value in (values | {"pre_scale": layer.pre_scale, "drop_path": layer.drop_path}).items():
-        number = at_depth(value, position, f"add_norm.{option}")
-        if option == "drop_path" and not 0 <= number < 1:
-            raise ValueError(
-                f"add_norm.drop_path is {number:.6g} in layer {position.layer + 1}; allowed is a number, at least 0 "
-                "and below 1."
-            )
+def _depth_rules(layer: LayerSpec, name: str) -> dict[str, ComponentSpec]:
+    """What depends on the depth in a sublayer, by the axis or the option that says it."""
+    options = {f"residual.{option}": value for option, value in layer.residual_of(name).options.items()}
+    values = options | {"pre_scale": layer.pre_scale, "drop_path": layer.drop_path}
+    return {axis: value for axis, value in values.items() if isinstance(value, ComponentSpec)}
+
+
+def _refuse_value(axis: str, value: float | ComponentSpec, position: Position) -> None:
+    if axis == "drop_path" and not isinstance(value, ComponentSpec) and not 0 <= value < 1:
+        raise ValueError(
+            f"add_norm.drop_path is {value:.6g} in layer {position.layer + 1}; allowed is a number, at least 0 "
+            "and below 1."
+        )

@@ -1,16 +1,18 @@
 """The spec of an add & norm scheme: `config.add_norm`, resolved over every axis."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..base.depth import parse_depth_value
 from ..base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
-from ..base.registry import ComponentSpec, Fraction, Registry, one_of, parse_option, to_json, unknown, whole
+from ..base.registry import ComponentSpec, Fraction, Registry, as_key, one_of, parse_option, to_json, unknown, whole
 from ..norms.norm_base import mixes_tokens
 from .presets import PRESETS
 
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
 
@@ -310,44 +312,30 @@ class AddNormSpec:
         """
         if isinstance(value, cls):
             return value
-        if hasattr(value, "to_dict"):
-            value = value.to_dict()
-        default = default or {"preset": "post_ln"}
-        if value is None:
-            value = default
-        if isinstance(value, str):
-            value = {"preset": value}
-        if not isinstance(value, Mapping):
-            raise ValueError(f"add_norm is {value!r}; allowed is a preset's name ({', '.join(PRESETS)}) or a dict.")
-        version = value.get("format_version", FORMAT_VERSION)
-        if type(version) is not int or version < 1:
-            raise ValueError(
-                f"add_norm.format_version is {version!r}; allowed is a whole number up to {FORMAT_VERSION}."
-            )
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"add_norm.format_version is {version}, but this version of hf_addnorm reads up to {FORMAT_VERSION}; "
-                f"a newer hf_addnorm is needed."
-            )
-        known = [f.name for f in fields(cls)]
-        for key in value:
-            if key not in known:
-                raise ValueError(f"add_norm: {unknown('key', key, known)}")
-        if "preset" not in value:
-            value = {**default, **value}
+        value = _as_axes(value, default or {"preset": "post_ln"}, [f.name for f in fields(cls)])
         preset = value["preset"]
         if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"add_norm.preset: {unknown('preset', preset, PRESETS)}")
-        axes = _axes(_STOCK_AXES, {})
-        axes = _axes(PRESETS[preset].spec, axes)
+        row = PRESETS[preset]
+        axes = _axes(row.spec, _axes(_STOCK_AXES, {}))
         variant = _parse_variant(value.get("variant", "paper"), preset)
         if variant == "official":
-            axes = _axes(PRESETS[preset].official, axes)
+            axes = _axes(row.official, axes)
         own = axes
         axes = _axes({key: item for key, item in value.items() if key not in _NO_AXES}, axes)
-        if PRESETS[preset].whole:
+        if row.whole:
             _refuse_changes(preset, axes, own)
         return cls(format_version=FORMAT_VERSION, preset=preset, variant=variant, **axes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_kept"}
+
+    def once(self, what: Hashable, compute: Callable[[], T]) -> T:
+        """What `compute()` gives, computed at the first call for `what`; it must follow from the spec alone."""
+        kept: dict[Hashable, Any] = vars(self).setdefault("_kept", {})
+        if what not in kept:
+            kept[what] = compute()
+        return kept[what]
 
     def layer(self, index: int, layers: int) -> LayerSpec:
         """What layer `index` of `layers` has.
@@ -355,13 +343,41 @@ class AddNormSpec:
         Raises:
             ValueError: if an override selects layers that the stack does not have.
         """
-        axes = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
+        return self.by_layer(layers)[index]
+
+    def by_layer(self, layers: int) -> list[LayerSpec]:
+        """What each layer of a stack of `layers` has; layers with the same exceptions, or none, share one object.
+
+        Raises:
+            ValueError: if an override selects layers that the stack does not have.
+        """
+        return self.once(("layers", layers), partial(self._resolve, layers))
+
+    def distinct_layers(self, layers: int) -> dict[int, LayerSpec]:
+        """The different ones of them, by the first layer that has each."""
+        return self.once(("distinct", layers), lambda: _first_of_each(self.by_layer(layers)))
+
+    def _resolve(self, layers: int) -> list[LayerSpec]:
+        plain = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
+        changed: list[tuple[int, ...]] = [()] * layers
+        # overrides that say the same count as one
+        numbers: dict[Any, int] = {}
+        axes_of: list[dict[str, Any]] = []
         for override in self.layers:
-            if index in override.layers(layers):
-                axes |= override.axes
-        if axes["cross_attention"] is None:
-            axes["cross_attention"] = axes["attention"]
-        return LayerSpec(**axes)
+            number = numbers.setdefault(as_key(override.axes), len(axes_of))
+            axes_of.append(override.axes)
+            for index in override.layers(layers):
+                changed[index] += (number,)
+        made: dict[tuple[int, ...], LayerSpec] = {}
+        for chosen in changed:
+            if chosen not in made:
+                axes = dict(plain)
+                for number in chosen:
+                    axes |= axes_of[number]
+                if axes["cross_attention"] is None:
+                    axes["cross_attention"] = axes["attention"]
+                made[chosen] = LayerSpec(**axes)
+        return [made[chosen] for chosen in changed]
 
     def residuals(self) -> Iterator[tuple[str, ComponentSpec]]:
         """Every residual, and where it stands."""
@@ -377,7 +393,7 @@ class AddNormSpec:
                 yield from ((f"{where}.{name}", choice) for name, choice in residual.items())
 
     def norms(self, layers: int) -> Iterator[tuple[str, ComponentSpec]]:
-        """Every norm of a model with so many layers, and where it stands."""
+        """Every norm of a model with so many layers, and where it stands; once for all layers that are the same."""
         for place in PLACES:
             norm = self.place_norm(getattr(self, place))
             if norm is not None:
@@ -385,8 +401,7 @@ class AddNormSpec:
         stream = STREAMS.build(self.stream)
         if stream.norms:
             yield "add_norm.norm", self.norm
-        for index in range(layers):
-            layer = self.layer(index, layers)
+        for layer in self.distinct_layers(layers).values():
             if stream.has_norms_in_layers:
                 yield "add_norm.norm", layer.norm
             for name in SUBLAYERS:
@@ -395,7 +410,10 @@ class AddNormSpec:
 
     def token_norms(self, layers: int) -> list[tuple[str, ComponentSpec]]:
         """Those of them that look at more than one token."""
-        return [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)]
+        return self.once(
+            ("token_norms", layers),
+            lambda: [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)],
+        )
 
     def asks_model(self, layers: int) -> bool:
         """Whether something in it asks what the model knows during a forward."""
@@ -418,6 +436,41 @@ class AddNormSpec:
 
 
 _NO_AXES = ("format_version", "preset", "variant")
+
+
+def _first_of_each(layers: list[LayerSpec]) -> dict[int, LayerSpec]:
+    found: dict[int, tuple[int, LayerSpec]] = {}
+    for index, layer in enumerate(layers):
+        found.setdefault(id(layer), (index, layer))
+    return dict(found.values())
+
+
+def _as_axes(value: Any, default: Mapping[str, Any], known: list[str]) -> Mapping[str, Any]:
+    """What a user or a config.json wrote, as a dict of `known` keys with a preset (by default that of `default`).
+
+    Raises:
+        ValueError: as `AddNormSpec.parse`.
+    """
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    if value is None:
+        value = default
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"add_norm is {value!r}; allowed is a preset's name ({', '.join(PRESETS)}) or a dict.")
+    version = value.get("format_version", FORMAT_VERSION)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"add_norm.format_version is {version!r}; allowed is a whole number up to {FORMAT_VERSION}.")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"add_norm.format_version is {version}, but this version of hf_addnorm reads up to {FORMAT_VERSION}; "
+            f"a newer hf_addnorm is needed."
+        )
+    for key in value:
+        if key not in known:
+            raise ValueError(f"add_norm: {unknown('key', key, known)}")
+    return value if "preset" in value else {**default, **value}
 
 
 def _parse_variant(value: Any, preset: str) -> str:

@@ -1,8 +1,27 @@
 """Wirings: how the sublayers of a layer meet. The layer is the unit here, x its state, A, C, M its branches."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
 
 from ..base.registries import WIRINGS
+
+
+class CalledSublayer(Protocol):
+    """A sublayer during one forward, as a wiring runs it; `SublayerCall` says what its methods do."""
+
+    def read(self, state: Any) -> tuple[torch.Tensor, Any]: ...
+
+    def enter(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def leave(self, u: torch.Tensor) -> torch.Tensor: ...
+
+    def output(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any: ...
+
+    def step(self, state: Any) -> Any: ...
 
 
 @WIRINGS.register("sequential")
@@ -25,7 +44,7 @@ class Sequential:
         """Whether that sublayer writes to the stream."""
         return True
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
         """The state after the layer, from the state before it."""
         for call in calls:
             state = call.step(state)
@@ -60,7 +79,7 @@ class Parallel(Sequential):
     def writes(self, order: int, sublayers: int) -> bool:
         return order == sublayers - 1
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
         x, kept = calls[-1].read(state)
         shared = calls[0].enter(x)
         f = calls[0].leave(shared)
@@ -82,7 +101,7 @@ class BottomToTop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
         before, _ = calls[0].read(state)
         for call in calls[:-1]:
             state = call.step(state)
@@ -103,7 +122,7 @@ class TwoHop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, calls: list[Any]) -> Any:
+    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
         _, kept = calls[-1].read(state)
         for call in calls[:-1]:
             state = call.step(state)

@@ -7,14 +7,16 @@ go through guarded initialisers, so values that a checkpoint brought are never t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import log
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 import torch
+from torch import nn
 from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
-from ..base.depth import Position
+from ..base.depth import Position, power
 from ..base.registries import INITS
 from ..base.registry import Finite, Positive, whole
 from ..norms.norm_base import set_gain
@@ -35,10 +37,15 @@ class Linear:
         output_scale (`float`): what the stock draw of o and w2 is multiplied by already.
     """
 
-    module: Any
+    module: nn.Module
     roles: tuple[str, ...]
     position: Position
     output_scale: float = 1.0
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """[out, in], and the transpose in a Conv1D."""
+        return self.module.get_parameter("weight")
 
 
 class InitRule:
@@ -57,7 +64,7 @@ class InitRule:
     def start_linear(self, linear: Linear) -> None:
         """Write the start weight of a Linear layer that has one of the roles, after the stock rules drew it."""
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         """Write the start of a norm or a table that has one of the roles; `position` is that of the first layer."""
 
 
@@ -79,7 +86,7 @@ class ScaleWeights(InitRule):
 
     def start_linear(self, linear: Linear) -> None:
         """Draw and scale the weight of `linear`, part by part where it is fused."""
-        weight = linear.module.weight.clone()
+        weight = linear.weight.clone()
         # [out, in]
         parts = (weight.T if isinstance(linear.module, Conv1D) else weight).chunk(len(linear.roles), dim=0)
         for role, part in zip(linear.roles, parts, strict=True):
@@ -88,7 +95,7 @@ class ScaleWeights(InitRule):
                 part.mul_(factor / linear.output_scale if role in ("o", "w2") else factor)
             else:
                 _DRAWS[self.base](part, gain=factor)
-        init.copy_(linear.module.weight, weight)
+        init.copy_(linear.weight, weight)
 
 
 def fan_in_normal_(weight: torch.Tensor, gain: float) -> torch.Tensor:
@@ -104,8 +111,14 @@ _DRAWS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def draw_table(table: Any, draw: Callable[[torch.Tensor], Any]) -> None:
-    """Draw the rows of an embedding table anew; that of the padding token is 0, as in the stock models."""
+def draw_table(module: nn.Module, draw: Callable[[torch.Tensor], object]) -> None:
+    """Draw the rows of an embedding table anew; that of the padding token is 0, as in the stock models.
+
+    Args:
+        module (`torch.nn.Embedding`): the table.
+        draw (`Callable`): writes the start into a tensor [rows, width].
+    """
+    table = cast(nn.Embedding, module)
     weight = torch.empty_like(table.weight)
     draw(weight)
     if table.padding_idx is not None:
@@ -126,7 +139,7 @@ class SmallTables(InitRule):
         super().__init__(("embed",))
         self.bound = bound
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         draw_table(module, lambda weight: torch.nn.init.uniform_(weight, -self.bound, self.bound))
 
 
@@ -143,10 +156,10 @@ class TFixup(ScaleWeights):
     def scale(position: Position) -> float:
         """`0.67 L^(-1/4)`, in a decoder with cross-attention `(9L)^(-1/4)`."""
         in_decoder = position.sublayers > 2 * position.layers
-        return (9 * position.layers) ** -0.25 if in_decoder else 0.67 * position.layers**-0.25
+        return float((9 * position.layers) ** -0.25 if in_decoder else 0.67 * position.layers**-0.25)
 
-    def start_module(self, module: Any, position: Position) -> None:
-        std = module.embedding_dim**-0.5 * (9 * position.layers) ** -0.25
+    def start_module(self, module: nn.Module, position: Position) -> None:
+        std = cast(nn.Embedding, module).embedding_dim ** -0.5 * (9 * position.layers) ** -0.25
         draw_table(module, lambda weight: torch.nn.init.normal_(weight, std=std))
 
 
@@ -159,27 +172,28 @@ class UnitDraws(InitRule):
     def start_linear(self, linear: Linear) -> None:
         # those of o and w2 are columns of [out, in], and Conv1D stores the transpose
         axis = int(linear.roles[0] in ("o", "w2")) ^ int(not isinstance(linear.module, Conv1D))
-        draw = torch.nn.init.normal_(torch.empty_like(linear.module.weight))
-        init.copy_(linear.module.weight, torch.nn.functional.normalize(draw, dim=axis))
+        draw = torch.nn.init.normal_(torch.empty_like(linear.weight))
+        init.copy_(linear.weight, torch.nn.functional.normalize(draw, dim=axis))
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         def draw(weight: torch.Tensor) -> None:
             weight.copy_(torch.nn.functional.normalize(torch.nn.init.normal_(weight), dim=-1))
 
         draw_table(module, draw)
 
 
-def zero_init(norm: Any) -> None:
+def zero_init(norm: nn.Module) -> None:
     """Start a norm at gain 0 and bias 0."""
     set_gain(norm, 0.0)
-    if getattr(norm, "bias", None) is not None:
-        init.zeros_(norm.bias)
+    for name, parameter in norm.named_parameters(recurse=False):
+        if name == "bias":
+            init.zeros_(parameter)
 
 
 class ZeroNorms(InitRule):
     """Start the norms of some slots at zero, gain and bias, so that they pass nothing at first."""
 
-    def start_module(self, module: Any, position: Position) -> None:
+    def start_module(self, module: nn.Module, position: Position) -> None:
         zero_init(module)
 
 
@@ -189,7 +203,12 @@ def scaled_output() -> ScaleWeights:
 
     Source: GPT-2, Radford et al., 2019; Megatron-LM, Shoeybi et al., 2019, arXiv 1909.08053.
     """
-    return ScaleWeights(("o", "w2"), lambda position: position.sublayers**-0.5)
+    return ScaleWeights(("o", "w2"), partial(power, of="sublayers", exponent=-0.5))
+
+
+def deepnorm_in_encoder(position: Position, *, decoder_layers: int) -> float:
+    """DeepNorm's factor in the encoder of an encoder-decoder, 0.87 (L^4 M)^(-1/16) with M = `decoder_layers`."""
+    return float(0.87 * (position.layers**4 * decoder_layers) ** (-1 / 16))
 
 
 @INITS.register("deepnorm")
@@ -204,13 +223,15 @@ def deepnorm(
     scales the model's own draw instead: `base="stock"`. The encoder of an encoder-decoder has 0.87 (L^4 M)^(-1/16),
     with M = `decoder_layers`; its skip's constant is the depth rule `deepnorm`.
     """
-
-    def factor(position: Position) -> float:
-        if decoder_layers is None:
-            return (4 * position.sublayers) ** -0.25
-        return 0.87 * (position.layers**4 * decoder_layers) ** (-1 / 16)
-
+    factor = partial(power, of="sublayers", times=4.0, exponent=-0.25)
+    if decoder_layers is not None:
+        factor = partial(deepnorm_in_encoder, decoder_layers=decoder_layers)
     return ScaleWeights(("v", "o", "w1", "w2"), factor, base)
+
+
+def sub_ln_in_encoder(position: Position, *, decoder_layers: int) -> float:
+    """Sub-LN's factor in the encoder of an encoder-decoder, sqrt(ln(3M) ln(2L) / 3) with M = `decoder_layers`."""
+    return float((log(3 * decoder_layers) * log(2 * position.layers) / 3) ** 0.5)
 
 
 @INITS.register("sub_ln")
@@ -225,12 +246,9 @@ def sub_ln(
     gain. The authors' code scales the model's own draw instead: `base="stock"`. The encoder of an encoder-decoder has
     sqrt(ln(3M) ln(2L) / 3), with M = `decoder_layers`.
     """
-
-    def factor(position: Position) -> float:
-        if decoder_layers is None:
-            return log(position.sublayers) ** 0.5
-        return (log(3 * decoder_layers) * log(2 * position.layers) / 3) ** 0.5
-
+    factor = partial(power, of="sublayers", exponent=0.5, log_of=True)
+    if decoder_layers is not None:
+        factor = partial(sub_ln_in_encoder, decoder_layers=decoder_layers)
     return ScaleWeights(("v", "o", "w1", "w2"), factor, base)
 
 
@@ -240,7 +258,7 @@ def b2t() -> ScaleWeights:
 
     Source: B2T connection, Takase et al., 2022, arXiv 2206.00330.
     """
-    return ScaleWeights(LINEAR_ROLES, lambda position: position.layers**-0.5)
+    return ScaleWeights(LINEAR_ROLES, partial(power, of="layers", exponent=-0.5))
 
 
 @INITS.register("ds_init")
@@ -250,7 +268,7 @@ def ds_init(*, exponent: Finite = -0.5) -> ScaleWeights:
     Source: depth-scaled initialisation, Zhang, Titov & Sennrich, 2019, arXiv 1908.11365. The authors' code gives
     l^(-1/2) to an initialiser that takes it for a variance: `exponent=-0.25`.
     """
-    return ScaleWeights(LINEAR_ROLES, lambda position: (position.layer + 1) ** exponent, "xavier_uniform")
+    return ScaleWeights(LINEAR_ROLES, partial(power, of="layer", exponent=exponent), "xavier_uniform")
 
 
 @INITS.register("mitchell")
@@ -260,7 +278,7 @@ def mitchell() -> ScaleWeights:
     Source: the init called "mitchell" in OLMo's code (OLMo, Groeneveld et al., 2024, arXiv 2402.00838). It draws the
     embeddings by their width too, which is not part of it here.
     """
-    return ScaleWeights(("o", "w2"), lambda position: (2 * (position.layer + 1)) ** -0.5, "fan_in_normal")
+    return ScaleWeights(("o", "w2"), partial(power, of="layer", times=2.0, exponent=-0.5), "fan_in_normal")
 
 
 @INITS.register("t_fixup")

@@ -1,14 +1,14 @@
 """Weight transforms: what is done to weights, by their role, in every forward.
 
 Those of the layers' Linear layers; some transforms are for the tables of the embeddings and a language model's output
-layer too (`vocabulary.py`). The stored weight keeps its stock path and is what is trained, loaded and saved; the layer
-works with the transformed one. An adapter adds to the layer's output, so that merging it into the stored weight is not
-the same.
+layer too (`embeddings_and_output.py`). The stored weight keeps its stock path and is what is trained, loaded and
+saved; the layer works with the transformed one. An adapter adds to the layer's output, so that merging it into the
+stored weight is not the same.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..base.forward_context import put_buffer
 from ..base.registries import WEIGHTS
-from ..base.registry import Positive, one_of, says
+from ..base.registry import ComponentSpec, OptionType, Positive, one_of
 from ..base.token_mask import current
 from ..norms.norm_base import root, unit
 from .initialization import LINEAR_ROLES
@@ -28,24 +28,24 @@ from .initialization import LINEAR_ROLES
 ALL_ROLES = (*LINEAR_ROLES, "embed", "output")
 
 
-def _roles_among(known: Sequence[str]) -> Any:
+def _roles_among(known: Sequence[str]) -> OptionType[list[str]]:
     allowed = f"a list of roles, {one_of(known)}, none twice"
 
-    def parse(value: Any, where: str) -> list[str]:
+    def parse(value: object, where: str) -> list[str]:
         roles = list(value) if isinstance(value, (list, tuple)) else []
         if not roles or len(set(map(str, roles))) < len(roles) or any(role not in known for role in roles):
             raise ValueError(f"{where} is {value!r}; allowed is {allowed}.")
         return roles
 
-    return says(allowed, parse)
+    return OptionType(allowed, parse)
 
 
-Roles = Annotated[list, _roles_among(LINEAR_ROLES)]
-AllRoles = Annotated[list, _roles_among(ALL_ROLES)]
+Roles = Annotated[list[str], _roles_among(LINEAR_ROLES)]
+AllRoles = Annotated[list[str], _roles_among(ALL_ROLES)]
 
 
 class WeightTransform(nn.Module):
-    """Base: a function of the weight [out, in] of one role, which has that shape too.
+    """Base of the weight transforms: a function of the weight [out, in] of a Linear layer, to the same shape.
 
     Args:
         out_features, in_features (`int`): of the role.
@@ -71,7 +71,7 @@ class WeightTransform(nn.Module):
         raise NotImplementedError
 
     def of_bias(self, bias: torch.Tensor) -> torch.Tensor:
-        """What the layer works with in the place of its bias [out]."""
+        """The bias [out] that the layer uses, from the one that is stored."""
         return bias
 
 
@@ -230,7 +230,8 @@ class ZeroMeanOutput(WeightTransform):
         return (w - w.mean(0)).to(weight.dtype)
 
     def of_bias(self, bias: torch.Tensor) -> torch.Tensor:
-        return self(bias)
+        centred: torch.Tensor = self(bias)
+        return centred
 
 
 @WEIGHTS.register("sigma_reparam")
@@ -305,23 +306,29 @@ class Transformed(nn.Module):
 
     weight_norm: nn.ModuleList
 
+    @property
+    def transforms(self) -> Sequence[WeightTransform]:
+        """The transform of each role of the layer, in the order of the roles."""
+        return cast(Sequence[WeightTransform], self.weight_norm)
+
     def parts(self) -> tuple[torch.Tensor, ...]:
         """The stored weight of each role, [out, in]."""
-        weight: Any = self.weight
-        weight = weight.T if isinstance(self, Conv1D) else weight
-        return weight.chunk(len(self.weight_norm), dim=0)
+        stored = cast(nn.Linear, self).weight
+        weight = stored.T if isinstance(self, Conv1D) else stored
+        return tuple(weight.chunk(len(self.weight_norm), dim=0))
 
     def start_transforms(self) -> None:
         """Write the transforms' start values, from the start weight."""
-        for transform, part in zip(self.weight_norm, self.parts(), strict=True):
-            transform.start(part)  # type: ignore[operator]
+        for transform, part in zip(self.transforms, self.parts(), strict=True):
+            transform.start(part)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weights = [transform(part) for transform, part in zip(self.weight_norm, self.parts(), strict=True)]
-        bias: Any = self.bias
-        if bias is not None and any(transform.has_bias_too for transform in self.weight_norm):
-            parts = zip(self.weight_norm, bias.chunk(len(weights)), strict=True)
-            bias = torch.cat([transform.of_bias(part) for transform, part in parts])  # type: ignore[operator]
+        transforms = self.transforms
+        weights = [transform(part) for transform, part in zip(transforms, self.parts(), strict=True)]
+        bias: torch.Tensor | None = cast(nn.Linear, self).bias
+        if bias is not None and any(transform.has_bias_too for transform in transforms):
+            parts = zip(transforms, bias.chunk(len(weights)), strict=True)
+            bias = torch.cat([transform.of_bias(part) for transform, part in parts])
         return linear(x, torch.cat(weights) if len(weights) > 1 else weights[0], bias)
 
 
@@ -333,14 +340,14 @@ class TransformedConv1D(Transformed, Conv1D):
     """GPT-2's `Conv1D` with a transformed weight."""
 
 
-def transformed_class(module: Any) -> "type[Transformed]":
-    """The class that recasts a Linear layer."""
+def transformed_class(module: nn.Module) -> "type[Transformed]":
+    """The class in which a Linear layer transforms its weight: one for `torch.nn.Linear`, one for `Conv1D`."""
     return TransformedConv1D if isinstance(module, Conv1D) else TransformedLinear
 
 
-def transforms(choice: Any, roles: Sequence[str], outs: int, ins: int) -> list[WeightTransform] | None:
+def transforms(choice: ComponentSpec, roles: Sequence[str], outs: int, ins: int) -> list[WeightTransform] | None:
     """A transform for each of the roles of a weight [outs, ins], or None if none of them has one."""
-    wanted = choice.options.get("roles") or WEIGHTS[choice.kind].possible_roles  # type: ignore[attr-defined]
+    wanted = choice.options.get("roles") or WEIGHTS[choice.kind].possible_roles
     if set(roles).isdisjoint(wanted):
         return None
     size = outs // len(roles)
@@ -349,6 +356,9 @@ def transforms(choice: Any, roles: Sequence[str], outs: int, ins: int) -> list[W
     ]
 
 
-def linear_size(module: Any) -> tuple[int, int]:
+def linear_size(module: nn.Module) -> tuple[int, int]:
     """Output and input features of a Linear layer."""
-    return (module.nf, module.nx) if isinstance(module, Conv1D) else (module.out_features, module.in_features)
+    if isinstance(module, Conv1D):
+        return module.nf, module.nx
+    linear_layer = cast(nn.Linear, module)
+    return linear_layer.out_features, linear_layer.in_features

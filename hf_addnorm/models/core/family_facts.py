@@ -1,0 +1,38 @@
+"""What a family says about itself without its models: what it reads, what in its config counts layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+# the keys of INPUT_KINDS in hf_addnorm/hub/input_kinds.py
+InputName = Literal["text", "image", "sound", "spectrogram"]
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """What is known of a family by its config alone; the defaults are those of a text encoder.
+
+    Args:
+        inputs (`str`): what a model reads: "text" (numbers of tokens, whose embeddings are tables), "image", "sound"
+            or "spectrogram".
+        norm_eps (`str`): the config's entry for the eps of the stock norms.
+        position_table (`bool`): whether the stock model adds a table's row to the embeddings for a token's position.
+        layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
+            and, where layers are shared, those that have weights of their own.
+        per_layer (`tuple[str, ...]`): the config's entries that have a value for each layer.
+        tasks (`dict[str, str]`): the Hub's name for what a head does, by the end of the name of its class, where that
+            end means something else in other families.
+    """
+
+    inputs: InputName = "text"
+    norm_eps: str = "layer_norm_eps"
+    position_table: bool = False
+    layer_counts: tuple[str, ...] = ("num_hidden_layers",)
+    per_layer: tuple[str, ...] = ()
+    tasks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
+        return self.inputs == "text"

@@ -1,0 +1,140 @@
+"""A family's layer: how a stock layer is recast, and how its sublayers run through their add & norm blocks."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..base.depth import Position
+from ..base.registry import ComponentSpec
+from ..norms.norm_base import mixes_tokens
+from ..spec.spec import AddNormSpec
+from ..streams.streams import LayerState
+from ..weights.weight_transforms import Transformed, linear_size, transformed_class, transforms
+from .block_building import BlockBuilder, BuiltNorm
+from .family_layout import SublayerLayout
+from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
+from .recasting import document, get_part, recast_at
+from .token_hooks import pass_token_mask, takes_token_mask
+
+
+class AddNormLayer(nn.Module):
+    """Mixin for a family's layer: runs its sublayers through their add & norm blocks.
+
+        x -> attention's block -> (cross-attention's block) -> feed-forward's block -> x
+
+    The class that mixes it in sets `sublayers` and says what the branches are.
+    """
+
+    sublayers: ClassVar[dict[str, SublayerLayout]]
+    connections: Any
+    # whether a norm in it takes statistics over tokens
+    mixes_tokens = False
+    # whether it is told what its model knows during a forward
+    has_token_hook = False
+
+    def __init_subclass__(cls, **kwargs: Any):
+        if "forward" in vars(cls):
+            cls.forward = takes_token_mask(cls.forward)
+        super().__init_subclass__(**kwargs)
+        document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
+
+    @property
+    def added_last(self) -> nn.Module | None:
+        """What the stock layer adds to the stream behind its sublayers, if it has anything of the kind."""
+        return None
+
+    def recast_parts(self, spec: AddNormSpec, names: list[str]) -> None:
+        """Let the parts of the named sublayers that run with norms inside, or with transformed weights, be recast."""
+        # what the stock layer's paths hold by now: a norm that several depths may share, or nothing
+        self.stock_choices: dict[str, ComponentSpec | None] = {}
+        # by path: a Linear may be replaced later, by an adapter or a quantiser
+        self.add_norm_linears: dict[str, tuple[tuple[str, ...], Position]] = {}
+        self.transformed: list[str] = []
+        for name in names:
+            for path, cls in self.sublayers[name].parts.items():
+                recast_at(self, path, cls)
+            for path, roles in self.sublayers[name].roles().items():
+                stock = self.get_submodule(path)
+                if (found := transforms(spec.weights, roles, *linear_size(stock))) is not None:
+                    self.transformed.append(path)
+                    recast_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
+
+    def install_add_norm(self, builder: BlockBuilder, depth: int) -> LayerAddNorm:
+        """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""
+        spec, shared = builder.layer_spec(depth), None
+        blocks: dict[str, SublayerAddNorm] = {}
+        for name, position in builder.positions.of_layer(depth).items():
+            filled = builder.build_norms(spec, name)
+            norms = self._place_norms(self.sublayers[name], filled)
+            for path, roles in self.sublayers[name].roles().items():
+                self.add_norm_linears.setdefault(path, (roles, position))
+            residual = builder.build_residual(spec, name, position)
+            if spec.residual_of(name).options.get("share") == "layer":
+                shared, residual = shared or residual, None
+            blocks[name] = SublayerAddNorm(spec, position, set(filled), norms, residual, builder.head_size(spec))
+        self.mixes_tokens = self.mixes_tokens or builder.mixes_tokens
+        if builder.asks_model and not self.has_token_hook:
+            self.has_token_hook = True
+            self.register_forward_pre_hook(pass_token_mask, with_kwargs=True)
+        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, depth, builder.build_stream_modules(depth))
+
+    def _place_norms(self, parts: SublayerLayout, norms: dict[str, BuiltNorm]) -> dict[str, nn.Module]:
+        """Put norms at the stock layer's paths; those that have no place there are returned, by slot."""
+        own = {slot: norm.module for slot, norm in norms.items()}
+        for slot, path in parts.norms.items():
+            choice, held = norms[slot].choice if slot in norms else None, self.stock_choices.get(path)
+            if held is None:
+                self.set_submodule(path, own.pop(slot) if slot in own else nn.Identity(), strict=True)
+                self.stock_choices[path] = choice
+            # at another depth of a shared layer, the same norm is shared as in the stock model; not its statistics
+            elif choice == held and not mixes_tokens(held):
+                del own[slot]
+        return own
+
+    def run(
+        self,
+        hidden_states: LayerState,
+        branches: Mapping[str, Branch],
+        connections: LayerAddNorm | None = None,
+        chunk: tuple[int, int] | None = None,
+        then: Any = None,
+        skipped: Collection[int] = (),
+    ) -> Any:
+        """The hidden states after the layer.
+
+        Args:
+            hidden_states: those before it.
+            branches (`dict[str, Branch]`): the sublayers that run, in order.
+            connections (`LayerAddNorm`, *optional*): the blocks, where they are not the layer's own.
+            chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the feed-forward runs in.
+            then (`torch.nn.Module`, *optional*): something that the stock layer adds to the stream at its end.
+            skipped (`Collection[int]`): the depths at which a layer is left out of this forward.
+        """
+        for path in self.transformed:
+            linear = get_part(self, path)
+            if not isinstance(getattr(linear, "base_layer", linear), Transformed):
+                raise RuntimeError(
+                    f"{path} has been replaced by a {type(linear).__name__}, which does not transform its weight as "
+                    "add_norm.weights says: a model with weight transforms cannot be quantised so."
+                )
+        blocks: Any = self.connections if connections is None else connections
+        if blocks.depth in skipped:
+            return blocks(hidden_states, [])
+        calls = []
+        for name, branch in branches.items():
+            parts, stock_norms = self.sublayers[name], {}
+            for slot in blocks._modules[name].stock_slots:
+                stock_norms[slot] = get_part(self, parts.norms[slot])
+            dropout = None if parts.dropout is None else get_part(self, parts.dropout)
+            in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
+            calls.append(SublayerCall(blocks, name, branch, dropout, stock_norms, in_chunks))
+        return blocks(hidden_states, calls, then)
+
+    def require_cross_attention(self) -> None:
+        """Refuse an encoder's hidden states where there is nothing to read them."""
+        if not self.connections.has("cross_attention"):
+            raise ValueError(
+                "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
+                "config.add_cross_attention=True."
+            )

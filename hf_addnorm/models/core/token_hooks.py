@@ -1,0 +1,69 @@
+"""How a model, and its layers, are told which tokens are real while a forward runs."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+from torch import nn
+
+from ..base.auxiliary_loss import with_losses
+from ..base.token_mask import TokenMask, current, running_with
+
+
+def pass_token_mask(layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    """A hook before a layer's forward: hands the model's tokens on as an argument."""
+    # before a checkpoint begins, so that its recomputation is told the same
+    return args, kwargs | {"tokens": current()}
+
+
+def takes_token_mask(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's forward that takes the model's tokens as `tokens` and knows them while it runs."""
+
+    @wraps(forward)
+    def with_tokens(self: Any, *args: Any, tokens: TokenMask | None = None, **kwargs: Any) -> Any:
+        if tokens is None:
+            return forward(self, *args, **kwargs)
+        return running_with(tokens, forward, self, *args, **kwargs)
+
+    return with_tokens
+
+
+def _reader(forward: Any, name: str) -> Any:
+    """What gives an argument of a model's forward, by place or by name; None where it has none."""
+    names = list(inspect.signature(forward).parameters)
+    position = names.index(name) - 1 if name in names else None
+
+    def read(args: tuple, kwargs: dict[str, Any]) -> Any:
+        by_place = args[position : position + 1] if position is not None else ()
+        return by_place[0] if by_place else kwargs.get(name)
+
+    return read
+
+
+def _patch_grid(config: Any, image: Any) -> tuple[int, int] | None:
+    """Rows and columns of the patches of images [batch, channels, height, width]."""
+    if image is None:
+        return None
+    sizes = config.patch_size if isinstance(config.patch_size, (list, tuple)) else 2 * (config.patch_size,)
+    return image.shape[-2] // sizes[0], image.shape[-1] // sizes[1]
+
+
+def with_token_mask(forward: Any) -> Any:
+    """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
+    mask, image = _reader(forward, "attention_mask"), _reader(forward, "pixel_values")
+
+    @wraps(forward)
+    def with_token_mask(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.changes_output:
+            self.require_output_layer()
+        run: Any = partial(with_losses, forward) if self.adds_loss else forward
+        if not (self.asks_model or self.mixes_tokens):
+            return run(self, *args, **kwargs)
+        tokens = TokenMask.of(mask(args, kwargs), _patch_grid(self.config, image(args, kwargs)))
+        return running_with(tokens, run, self, *args, **kwargs)
+
+    # Accelerate, where it takes its autocast away again, goes down to what no decorator is on, and would take this too
+    vars(with_token_mask)["__signature__"] = inspect.signature(forward)
+    del vars(with_token_mask)["__wrapped__"]
+    return with_token_mask

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import CACHE, FAMILIES, checkpoint_activations, covering, fill_with_pattern
+from families import CACHE, FAMILIES, checkpoint_activations, covering, fill_with_pattern, keep_activations
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS

@@ -536,3 +536,9 @@ def checkpoint_activations(model: Any, *args: Any) -> None:
     """Recompute the layers in the backward; the method has this name from Transformers 5.23 on."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(*args)
+
+
+def keep_activations(model: Any) -> None:
+    """The opposite."""
+    disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+    disable()

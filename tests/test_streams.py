@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import CACHE, FAMILIES, checkpoint_activations, covering, fill_with_pattern
+from families import CACHE, FAMILIES, checkpoint_activations, covering, fill_with_pattern, keep_activations
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS
@@ -114,7 +114,7 @@ def test_reentrant_checkpointing_is_refused_for_streams_of_several_tensors(famil
             checkpoint_activations(net, {"use_reentrant": False})
         else:
             checkpoint_activations(net, {"use_reentrant": True})
-        net.activation_checkpointing_disable()
+        keep_activations(net)
 
 
 def _compile(net, inputs):

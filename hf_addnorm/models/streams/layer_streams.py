@@ -77,8 +77,8 @@ class DenseStream(SingleStream):
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
     def end_layer(self, state: Any, part: Any) -> Any:
-        x, *outputs = state
-        outputs.append(x)
+        x, *before = state
+        outputs = [*before, x]
         if part is not None:
             x = part(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
         return (x, *outputs)

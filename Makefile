@@ -3,14 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
-# on a CPU, accelerate launch gives a process one thread unless this says otherwise
-OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo test test-slow lint conformance benchmark test-lowest test-newest
 
 # The main job, on real input, with no Hub in reach: MiniLM learns whether a sentence describes a signature.
 demo: .venv/recipes .venv/demo
-	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/accelerate launch recipes/finetune_text.py \
+	$(BIN)/accelerate launch --config_file hf_addnorm/launch/single.yaml recipes/finetune_text.py \
 	    --config recipes/configs/docstring_match.yaml --output_dir runs/docstring_match-$(RUN) $(ARGS)
 
 test: .venv/test
@@ -54,6 +52,7 @@ conformance: .venv/test
 
 benchmark: .venv/recipes .venv/demo
 	$(BIN)/python benchmarks/default_vs_stock.py $(ARGS)
+	$(BIN)/python benchmarks/recipe_loop.py
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -3,8 +3,7 @@
     python benchmarks/build_depth.py [--json FILE]
 
 Config: milliseconds for 1,000 layers, the best of five, by spec. Model: seconds to build BERT (hidden size 32) at
-several depths, stock and ours in turn, the order swapped from pair to pair; the figure is the median of the pairs'
-ratios.
+several depths, stock and ours in turn, the order swapped from pair to pair; the figure is the pairs' median ratio.
 """
 
 import argparse

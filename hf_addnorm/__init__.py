@@ -13,13 +13,13 @@ from .models.composites.configuration_addnorm_encoder_decoder import AddNormEnco
 from .models.composites.configuration_addnorm_stack import AddNormStackConfig
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.core.hub_files import HubFiles
-from .models.families.configuration_addnorm_albert import AddNormAlbertConfig
-from .models.families.configuration_addnorm_bert import AddNormBertConfig
-from .models.families.configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
-from .models.families.configuration_addnorm_gpt2 import AddNormGPT2Config
-from .models.families.configuration_addnorm_modernbert import AddNormModernBertConfig
-from .models.families.configuration_addnorm_vit import AddNormViTConfig
-from .models.families.configuration_addnorm_wav2vec2 import AddNormWav2Vec2Config
+from .models.families.configuration_addnorm_albert import *
+from .models.families.configuration_addnorm_bert import *
+from .models.families.configuration_addnorm_deberta_v2 import *
+from .models.families.configuration_addnorm_gpt2 import *
+from .models.families.configuration_addnorm_modernbert import *
+from .models.families.configuration_addnorm_vit import *
+from .models.families.configuration_addnorm_wav2vec2 import *
 from .models.spec.presets import PRESETS, Preset
 from .models.spec.spec import AddNormSpec
 from .scheme import Scheme
@@ -51,15 +51,8 @@ _LATER = {
     "grow": ".growth",
     "hub": ".hub",
 }
-_FAMILIES: tuple[type[AddNormConfig], ...] = (
-    AddNormAlbertConfig,
-    AddNormBertConfig,
-    AddNormDebertaV2Config,
-    AddNormGPT2Config,
-    AddNormModernBertConfig,
-    AddNormViTConfig,
-    AddNormWav2Vec2Config,
-)
+# those whose configs are imported above
+_FAMILIES: list[type[AddNormConfig]] = AddNormConfig.__subclasses__()
 _COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (AddNormEncoderDecoderConfig, AddNormStackConfig)
 
 
@@ -86,16 +79,24 @@ def __getattr__(name: str) -> Any:
         beginnings = [beginning for beginning in files if name.startswith(beginning)]
         if not beginnings:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(files[max(beginnings, key=len)])
-        if name not in module.__all__:
+        models = _models_of(files[max(beginnings, key=len)])
+        if name not in models:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(module, name)
+        value = models[name]
     globals()[name] = value
     return value
 
 
+def _models_of(file: str) -> dict[str, type]:
+    """The models that a module defines, by name."""
+    from transformers import PreTrainedModel
+
+    defined = ((name, value) for name, value in vars(importlib.import_module(file)).items() if isinstance(value, type))
+    return {name: cls for name, cls in defined if issubclass(cls, PreTrainedModel) and cls.__module__ == file}
+
+
 def _model_names() -> list[str]:
-    return [name for file in _model_files().values() for name in importlib.import_module(file).__all__]
+    return [name for file in _model_files().values() for name in _models_of(file)]
 
 
 def __dir__() -> list[str]:
@@ -121,17 +122,10 @@ HubFiles.write_card = staticmethod(_write_card)
 CodeCarryingConfig.code_files = staticmethod(_code_files)
 
 __all__ = [
-    "AddNormAlbertConfig",
-    "AddNormBertConfig",
     "AddNormConfig",
-    "AddNormDebertaV2Config",
     "AddNormEncoderDecoderConfig",
-    "AddNormGPT2Config",
-    "AddNormModernBertConfig",
     "AddNormSpec",
     "AddNormStackConfig",
-    "AddNormViTConfig",
-    "AddNormWav2Vec2Config",
     "Part",
     "Preset",
     "Scheme",
@@ -153,3 +147,4 @@ __all__ = [
     "weights",
     "wirings",
 ]
+__all__ += sorted(config_class.__name__ for config_class in _FAMILIES)

@@ -76,12 +76,8 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
     grown.tie_weights()
     grown.train(model.training)
     if how == "identity":
-        names = config.add_norm_sublayers()
         for layer, connections in _layers(grown)[len(_paths(model)) :]:
-            for name in names:
-                _Branch(layer, connections, names, name).zero_init()
-            if connections.layer_part is not None:
-                connections.layer_part.reset_parameters()
+            _start_as_identity(layer, connections, config.add_norm_sublayers())
         _refuse_inexact(model, grown)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
@@ -111,7 +107,10 @@ def _grown_config(config: AddNormConfig, layers: int, how: str) -> AddNormConfig
 
 
 def _copied(old: int, new: int) -> list[int]:
-    """For every layer of the new stack, the old one that it is made of: the old ones, then blocks that end as they."""
+    """For every layer of the new stack, the index of the old one that it is copied from.
+
+    The old layers come first, then blocks of copies; the last block ends as the old stack ends.
+    """
     return [*range(old), *((index - new) % old for index in range(old, new))]
 
 
@@ -186,7 +185,7 @@ def _layers(model: AddNormPreTrainedModel) -> list[tuple[AddNormLayer, LayerAddN
 
 
 class _Branch:
-    """The way of one sublayer's branch to the stream.
+    """The end of one sublayer's branch: its last Linear layer, its norm and its residual.
 
     Args:
         layer, connections: a layer and its blocks.
@@ -231,11 +230,19 @@ class _Branch:
         return None
 
     def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
-        """Something that the branch could give: its last Linear layer, on something that depends on `u`."""
+        """A stand-in for the branch: its last Linear layer, applied to numbers that depend on `u`."""
         width = linear_size(self.output)[1]
         inside = torch.linspace(-1, 1, width, dtype=u.dtype) * (1 + u.mean(-1, keepdim=True).tanh())
         output: torch.Tensor = self.output(inside)
         return output
+
+
+def _start_as_identity(layer: AddNormLayer, connections: LayerAddNorm, names: list[str]) -> None:
+    """Let a layer's branches add nothing to the stream at first."""
+    for name in names:
+        _Branch(layer, connections, names, name).zero_init()
+    if connections.layer_part is not None:
+        connections.layer_part.reset_parameters()
 
 
 @torch.no_grad()

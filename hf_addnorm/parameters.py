@@ -8,7 +8,7 @@ from .models.residuals.residuals import Residual
 
 
 def add_norm_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The parameters of norms, residuals and streams of an encoder, by name; also those of a stock model's LayerNorms.
+    """The parameters of an encoder's norms, residuals and streams, by name; in a stock model, of its LayerNorms.
 
     Args:
         model (`PreTrainedModel`): AddNorm or stock. A head's own parameters are not among them.

@@ -47,7 +47,7 @@ class Scheme:
 
 
 class Rows:
-    """Makes the rows of one axis, by status."""
+    """Makes the catalogue's rows of one axis, with a method for each status."""
 
     def __init__(self, axis: Axis):
         self.axis = axis

@@ -1,4 +1,4 @@
-"""What Trainer needs to be told about models that carry their code."""
+"""A Trainer callback for models that are pushed to the Hub during training."""
 
 from typing import cast
 
@@ -9,7 +9,7 @@ from .models.core.addnorm_config import CodeCarryingConfig
 
 
 class CarryCode(TrainerCallback):
-    """Lets what Trainer pushes in the middle of a training load where hf_addnorm is not installed.
+    """Trainer callback: saves the model's code in every push, so that it loads where hf_addnorm is not installed.
 
     With `push_to_hub=True`, Trainer pushes at the end of the training, code included, and before that at every save
     (`hub_strategy="every_save"`), when it takes weights and config.json alone from the checkpoint. This puts the code

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,7 @@ def text_inputs(model: str) -> dict[str, torch.Tensor]:
         "ForPreTraining": {"labels": _draw(99, 3, 10), "next_sentence_label": _draw(2, 3)},
         "DoubleHeads": {"labels": _draw(99, *choices, 10), "mc_labels": _draw(2, 3)},
         "LMHead": {"labels": _draw(99, 3, 10)},
+        "ForCausalLM": {"labels": _draw(99, 3, 10)},
         "ForMaskedLM": {"labels": _draw(99, 3, 10)},
         "ForNextSentencePrediction": {"labels": _draw(2, 3)},
         "ForSequenceClassification": {"labels": _draw(2, 3)},
@@ -132,7 +134,7 @@ def sound_inputs(model: str) -> dict[str, torch.Tensor]:
 
 
 _TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
-_TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
+TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
 _TINY_SOUND = {
     **_TINY,
     "conv_dim": (32, 32, 32),
@@ -159,26 +161,24 @@ _NO_TABLES = ("t_fixup",)
 _NO_SPHERE = ("ngpt",)
 
 FAMILIES = {
-    "bert": Family(AddNormBertConfig, _TINY_TEXT, two_segment_inputs),
+    "bert": Family(AddNormBertConfig, TINY_TEXT, two_segment_inputs),
     "vit": Family(
         AddNormViTConfig,
         {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
         image_inputs,
         without=_NO_TABLES,
     ),
-    "albert": Family(
-        AddNormAlbertConfig, {**_TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE
-    ),
+    "albert": Family(AddNormAlbertConfig, {**TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE),
     "albert_groups": Family(
         AddNormAlbertConfig,
-        {**_TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
+        {**TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
         two_segment_inputs,
         without=_NO_SPHERE,
     ),
     "modernbert": Family(
         AddNormModernBertConfig,
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "global_attn_every_n_layers": 2,
             "local_attention": 4,
             "pad_token_id": 0,
@@ -193,7 +193,7 @@ FAMILIES = {
     "deberta_v2": Family(
         AddNormDebertaV2Config,
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "relative_attention": True,
             "pos_att_type": ["p2c", "c2p"],
             "position_buckets": 8,
@@ -206,7 +206,7 @@ FAMILIES = {
     "deberta_v2_conv": Family(
         AddNormDebertaV2Config,
         {
-            **_TINY_TEXT,
+            **TINY_TEXT,
             "embedding_size": 16,
             "relative_attention": True,
             "pos_att_type": ["p2c", "c2p"],
@@ -244,6 +244,10 @@ FAMILIES = {
         causal=True,
     ),
 }
+
+# and those of other packages, by the modules that have their rows: see test_toy_family.py
+for _module in filter(None, os.environ.get("MORE_FAMILIES", "").split(",")):
+    FAMILIES |= importlib.import_module(_module).ROWS
 
 MODELS = [(family, model) for family in FAMILIES for model in FAMILIES[family].models]
 PRESET_NAMES = list(presets())

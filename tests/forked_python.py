@@ -27,6 +27,7 @@ from typing import IO, Any
 
 # imported once: slow, and without a look at the variables that a client of the Hub is given
 SHARED = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint", "sklearn.metrics", "PIL.Image"]
+SHARED += ["jinja2", "nltk", "pyarrow.parquet"]
 # every script imports these for itself
 NOT_SHARED = ("huggingface_hub", "transformers", "datasets", "accelerate", "hf_addnorm", "families")
 

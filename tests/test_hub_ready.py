@@ -102,7 +102,7 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
 
 
 # the families that share BERT's paths
-BERT_SHAPED = ("bert", "deberta_v2", "deberta_v2_conv")
+BERT_SHAPED = ("bert", "deberta_v2", "deberta_v2_conv", "toy")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

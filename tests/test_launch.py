@@ -7,7 +7,7 @@ from hf_addnorm.launch import launch_file, launch_files
 
 
 def test_the_names():
-    assert list(launch_files()) == ["cpu", "cpu2", "ddp", "fsdp2", "multi_node", "zero2", "zero3"]
+    assert list(launch_files()) == ["cpu", "cpu2", "ddp", "fsdp2", "multi_node", "single", "zero2", "zero3"]
 
 
 @pytest.mark.parametrize("name", launch_files())

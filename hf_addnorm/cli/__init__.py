@@ -8,7 +8,7 @@ _NEEDED = ("typer", "rich", "jinja2")
 
 
 def main() -> None:
-    """Run it; without its packages it says in a sentence what to install."""
+    """Run the console script; if one of its packages is missing, say what to install."""
     try:
         from .app import app
     except ModuleNotFoundError as error:

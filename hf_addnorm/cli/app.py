@@ -26,7 +26,7 @@ Folder = Annotated[Path, typer.Argument(help="Where the model was saved.", show_
 
 
 def presets() -> Report:
-    """Every preset: its formula and its source."""
+    """List every preset with its formula and its source."""
     rows = [(name, preset.formula, preset.source) for name, preset in PRESETS.items()]
     keys = ("formula", "flow", "source", "note", "spec")
     data = {name: {key: getattr(preset, key) for key in keys} for name, preset in PRESETS.items()}
@@ -40,7 +40,7 @@ def show(
     ] = "bert",
     revision: Annotated[str | None, typer.Option(help="Of a repository.")] = None,
 ) -> Report:
-    """An add & norm: drawing, formula, source, where its norms sit, parameters and cost beside the stock one."""
+    """Describe an add & norm: drawing, formula, source, where its norms sit, and its cost compared with stock."""
     config, weights, of = _config(what, family, revision)
     parts = described(config)
     counted = cost(config) if hasattr(config, "auto_classes") else None
@@ -93,7 +93,7 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload model",
 ) -> Report:
-    """What would go to the Hub, file by file; with --yes it goes, as one commit."""
+    """Upload a folder to the Hub in one commit; without --yes, only list the files that would be sent."""
     plan = hub.plan_push(folder, repo)
     made = {CARD: "made now"} if plan.card is not None else {}
     rows = [(name, f"{size:,}", made.get(name, "")) for name, size in plan.files.items()]
@@ -118,7 +118,7 @@ def check(
         bool, typer.Option("--run-unknown-code", help="Run code that is not of a known release: only if you trust it.")
     ] = False,
 ) -> Report:
-    """What would break on the Hub: looks at every file, then loads it in a process where hf_addnorm is not there."""
+    """Check a saved folder: look at every file, then load it in a process where hf_addnorm is not installed."""
     found = hub.check_folder(folder, run_unknown_code=run_unknown_code)
     lines: list[Line] = [table("loaded by a stranger", "as", rows=list(found.loaded.items()))] if found.loaded else []
     if found.code:
@@ -137,7 +137,7 @@ def check(
 def launch(
     name: Annotated[str | None, typer.Argument(help="Of a launch file; without, they are listed.")] = None,
 ) -> Report:
-    """Where a launch file is, for `accelerate launch --config_file`."""
+    """Print the path of a launch file, for `accelerate launch --config_file`."""
     if name is None:
         return Report(launch_files(), [table("launch file", "for", rows=list(launch_files().items()))])
     path = str(launch_file(name))

@@ -1,4 +1,4 @@
-"""How every command answers: as text or as JSON, with an exit code, and never with a token."""
+"""The output of every command: text or JSON, an exit code, and no secrets."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ Line = str | Text | Table
 
 @dataclass
 class Report:
-    """What a command has to say.
+    """The answer of a command, as data for `--json` and as lines of text.
 
     Args:
         data: the same as JSON.
@@ -43,7 +43,7 @@ class Report:
 
 
 class _Redacted:
-    """A stream that no token gets through."""
+    """A text stream from which tokens and logins are removed."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -56,7 +56,7 @@ class _Redacted:
 
 
 def console(stream: TextIO) -> Console:
-    """For one stream; text is shown as it is, brackets and all."""
+    """A rich console for one stream; brackets in text are not read as markup."""
     width = None if stream.isatty() else _WIDTH
     return Console(file=_Redacted(stream), width=width, markup=False, highlight=False, soft_wrap=False)  # type: ignore[arg-type]
 
@@ -74,7 +74,7 @@ def table(
 
 
 def command(function: Callable[..., Report]) -> Callable[..., None]:
-    """A command of the console script: gets `--json`, prints its report, and sets the exit code.
+    """Make a command of the console script: it takes `--json`, prints its report and sets the exit code.
 
     0: done, nothing is wrong. 1: a problem was found. 2: the command was not understood (an unknown name, no folder).
     """

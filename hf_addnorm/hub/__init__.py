@@ -1,4 +1,4 @@
-"""The Hub: model cards, what would break for a stranger, pushing a folder.
+"""Tools for the Hugging Face Hub: model cards, checks of a saved folder, uploading it.
 
 `create_card`, `write_card` and `check_folder` are the functions; `hf-addnorm` is the same from a terminal.
 """

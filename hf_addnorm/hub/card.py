@@ -53,7 +53,7 @@ Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about.
+    """The model that a card is about.
 
     Args:
         model (`str`): the model's class.
@@ -86,7 +86,7 @@ class Subject:
 
     @property
     def inputs(self) -> InputKind:
-        """What it reads."""
+        """The kind of its inputs: text, images or sound."""
         return INPUT_KINDS[self.facts.inputs]
 
 
@@ -109,7 +109,7 @@ def _subject_of(config: PreTrainedConfig, name: str, parameters: int | None) -> 
 
 
 def _subject_of_run(run: Run) -> Subject:
-    """Where there is no model: what the result says, and what is known of its checkpoint."""
+    """The subject of a card that is made without the model, from the result of its training run."""
     if config := run.content.get("model_config"):
         return _subject_of(AutoConfig.for_model(**config), run.model, run.content.get("parameters"))
     family = family_of(run.model)
@@ -175,7 +175,7 @@ def create_card(
     license: str | None = None,
     tags: list[str] | None = None,
 ) -> ModelCard:
-    """The card of a model.
+    """Make the model card of a model.
 
     Args:
         model: a model, its config, or the folder that it was saved in. It may be left out where there are results.
@@ -192,15 +192,13 @@ def create_card(
         ValueError: if there is neither model nor results, or if the stock results are of other data, rows or scheme.
         ImportError: if Jinja2 is missing.
     """
-    run = None if results is None else Run.read(results)
-    stock = None if stock_results is None else Run.read(stock_results)
-    if stock is not None:
-        if run is None:
-            raise ValueError("stock_results without results: there is nothing to set them beside.")
-        stock.refuse_as_stock_of(run)
-    if model is None and run is None:
+    run, stock = _runs(results, stock_results)
+    if model is not None:
+        subject = _subject(model)
+    elif run is not None:
+        subject = _subject_of_run(run)
+    else:
         raise ValueError("a card needs a model or the results of a run.")
-    subject = _subject(model) if model is not None else _subject_of_run(run)  # type: ignore[arg-type]
     default = Path(model).resolve().name if isinstance(model, str | os.PathLike) else subject.model
     name = name or (repo or default).split("/")[-1]
     base_model = base_model or (run.base_model if run else None)
@@ -211,21 +209,39 @@ def create_card(
         name=name,
         repo=repo or name,
         summary=_summary(subject, run, base_model),
-        parts=[_Part(part, subject) for part in subject.parts],
-        is_ours=subject.is_ours,
-        auto=subject.auto,
-        imports=sorted({subject.auto, subject.inputs.processor}),
-        processor=subject.inputs.processor,
-        processor_variable=subject.inputs.variable,
         version=dict(run.versions).get("hf_addnorm", this_version()) if run else this_version(),
         run=run,
         began=_began(subject, run, base_model),
         rows=rows,
         columns=columns,
         limits=_limits(subject, run, stock, base_model),
-        bibtex="\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
+        **_about_subject(subject),
     )
     return ModelCard(redact(_without_gaps(text)))
+
+
+def _runs(results: ResultLike | None, stock_results: ResultLike | None) -> tuple[Run | None, Run | None]:
+    """The run of a card, and that of the stock model beside it, which must be of the same data, rows and task."""
+    run = None if results is None else Run.read(results)
+    stock = None if stock_results is None else Run.read(stock_results)
+    if stock is not None:
+        if run is None:
+            raise ValueError("stock_results without results: there is nothing to set them beside.")
+        stock.refuse_as_stock_of(run)
+    return run, stock
+
+
+def _about_subject(subject: Subject) -> dict[str, object]:
+    """What the template says of a model whatever its run was: its parts, and how it is loaded."""
+    return {
+        "parts": [_Part(part, subject) for part in subject.parts],
+        "is_ours": subject.is_ours,
+        "auto": subject.auto,
+        "imports": sorted({subject.auto, subject.inputs.processor}),
+        "processor": subject.inputs.processor,
+        "processor_variable": subject.inputs.variable,
+        "bibtex": "\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
+    }
 
 
 def write_card(
@@ -408,7 +424,7 @@ def _difference(run: Run, stock: Run) -> str:
 
 
 def is_placeholder(card: ModelCard) -> bool:
-    """Whether nobody wrote this card: it is what Transformers puts where there is none."""
+    """Whether this card is the empty one that Transformers uploads where there is none."""
     mark = "@description@"
     before, after = ModelCard.from_template(ModelCardData(), model_description=mark).text.split(mark)
     text = card.text
@@ -421,7 +437,7 @@ def is_placeholder(card: ModelCard) -> bool:
 
 
 def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
-    """Write this model's card over one that nobody wrote, and keep the tags that it was given.
+    """Replace the empty card that Transformers wrote by this model's card; the tags that it was given stay.
 
     Args:
         folder: what is about to be pushed.
@@ -434,5 +450,5 @@ def replace_placeholder(folder: str | os.PathLike[str], repo: str) -> None:
 
 
 def to_json(card: ModelCard) -> dict[str, JsonValue]:
-    """Front matter and text."""
+    """A card as JSON: front matter and text."""
     return {"data": json.loads(json.dumps(card.data.to_dict())), "text": card.text}

@@ -1,4 +1,4 @@
-"""What would break, or would be dangerous, once a folder is on the Hub."""
+"""Checks of a saved folder: what would not load from the Hub, and what would be dangerous there."""
 
 import json
 import os
@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass
 class Check:
-    """What a check found.
+    """The result of a check of a folder.
 
     Args:
         folder (`str`): the folder.
@@ -101,7 +101,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def check_folder(folder: str | os.PathLike[str], run_unknown_code: bool = False, load: bool = True) -> Check:
-    """Look at a saved model as the Hub and a stranger would.
+    """Check whether a saved model is safe, and loads for somebody who has only Transformers.
 
     Nothing in it is unpickled. Its code is run only if it is, to the last byte, that of a known release of this
     package; then a fresh process, in which the package cannot be imported, loads every class of its `auto_map`.

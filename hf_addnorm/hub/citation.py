@@ -11,7 +11,7 @@ from ..models.spec.presets import PRESETS
 
 @dataclass(frozen=True)
 class Citation:
-    """One paper.
+    """A paper that a scheme is from.
 
     Args:
         authors (`str`): as in the source: "Zhu et al.", "Zhang & Sennrich".

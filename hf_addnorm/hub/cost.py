@@ -1,4 +1,4 @@
-"""What an add & norm costs beside the stock one: parameters and matrix products, counted, not measured."""
+"""The cost of an add & norm compared with the stock one: parameters and matrix products, counted, not measured."""
 
 import copy
 from dataclasses import dataclass
@@ -68,13 +68,12 @@ def _stock(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
-    config = copy.deepcopy(config)
-    parts = parts_of(config).values()
-    for part in parts:
-        # or the model looks for it among the numbers
-        part.pad_token_id = None
     with torch.device("meta"):
-        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+        model = AutoModel.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+    parts = parts_of(model.config).values()
+    for part in parts:
+        # or a forward looks for it among the numbers, to warn; a model may need it while it is built
+        part.pad_token_id = None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     kind = input_kind(config)
     # one that all parts can read

@@ -1,4 +1,4 @@
-"""An add & norm in words and drawings: what a card and the console script say about it."""
+"""An add & norm described in words and drawings, for model cards and the console script."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ _DRAWN = (
 
 
 def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, JsonValue]:
-    """The least that has to be written in a config for this spec: a preset's name, or a dict over one."""
+    """The shortest config entry that gives this spec: a preset's name, or a dict that changes a preset."""
     preset: dict[str, JsonValue] = {"preset": spec.preset}
     if spec.variant != "paper":
         preset["variant"] = spec.variant
@@ -60,7 +60,7 @@ def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, JsonValu
 
 
 def settled(value: "AddNormSpec | JsonValue", norm_bias: bool = True) -> JsonValue:
-    """A spec or a part of its JSON form, to compare: a LayerNorm's bias that is left to the model is what it has."""
+    """The JSON form of a spec, for comparisons: a LayerNorm's bias that is left to the model has the model's value."""
     if isinstance(value, AddNormSpec):
         value = value.to_dict()
     if isinstance(value, list):
@@ -110,7 +110,7 @@ def _words(name: str) -> str:
 
 @dataclass(frozen=True)
 class Description:
-    """What there is to say about one add & norm.
+    """A description of one add & norm.
 
     Args:
         title (`str`): which encoder it is of, in a model that has several.
@@ -182,7 +182,7 @@ class Description:
 
     @property
     def warnings(self) -> list[str]:
-        """What is unusual about it, in this model."""
+        """Sentences about what is unusual in this scheme, for this model."""
         if self.config is None:
             return []
         found = []
@@ -245,7 +245,7 @@ class Description:
         return ["attention", "feed_forward"] if self.config is None else self.config.add_norm_sublayers()
 
     def _by_place(self, say: Callable[[LayerSpec, str], str]) -> Iterator[tuple[str, str]]:
-        """What there is to say about every run of equal layers, once where it is the same for all sublayers."""
+        """Apply `say` to every run of equal layers: once if all sublayers give the same text, else by sublayer."""
         for where, layer in self._layers():
             said = {name: say(layer, name) for name in self._sublayers}
             if len(set(said.values())) == 1:
@@ -254,7 +254,7 @@ class Description:
                 yield from ((f"{where}, {_words(name)}", text) for name, text in said.items())
 
     def _beyond(self) -> list[str]:
-        """What is not in the drawing of a sublayer."""
+        """Stream, wiring and final norm, which are not in the drawing of a sublayer."""
         said = [
             f"{axis}: {json.dumps(to_json(getattr(self.spec, axis)))}"
             for axis, plain in (("stream", "single"), ("wiring", "sequential"))

@@ -1,4 +1,4 @@
-"""A process in which hf_addnorm cannot be imported: loads a folder as somebody who has nothing but Transformers.
+"""A script that loads a saved folder where hf_addnorm cannot be imported, with Transformers alone.
 
 Usage: python fresh_process.py FOLDER REPORT. REPORT is where the JSON goes: what loaded, and what did not and why.
 
@@ -53,7 +53,7 @@ def _inputs(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
 
 
 class Visit:
-    """What was tried with a folder, and what came of it.
+    """An attempt to load everything in a folder: what loaded, and what failed.
 
     Args:
         folder (`str`): the saved model.
@@ -65,7 +65,7 @@ class Visit:
         self.failed: dict[str, str] = {}
 
     def attempt(self, name: str, load: Callable[[], Loaded]) -> Loaded | None:
-        """What `load` gives, or None where it fails."""
+        """Run `load` and note how it ended; None where it fails."""
         try:
             found = load()
         except Exception as error:
@@ -92,7 +92,7 @@ class Visit:
         return found
 
     def load(self) -> None:
-        """Try everything."""
+        """Load the config, every Auto class of the folder and its processor, and run one forward."""
         import torch
         import transformers
 

@@ -5,7 +5,11 @@ The process of `fresh_process.py` reads this file, too: it imports nothing of th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
@@ -33,7 +37,7 @@ class InputKind:
     processor: str
     variable: str
     files: tuple[str, ...]
-    shape: Callable[[Any, int], tuple[int, ...]]
+    shape: "Callable[[PreTrainedConfig, int], tuple[int, ...]]"
     words: str
     tasks: Mapping[str, str] = field(default_factory=dict)
 
@@ -42,7 +46,7 @@ class InputKind:
         return self.words.format(length=shape[-1])
 
 
-def _tokens(config: Any, tokens: int) -> tuple[int, ...]:
+def _tokens(config: "PreTrainedConfig", tokens: int) -> tuple[int, ...]:
     # a small model may have fewer positions
     return 1, min(tokens, getattr(config, "max_position_embeddings", tokens))
 

@@ -1,4 +1,4 @@
-"""Pushing a saved folder: what would go, and sending it as one commit."""
+"""Uploading a saved folder to the Hub: a plan of what would be sent, and one commit that sends it."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NOT_PUSHED = ("checkpoint-", "runs/")
 
 @dataclass(frozen=True)
 class Push:
-    """What a push would send.
+    """A plan of an upload: the files that would be sent.
 
     Args:
         folder (`str`), repo (`str`): from where to where.
@@ -37,7 +37,7 @@ class Push:
 
     @property
     def size(self) -> int:
-        """The sum, in bytes."""
+        """The size of all files together, in bytes."""
         return sum(self.files.values())
 
     @property

@@ -1,4 +1,4 @@
-"""No token leaves this machine in a card, and none is shown: what looks like one is taken out of the text."""
+"""Redaction of secrets: Hub tokens and logins are removed from text before it is written or shown."""
 
 import os
 import re

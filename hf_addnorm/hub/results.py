@@ -1,4 +1,4 @@
-"""A recipe's result JSON, read for a card: what was trained, on what, how, and what came out."""
+"""The result file of a training recipe, read for a model card."""
 
 import json
 import os
@@ -46,7 +46,7 @@ ResultLike = dict[str, JsonValue] | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its result JSON has it.
+    """A training run, read from its result JSON.
 
     Args:
         content (`dict`): the JSON.

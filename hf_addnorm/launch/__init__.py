@@ -17,7 +17,7 @@ def launch_files() -> dict[str, str]:
 
 
 def launch_file(name: str) -> Path:
-    """Where a launch file is.
+    """The path of a launch file.
 
     Args:
         name (`str`): `"cpu"`, `"ddp"`, ...

@@ -36,8 +36,8 @@ class RunConfig:
         max_train_rows: train on this many rows, drawn with the seed.
         seed: fixes the data order, the new weights and dropout.
         num_processes: if given, the run stops where the launcher started another number.
-        mixed_precision: bf16 trains under autocast, the weights stay in float32; default bf16 where the GPU, or the
-            CPU's instructions, have it, else no.
+        mixed_precision: bf16 trains under autocast, the weights stay in float32; no is float32. Default bf16 where the
+            GPU, or the CPU's instructions, have it, else no.
         epochs: passes over the training rows.
         max_steps: stop after this many optimizer steps, however many epochs that is.
         batch_size: rows per optimizer step, over all processes and accumulation steps.

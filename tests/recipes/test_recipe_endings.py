@@ -78,7 +78,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path
 
 def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
     """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
-    config |= {"epochs": 25, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
+    config |= {"epochs": 20, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
     process, log = started(config, TWO)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert len(children) == 2, children

@@ -1,4 +1,4 @@
-"""Losses that a module adds to that of its model during a training forward."""
+"""Auxiliary losses: scalars that a module adds to the loss of its model during a training forward."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def contribute(loss: torch.Tensor) -> None:
 def collect_losses(
     function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> tuple[Returned, list[torch.Tensor]]:
-    """Run a model, or anything, and take the losses that its modules contribute, which it then does not add itself.
+    """Run a model and return the auxiliary losses of its modules separately, instead of adding them to its loss.
 
     Args:
         function (`Callable`): is called with the other arguments.
@@ -39,7 +39,7 @@ def collect_losses(
 def with_losses(
     forward: Callable[..., StockValue], model: HasConfig, *args: StockValue, **kwargs: StockValue
 ) -> StockValue:
-    """A model's forward; its loss, where its outputs have one, with what its modules contribute added.
+    """Run a model's forward and add the auxiliary losses of its modules to the loss in its outputs, if it has one.
 
     A model within another one leaves them to that.
     """

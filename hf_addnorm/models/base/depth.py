@@ -139,7 +139,7 @@ def deepnorm(position: Position, *, decoder_layers: Annotated[int, whole(at_leas
 
 
 def parse_depth_value(value: object, where: str) -> "float | ComponentSpec":
-    """A number, or a depth rule by name or dict."""
+    """Read the value of an option that may depend on the depth: a number, or a depth rule by name or as a dict."""
     if isinstance(value, (int, float)):
         return number()(value, where)
     if isinstance(value, (Mapping, ComponentSpec)) or (isinstance(value, str) and value in DEPTH_RULES):

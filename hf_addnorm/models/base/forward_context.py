@@ -1,4 +1,4 @@
-"""What a model says for the time of one forward, to whatever runs within it."""
+"""Values that a model sets for the time of one forward, and that any module inside it can read."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -13,7 +13,7 @@ Returned = TypeVar("Returned")
 
 
 class ForwardContext(Generic[T]):
-    """A value that holds while a function runs: for its thread only, and for what torch.compile traces of it.
+    """A value that is set while a function runs, for its thread only; torch.compile can trace through it.
 
     Args:
         name (`str`): of the value.
@@ -28,7 +28,7 @@ class ForwardContext(Generic[T]):
         self._stack: list[tuple[T, bool]] = [(outside, False)]
 
     def get(self) -> T:
-        """The value of the innermost function that runs with one."""
+        """The current value: that of the innermost running function that has one."""
         if torch.compiler.is_compiling():
             return self._stack[-1][0]
         value = self._current.get()
@@ -39,7 +39,7 @@ class ForwardContext(Generic[T]):
     def running_with(
         self, value: T, function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Returned:
-        """`function(*args, **kwargs)`, with `value` as the current one."""
+        """Return `function(*args, **kwargs)`, run with `value` as the current value."""
         if torch.compiler.is_compiling():
             self._stack.append((value, True))
             try:
@@ -57,12 +57,12 @@ class ForwardContext(Generic[T]):
 
 
 def recomputing() -> bool:
-    """Whether this forward is a checkpoint's recomputation, which runs within a backward."""
+    """Whether this forward is a recomputation of gradient checkpointing, which runs within a backward."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def put_buffer(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
-    """Give a buffer another value."""
+    """Set a buffer of a module to another value, in a way that torch.compile can handle."""
     buffer = module.get_buffer(name)
     if torch.compiler.is_compiling():
         # A compiled backward may compute again what came from a buffer: then the buffer must not have changed, so

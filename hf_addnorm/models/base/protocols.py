@@ -14,13 +14,13 @@ StockValue = Any
 
 
 class HasConfig(Protocol):
-    """A model, as far as its config is asked for."""
+    """A model, of which only the config is needed."""
 
     config: Any
 
 
 class WritesToStream(Protocol):
-    """A wiring, as far as it says which sublayers of a layer add their output to the stream."""
+    """A wiring, which says which sublayers of a layer add their output to the stream."""
 
     def writes(self, order: int, sublayers: int) -> bool:
         """Whether the sublayer number `order` (from 0) of a layer's `sublayers` does."""
@@ -28,7 +28,7 @@ class WritesToStream(Protocol):
 
 
 class ComponentClass(Protocol):
-    """A registered class, or function, from whose options a component is made."""
+    """A class or function in a registry, which makes a component from its options."""
 
     def __call__(self, *args: Any, **options: OptionValue) -> Any:
         """The component."""

@@ -1,4 +1,4 @@
-"""The registries: for each axis of a spec, what may be named there.
+"""All registries: for each axis of a spec, the components that a config may name there.
 
 This is the one place where they are made. The rooms fill them: `norms` registers norms, `residuals` residuals, and so
 on; importing `spec` imports every one of these rooms.

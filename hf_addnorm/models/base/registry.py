@@ -1,4 +1,4 @@
-"""Named building blocks with typed options: the one mechanism behind norms, residuals, depth rules, inits, ...
+"""Registries: norms, residuals and other components by their published name, with typed options.
 
 A registry maps a published name to a factory. The factory's keyword-only parameters are the options a config may
 give it: their annotations are the types, their defaults the defaults. Nothing else describes an option.
@@ -66,7 +66,7 @@ def as_key(value: object) -> Hashable:
 
 
 def to_json(value: object) -> JsonValue:
-    """`value` with everything in it that has a JSON form replaced by that."""
+    """The JSON form of a spec, a component or a value that holds some."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -143,7 +143,7 @@ _IN_WORDS: dict[object, str] = {
 
 
 def describe(annotation: object) -> str:
-    """What an annotation allows, in words."""
+    """Say in words what a type annotation allows, for an error's sentence."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return one_of([repr(arg) for arg in args])
@@ -162,7 +162,11 @@ def describe(annotation: object) -> str:
 
 
 def parse_option(annotation: object, value: object, where: str) -> OptionValue:
-    """`value` as the annotated type; the ValueError's sentence names `where`, the value and what is allowed."""
+    """Check and convert the value of an option by its annotation.
+
+    Raises:
+        ValueError: if it is not allowed; the sentence names `where`, the value and what is allowed.
+    """
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return args[1](value, where)
@@ -248,7 +252,7 @@ class Registry(Mapping[str, FactoryT_co]):
         return self._options[name]
 
     def parse(self, value: object, where: str, default: ComponentSpec | None = None) -> ComponentSpec:
-        """A choice with all of its options from a name, a dict (`{"kind": name, option: value}`) or a choice.
+        """Read what a config says about a component: a name, or a dict `{"kind": name, option: value}`.
 
         Args:
             value: what the user wrote.
@@ -257,6 +261,29 @@ class Registry(Mapping[str, FactoryT_co]):
         Raises:
             ValueError: unknown name, unknown option, wrong type or range, options that contradict each other.
         """
+        kind, given = self._kind_and_options(value, where, default)
+        options = self.options(kind)
+        for key in given:
+            if key not in options:
+                known = unknown("option", key, options) if options else f"unknown option {key!r}: it takes none."
+                raise ValueError(f"{where} ({kind}): {known}")
+        missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
+        if missing:
+            raise ValueError(f"{where} ({kind}): the option {missing[0]!r} has no default and must be given.")
+        parsed = {
+            key: parse_option(option.annotation, given.get(key, option.default), f"{where}.{key}")
+            for key, option in options.items()
+        }
+        # a class or function may say, with a static method or an attribute, which options exclude each other
+        contradiction = getattr(self[kind], "contradiction", None)
+        if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
+            raise ValueError(f"{where} ({kind}): {sentence}")
+        return ComponentSpec(kind, parsed)
+
+    def _kind_and_options(
+        self, value: object, where: str, default: ComponentSpec | None
+    ) -> tuple[str, dict[str, OptionValue]]:
+        """The name in what a user wrote, and the options beside it as they stand there."""
         if hasattr(value, "to_dict"):
             value = value.to_dict()
         if isinstance(value, str):
@@ -273,23 +300,8 @@ class Registry(Mapping[str, FactoryT_co]):
             kind, given = default.kind, default.options | given
         if not isinstance(kind, str) or kind not in self:
             raise ValueError(f"{where}: {unknown(self.what, kind, self)}")
-        options = self.options(kind)
-        for key in given:
-            if key not in options:
-                known = unknown("option", key, options) if options else f"unknown option {key!r}: it takes none."
-                raise ValueError(f"{where} ({kind}): {known}")
-        missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
-        if missing:
-            raise ValueError(f"{where} ({kind}): the option {missing[0]!r} has no default and must be given.")
-        parsed = {
-            key: parse_option(option.annotation, given.get(key, option.default), f"{where}.{key}")
-            for key, option in options.items()
-        }
-        contradiction = getattr(self[kind], "contradiction", None)
-        if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
-            raise ValueError(f"{where} ({kind}): {sentence}")
-        return ComponentSpec(kind, parsed)
+        return kind, given
 
     def build(self: "Registry[Callable[..., MadeT]]", choice: ComponentSpec, *args: object) -> MadeT:
-        """The registered factory called with `args` and the choice's options."""
+        """Make the component: the registered class or function, called with `args` and the options of `choice`."""
         return self[choice.kind](*args, **choice.options)

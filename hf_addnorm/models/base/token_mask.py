@@ -1,4 +1,4 @@
-"""Which tokens are real, for the norms that take statistics over tokens, where they stand, and what these norms took.
+"""What norms over tokens need to know during a forward: which tokens are real, and where they stand in an image.
 
 Only the model's entry knows it: layers are given masks of other shapes, or none. So the entry says it for the time of
 one forward, and a layer is handed it as an argument, which lasts until a checkpoint's recomputation.
@@ -31,7 +31,7 @@ class TokenMask:
 
     @classmethod
     def of(cls, attention_mask: object, grid: tuple[int, int] | None = None) -> "TokenMask":
-        """From what a model is given as `attention_mask`, and the grid of its patches."""
+        """Make the mask from the `attention_mask` of a model, and the grid of an image's patches."""
         if attention_mask is None:
             return cls(None, grid=grid)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
@@ -44,7 +44,7 @@ class TokenMask:
         )
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Rows and columns in which the last of so many tokens stand; those of a sequence are one row.
+        """Rows and columns of the grid of patches, which are the last of `tokens` tokens; a sequence is one row.
 
         Raises:
             ValueError: if there are fewer.
@@ -58,7 +58,7 @@ class TokenMask:
         return rows, columns
 
     def on(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The mask of the tokens of `x` [batch, seq, ..., features], [batch, seq, 1, ...]; None: all are real.
+        """The mask [batch, seq, 1, ...] for `x` [batch, seq, ..., features], true where real; None if all tokens are.
 
         Raises:
             ValueError: if it cannot be had, though the model was given one.
@@ -76,7 +76,7 @@ class TokenMask:
         return mask.view(*mask.shape, *[1] * (x.dim() - 2))
 
     def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
-        """What `compute()` gives during the forward, and again in a checkpoint's recomputation of it.
+        """Run `compute()` once in a forward; in a recomputation of gradient checkpointing, return the same result.
 
         Args:
             owner (`torch.nn.Module`): who asks; it must ask in the same order each time.
@@ -96,7 +96,7 @@ class TokenMask:
 
 
 class _NoModel(TokenMask):
-    """Outside of a model: all tokens are real, and nothing is kept."""
+    """The token mask outside of a model: all tokens are real, and nothing is kept for a recomputation."""
 
     def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
         return None if recomputing() else compute()

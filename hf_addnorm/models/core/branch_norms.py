@@ -109,8 +109,9 @@ class WithBranchNorms(nn.Module):
         super().__init_subclass__(**kwargs)
         stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
         cls.stock_forward = staticmethod(stock.forward)
-        all_roles = {name: as_tuple(roles) for name, roles in cls.linear_roles.items()}
-        cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
+        if "linear_roles" in vars(cls):
+            all_roles = {name: as_tuple(roles) for name, roles in cls.linear_roles.items()}
+            cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
         document(cls, "`{stock}` with norms beside its Linear layers, whose roles are `linear_roles`.")
 
     def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:

@@ -245,14 +245,3 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     def _first_position(self) -> Position:
         layers = self.config.add_norm_depth()
         return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))
-
-
-def model_names(module: str) -> list[str]:
-    """The names of the models that a family's file defines, which are its `__all__`.
-
-    Args:
-        module (`str`): the file's `__name__`.
-    """
-    found = vars(sys.modules[module]).items()
-    models = ((name, value) for name, value in found if isinstance(value, type) and value.__module__ == module)
-    return sorted(name for name, value in models if issubclass(value, AddNormPreTrainedModel))

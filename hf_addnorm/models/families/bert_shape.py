@@ -94,10 +94,13 @@ class BertShapeLayer(AddNormLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> LayerState:
-        # the cache is in kwargs, under the name that this Transformers gives it (`cache` from 5.24 on)
         kwargs["encoder_hidden_states"] = encoder_hidden_states
+        if past_key_values is not None:
+            # from Transformers 5.24 on the cache comes as `cache`, in kwargs
+            kwargs["past_key_values"] = past_key_values
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             core, _ = self.attention.self(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)

@@ -12,7 +12,7 @@ from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout
 from ..core.layer import AddNormLayer
 from ..core.layer_add_norm import in_chunks
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_albert import AddNormAlbertConfig
 
@@ -144,6 +144,3 @@ class AddNormAlbertForTokenClassification(AddNormAlbertPreTrainedModel, stock.Al
 
 
 class AddNormAlbertForQuestionAnswering(AddNormAlbertPreTrainedModel, stock.AlbertForQuestionAnswering): ...
-
-
-__all__ = model_names(__name__)

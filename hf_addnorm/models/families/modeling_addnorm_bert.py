@@ -1,11 +1,9 @@
 """BERT with another add & norm: the base model and its eight heads."""
 
-from typing import ClassVar
-
 from transformers.models.bert import modeling_bert as stock
 
 from ..core.encoder import AddNormEncoder
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from .bert_shape import BertShapeAttention, BertShapeIntermediate, BertShapeLayer, bert_layout, bert_sublayers
 from .configuration_addnorm_bert import AddNormBertConfig
 
@@ -19,8 +17,8 @@ class AddNormBertCrossAttention(BertShapeAttention, stock.BertCrossAttention): .
 class AddNormBertIntermediate(BertShapeIntermediate, stock.BertIntermediate): ...
 
 
-class AddNormBertLayer(BertShapeLayer, stock.BertLayer):  # type: ignore[misc]  # the cache has two names
-    sublayers: ClassVar = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
+class AddNormBertLayer(BertShapeLayer, stock.BertLayer):
+    sublayers = bert_sublayers(AddNormBertSelfAttention, AddNormBertIntermediate, AddNormBertCrossAttention)
 
 
 class AddNormBertEncoder(AddNormEncoder, stock.BertEncoder): ...
@@ -56,6 +54,3 @@ class AddNormBertForTokenClassification(AddNormBertPreTrainedModel, stock.BertFo
 
 
 class AddNormBertForQuestionAnswering(AddNormBertPreTrainedModel, stock.BertForQuestionAnswering): ...
-
-
-__all__ = model_names(__name__)

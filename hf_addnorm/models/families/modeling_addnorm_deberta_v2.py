@@ -8,7 +8,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
 from ..core.encoder import AddNormEncoder
 from ..core.layer import AddNormLayer
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .bert_shape import BertShapeIntermediate, bert_layout, bert_sublayers
 from .configuration_addnorm_deberta_v2 import AddNormDebertaV2Config
@@ -119,6 +119,3 @@ class AddNormDebertaV2ForQuestionAnswering(AddNormDebertaV2PreTrainedModel, stoc
 
 
 class AddNormDebertaV2ForMultipleChoice(AddNormDebertaV2PreTrainedModel, stock.DebertaV2ForMultipleChoice): ...
-
-
-__all__ = model_names(__name__)

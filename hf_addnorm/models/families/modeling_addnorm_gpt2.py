@@ -8,7 +8,7 @@ from transformers.models.gpt2 import modeling_gpt2 as stock
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_gpt2 import AddNormGPT2Config
 
@@ -52,18 +52,18 @@ class AddNormGPT2Block(AddNormLayer, stock.GPT2Block):
         "feed_forward": SublayerLayout(norms={"pre": "ln_2"}, dropout="mlp.dropout", parts={"mlp": AddNormGPT2MLP}),
     }
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: LayerState,
-        cache: Any = None,
+        past_key_values: Any = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         use_cache: bool | None = False,
         **kwargs: Any,
     ) -> LayerState:
-        # by position, as the cache comes: its name changes in Transformers 5.24
-        common = (cache, attention_mask)
+        # by position, as it comes: from Transformers 5.24 on its name is `cache`
+        common = (past_key_values, attention_mask)
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attn(u, *common, use_cache=use_cache, branch_norms=branch_norms, **kwargs)[0]
@@ -111,6 +111,3 @@ class AddNormGPT2ForTokenClassification(AddNormGPT2PreTrainedModel, stock.GPT2Fo
 
 
 class AddNormGPT2ForQuestionAnswering(AddNormGPT2PreTrainedModel, stock.GPT2ForQuestionAnswering): ...
-
-
-__all__ = model_names(__name__)

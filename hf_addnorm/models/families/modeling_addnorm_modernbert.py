@@ -8,7 +8,7 @@ from transformers.models.modernbert import modeling_modernbert as stock
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_modernbert import AddNormModernBertConfig
 
@@ -92,6 +92,3 @@ class AddNormModernBertForQuestionAnswering(
 
 
 class AddNormModernBertForMultipleChoice(AddNormModernBertPreTrainedModel, stock.ModernBertForMultipleChoice): ...
-
-
-__all__ = model_names(__name__)

@@ -8,7 +8,7 @@ from transformers.models.vit import modeling_vit as stock
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_vit import AddNormViTConfig
 
@@ -69,6 +69,3 @@ class AddNormViTForMaskedImageModeling(AddNormViTPreTrainedModel, stock.ViTForMa
 
 
 class AddNormViTForImageClassification(AddNormViTPreTrainedModel, stock.ViTForImageClassification): ...
-
-
-__all__ = model_names(__name__)

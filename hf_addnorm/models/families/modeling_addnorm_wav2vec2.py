@@ -11,7 +11,7 @@ from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
-from ..core.pretrained import AddNormPreTrainedModel, model_names
+from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
 from .configuration_addnorm_wav2vec2 import AddNormWav2Vec2Config
 
@@ -141,6 +141,3 @@ class AddNormWav2Vec2ForAudioFrameClassification(
 
 
 class AddNormWav2Vec2ForXVector(AddNormWav2Vec2PreTrainedModel, stock.Wav2Vec2ForXVector): ...
-
-
-__all__ = model_names(__name__)

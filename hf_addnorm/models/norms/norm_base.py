@@ -1,4 +1,4 @@
-"""What every norm is made of: the registry, the base class, and how a choice becomes a module.
+"""The base class of norms, helpers for their formulas, and how a norm is built from its spec.
 
 A norm is a module from `[..., hidden]` to the same shape and dtype. The keyword-only parameters of a registered
 factory are the options that `add_norm` accepts for it.
@@ -95,12 +95,12 @@ def has_gain(norm: nn.Module) -> bool:
 
 
 def no_gain_to_center(gain: bool = True, zero_centered: bool = False, **_: OptionValue) -> str | None:
-    """The sentence that refuses a zero-centred gain where there is no gain."""
+    """Why these options of a norm contradict each other: a zero-centred gain without a gain. None if they do not."""
     return "zero_centered is true but gain is false: there is no gain to centre." if zero_centered > gain else None
 
 
 def slices(kind: str, groups: int | Literal["heads"], hidden_size: int) -> int:
-    """The number of contiguous, equal slices that the features are cut into.
+    """Check `groups`, the number of contiguous, equal slices that the features are cut into, and return it.
 
     Raises:
         ValueError: if it is left to a model that is not there, or does not divide the width.
@@ -131,11 +131,17 @@ def unit(x: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.where(square == 0, 0.0, 1 / length)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(device: str) -> bool:
+    """Whether this type of device has autocast; torch.compile takes the answer as a constant (2.9 cannot trace it)."""
+    return torch.amp.is_autocast_available(device)
+
+
 def in_full_precision(x: torch.Tensor) -> AbstractContextManager[object]:
-    """Where matrices are multiplied in the dtype of `x`, also under autocast."""
+    """A context in which matrix products keep the dtype of `x`, also under autocast."""
     device = x.device.type
     # tensors without numbers (meta) have none, and asking about it is an error
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
@@ -158,7 +164,7 @@ _LEFT_OPEN: dict[str, OptionValue] = {"eps": None, "bias": None, "groups": "head
 
 
 def build_norm(norm: ComponentSpec, hidden_size: int, **from_model: OptionValue) -> nn.Module:
-    """The module of `norm`, with what its options leave to the model filled in.
+    """Build the module of a norm; options that are left to the model get the model's values.
 
     Args:
         norm (`ComponentSpec`): kind and options.

@@ -101,7 +101,7 @@ class RunningNorm(TokenNorm):
 
     @torch.no_grad()
     def counted(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`take_in` once per forward; a recomputation is given what the forward was."""
+        """Call `take_in` once per forward; a checkpoint's recomputation gets the result of the forward."""
         taken = current().once(self, partial(self.take_in, *batch))
         if taken is not None:
             return taken
@@ -186,7 +186,7 @@ class BatchNorm(RunningNorm):
         running_mean: torch.Tensor,
         running_var: torch.Tensor,
     ) -> None:
-        """See a training batch's statistics beside the running ones before it."""
+        """Hook for subclasses: called with a training batch's statistics and the running ones before it."""
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, momentum={self.momentum}"

@@ -45,7 +45,7 @@ AllRoles = Annotated[list[str], _roles_among(ALL_ROLES)]
 
 
 class WeightTransform(nn.Module):
-    """Base: a function of the weight [out, in] of one role, which has that shape too.
+    """Base of the weight transforms: a function of the weight [out, in] of a Linear layer, to the same shape.
 
     Args:
         out_features, in_features (`int`): of the role.
@@ -71,7 +71,7 @@ class WeightTransform(nn.Module):
         raise NotImplementedError
 
     def of_bias(self, bias: torch.Tensor) -> torch.Tensor:
-        """What the layer works with in the place of its bias [out]."""
+        """The bias [out] that the layer uses, from the one that is stored."""
         return bias
 
 
@@ -308,7 +308,7 @@ class Transformed(nn.Module):
 
     @property
     def transforms(self) -> Sequence[WeightTransform]:
-        """Those of its roles, in their order."""
+        """The transform of each role of the layer, in the order of the roles."""
         return cast(Sequence[WeightTransform], self.weight_norm)
 
     def parts(self) -> tuple[torch.Tensor, ...]:
@@ -341,7 +341,7 @@ class TransformedConv1D(Transformed, Conv1D):
 
 
 def transformed_class(module: nn.Module) -> "type[Transformed]":
-    """The class that recasts a Linear layer."""
+    """The class in which a Linear layer transforms its weight: one for `torch.nn.Linear`, one for `Conv1D`."""
     return TransformedConv1D if isinstance(module, Conv1D) else TransformedLinear
 
 

@@ -1,0 +1,1 @@
+"""A family outside the package: RoBERTa, whose layers have BERT's shape."""

@@ -1,0 +1,11 @@
+"""Registers the toy family; its row for the generated suites."""
+
+from families import TINY_TEXT, Family, two_segment_inputs
+
+import hf_addnorm
+
+from .configuration_addnorm_toy import AddNormRobertaConfig
+
+
+hf_addnorm.register_family(AddNormRobertaConfig)
+ROWS = {"toy": Family(AddNormRobertaConfig, {**TINY_TEXT, "type_vocab_size": 2}, two_segment_inputs)}

@@ -41,7 +41,7 @@ def calibrate_residuals(model: Any, readers: Sequence[Any], batch: Mapping[str, 
     """See the model's `calibrate`; `readers` are the models and layers in it that are told of tokens."""
     residuals = [module for module in model.modules() if isinstance(module, Residual) and module.calibrates]
     if not residuals:
-        able = [name for name, factory in RESIDUALS.items() if getattr(factory, "calibrates", False)]
+        able = [name for name, factory in RESIDUALS.items() if factory.calibrates]
         raise ValueError(
             f"add_norm.residual is {to_json(model.config.add_norm.residual)!r}: there is nothing to calibrate; "
             f"allowed is {one_of(able)}."

@@ -52,7 +52,7 @@ class OutputLayer(TransformedLinear):
 
 def transform_tables(model: Any, paths: tuple[str, ...], weights: ComponentSpec) -> None:
     """Let the tables of the embeddings, which are at or under `paths`, be recast if their rows are transformed."""
-    only = model.get_input_embeddings() if getattr(WEIGHTS[weights.kind], "words_only", False) else None
+    only = model.get_input_embeddings() if WEIGHTS[weights.kind].words_only else None
     for path in paths:
         for name, table in list(model.get_submodule(path).named_modules(prefix=path)):
             if isinstance(table, nn.Embedding) and only in (None, table):

@@ -70,7 +70,7 @@ REFUSALS: dict[str, Refusal] = {
     "words_that_are_not_there": Refusal(
         lambda spec, config: (
             [("add_norm.weights", spec.weights)]
-            if getattr(WEIGHTS[spec.weights.kind], "words_only", False) and not config.facts.has_tables
+            if WEIGHTS[spec.weights.kind].words_only and not config.facts.has_tables
             else []
         ),
         "it is for the table of the words, and images and sound are embedded without one",
@@ -343,7 +343,7 @@ def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str],
             raise ValueError(f"{where}, but {norm.to_dict()} has no gain to start there.")
     for choice in (layer.residual_of(name) for layer in layers for name in names):
         options = choice.options
-        if getattr(RESIDUALS[choice.kind], "needs_output", False):
+        if RESIDUALS[choice.kind].needs_output:
             raise ValueError(
                 f"{where}, and add_norm.residual ({choice.kind}) gives a branch no gradient where it is 0: it would "
                 "never learn; allowed is another residual."

@@ -417,7 +417,7 @@ class AddNormSpec:
 
     def asks_model(self, layers: int) -> bool:
         """Whether something in it asks what the model knows during a forward."""
-        return bool(self.token_norms(layers)) or getattr(WEIGHTS[self.weights.kind], "iterates", False)
+        return bool(self.token_norms(layers)) or WEIGHTS[self.weights.kind].iterates
 
     def place_norm(self, place: "str | SlotNorm") -> ComponentSpec | None:
         """The norm of one of the `PLACES` outside the layers, or None."""

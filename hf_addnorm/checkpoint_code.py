@@ -133,7 +133,8 @@ def _flat_name(room: str, module: str) -> str:
 def _room_as_one_file(room: str) -> str:
     sources = {path.stem: _Source(path) for path in _files_of(room)}
     _refuse_clashes(room, sources)
-    order = TopologicalSorter({name: source.neighbours for name, source in sources.items()}).static_order()
+    # sorted: the order of a set differs from process to process, and the file must not
+    order = TopologicalSorter({name: sorted(source.neighbours) for name, source in sources.items()}).static_order()
     body = "\n\n\n".join(sources[name].as_section() for name in order)
     docstring = _docstring(MODELS / room / "__init__.py")
     head = f'"""{docstring.rstrip()}\n"""' if "\n" in docstring else f'"""{docstring}"""'

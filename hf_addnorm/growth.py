@@ -250,10 +250,11 @@ def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig
     """The state of the stream after a layer, whose branches give something in the place of what they do."""
     layer = copy.deepcopy(layer).cpu().double().eval()
     connections = copy.deepcopy(connections).cpu().double().eval()
-    names, calls = config.add_norm_sublayers(), []
-    for name in names:
-        branch = _Branch(layer, connections, names, name)
-        calls.append(SublayerCall(connections, name, branch.run, None, branch.stock_norms))
+    names = config.add_norm_sublayers()
+    branches = {name: _Branch(layer, connections, names, name) for name in names}
+    calls = [
+        SublayerCall(connections, name, branch.run, None, branch.stock_norms) for name, branch in branches.items()
+    ]
     return connections.step(state, calls)
 
 

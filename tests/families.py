@@ -43,6 +43,8 @@ class Family:
     without: tuple[str, ...] = ()
     # whether all its models are causal, not just the one that writes text
     causal: bool = False
+    # whether a table's row is added to the embeddings for a token's position
+    position_table: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -161,19 +163,26 @@ _NO_TABLES = ("t_fixup",)
 _NO_SPHERE = ("ngpt",)
 
 FAMILIES = {
-    "bert": Family(AddNormBertConfig, TINY_TEXT, two_segment_inputs),
+    "bert": Family(AddNormBertConfig, TINY_TEXT, two_segment_inputs, position_table=True),
     "vit": Family(
         AddNormViTConfig,
         {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
         image_inputs,
         without=_NO_TABLES,
     ),
-    "albert": Family(AddNormAlbertConfig, {**TINY_TEXT, "embedding_size": 16}, two_segment_inputs, without=_NO_SPHERE),
+    "albert": Family(
+        AddNormAlbertConfig,
+        {**TINY_TEXT, "embedding_size": 16},
+        two_segment_inputs,
+        without=_NO_SPHERE,
+        position_table=True,
+    ),
     "albert_groups": Family(
         AddNormAlbertConfig,
         {**TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
         two_segment_inputs,
         without=_NO_SPHERE,
+        position_table=True,
     ),
     "modernbert": Family(
         AddNormModernBertConfig,
@@ -202,6 +211,7 @@ FAMILIES = {
         two_segment_inputs,
         ("eager",),
         without=_NO_SPHERE,
+        position_table=True,
     ),
     "deberta_v2_conv": Family(
         AddNormDebertaV2Config,
@@ -218,6 +228,7 @@ FAMILIES = {
         two_segment_inputs,
         ("eager",),
         without=_NO_SPHERE,
+        position_table=True,
     ),
     "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs, without=_NO_TABLES),
     "wav2vec2_stable": Family(
@@ -242,6 +253,7 @@ FAMILIES = {
         text_inputs,
         more_models=("AddNormGPT2DoubleHeadsModel",),
         causal=True,
+        position_table=True,
     ),
 }
 

@@ -9,8 +9,12 @@ from families import BASE_MODELS, FAMILIES, fill_with_pattern
 from hf_addnorm.models.base.registries import POSITIONS
 
 
-WITH_TABLE = ["bert", "albert", "deberta_v2", "gpt2"]
-WITHOUT = [family for family in FAMILIES if family not in (*WITH_TABLE, "albert_groups", "deberta_v2_conv")]
+WITH_TABLE = [
+    family
+    for family, row in FAMILIES.items()
+    if row.position_table and family not in ("albert_groups", "deberta_v2_conv")
+]
+WITHOUT = [family for family, row in FAMILIES.items() if not row.position_table]
 
 
 def build(family, positions, **kwargs):

@@ -47,7 +47,7 @@ def _refused(family, scheme):
 
 
 def _expected(family, scheme):
-    if family == "gpt2" and scheme.get("norm") in TOKEN_NORMS:
+    if FAMILIES[family].causal and scheme.get("norm") in TOKEN_NORMS:
         return "token_norm_in_a_causal_model"
     if scheme["wiring"] in ("b2t", "two_hop") and scheme["stream"] not in ONE_TENSOR:
         return "skips_over_several_streams"
@@ -61,7 +61,7 @@ def _rows(family):
     # these have their own tests: start rules, positions, one preset, a weight transform
     rows = set(REFUSALS) - {"tables_that_are_not_there", "zero_out_norm_on_rep_bn", "positions_in_the_attention"}
     rows -= {"off_the_sphere", "words_that_are_not_there"}
-    return rows if family == "gpt2" else rows - {"token_norm_in_a_causal_model"}
+    return rows if FAMILIES[family].causal else rows - {"token_norm_in_a_causal_model"}
 
 
 @pytest.mark.parametrize("share", range(len(FAMILIES)))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from families import FAMILIES, MODELS, checkpoint_activations, fill_with_pattern, slow_unless
 from token_specs import (
-    ENCODERS,
     FAMILY_SPECS,
     NO_DROPOUT,
     RUNNING,
@@ -204,7 +203,7 @@ def test_a_causal_model_refuses_them(spec):
 
 # --- losses that a norm adds ---
 
-HEADS = [(family, model) for family, model in MODELS if family in ENCODERS and "LMHead" not in model]
+HEADS = [(family, model) for family, model in MODELS if not FAMILIES[family].is_causal(model)]
 
 
 @pytest.mark.parametrize(("family", "name"), HEADS)

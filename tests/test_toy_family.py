@@ -13,8 +13,8 @@ import pytest
 TESTS = Path(__file__).parent
 TOY = TESTS / "toy_family"
 # what a family must pass: the stock model by default, other specs that learn, load and save, alone and as remote code
-ESSENTIAL = ("exactness", "growth", "cards", "cost", "hub_ready")
-# of every suite that is generated, what is not about BERT alone
+ESSENTIAL = [f"test_{name}.py" for name in ("exactness", "growth", "cards", "cost", "hub_ready", "training")]
+ESSENTIAL += ["test_integration.py::test_every_parameter_has_a_gradient"]
 ALL = (
     "loading",
     "depth_and_init",
@@ -30,7 +30,7 @@ ALL = (
 def _run(folder, suites, marks):
     """The generated tests of the toy family, which lies in `folder`, in a process of its own."""
     shutil.copytree(TOY, folder / TOY.name, ignore=shutil.ignore_patterns("__pycache__"))
-    files = [str(TESTS / f"test_{suite}.py") for suite in suites]
+    files = [str(TESTS / suite) for suite in suites]
     paths = [str(folder), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *files, "-k", "toy", "-m", marks, "-n", "0", "-q", "-p", "no:cacheprovider"],
@@ -54,7 +54,7 @@ def test_the_essential_suites_pass(tmp_path):
 
 @pytest.mark.slow
 def test_all_generated_suites_pass(tmp_path):
-    assert _passed(_run(tmp_path, ESSENTIAL + ALL, "not conformance")) >= 300
+    assert _passed(_run(tmp_path, ALL, "not conformance")) >= 300
 
 
 def test_a_family_of_berts_shape_is_short():

@@ -1,7 +1,7 @@
 """Norms over tokens for several suites: their kinds, specs with them, tiny models."""
 
 import torch
-from families import FAMILIES
+from families import BASE_MODELS, FAMILIES
 
 from hf_addnorm.models.base.registries import NORMS
 from hf_addnorm.models.norms.running_norms import RunningNorm
@@ -23,7 +23,7 @@ NO_DROPOUT = {
     "layerdrop": 0.0,
     "mask_time_prob": 0.0,
 }
-ENCODERS = [family for family in FAMILIES if family != "gpt2"]
+ENCODERS = [family for family, row in FAMILIES.items() if not row.causal]
 
 SPECS = {
     "post_batch": {"preset": "post_ln", "norm": "batch_norm"},
@@ -70,8 +70,7 @@ def build(kind, width, **options):
 
 
 def base_model(family):
-    names = {"vit": "AddNormViTModel", "bert": "AddNormBertModel"}
-    return names.get(family) or next(name for name in FAMILIES[family].models if name.endswith(("tModel", "2Model")))
+    return BASE_MODELS[family]
 
 
 def tiny(family, spec, **kwargs):

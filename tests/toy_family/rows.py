@@ -8,4 +8,6 @@ from .configuration_addnorm_toy import AddNormRobertaConfig
 
 
 hf_addnorm.register_family(AddNormRobertaConfig)
-ROWS = {"toy": Family(AddNormRobertaConfig, {**TINY_TEXT, "type_vocab_size": 2}, two_segment_inputs)}
+ROWS = {
+    "toy": Family(AddNormRobertaConfig, {**TINY_TEXT, "type_vocab_size": 2}, two_segment_inputs, position_table=True)
+}

@@ -79,7 +79,9 @@ def power(
         "sublayers": position.sublayers,
     }[of]
     base = times * count
-    return float(factor * (log(base) if log_of else base) ** exponent)
+    # complex, of a negative base: `at_depth` refuses it
+    value: float = factor * (log(base) if log_of else base) ** exponent
+    return value
 
 
 @DEPTH_RULES.register("linear")

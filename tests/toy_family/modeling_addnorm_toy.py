@@ -2,7 +2,8 @@
 
 from transformers.models.roberta import modeling_roberta as stock
 
-from hf_addnorm.models.core.pretrained import AddNormEncoder, AddNormPreTrainedModel
+from hf_addnorm.models.core.encoder import AddNormEncoder
+from hf_addnorm.models.core.pretrained import AddNormPreTrainedModel
 from hf_addnorm.models.families.bert_shape import (
     BertShapeAttention,
     BertShapeIntermediate,

@@ -30,8 +30,8 @@ Each of the first two takes `ARGS="tests"` for the whole suite, `PYTHON=python3.
 
 FOOT = """
 The lowest and newest rows are of a smaller selection than `make` takes by default. The whole selection, run at the
-lowest versions beside other work, gave 3,864 passed and 32 failed: two models that did not compile and 30 tests that used
-a method by a newer name. Both were mended, and the 32 passed then; the whole selection was not run again.
+lowest versions beside other work, gave 3,864 passed and 32 failed: two models that did not compile and 30 tests that
+used a method by a newer name. Both were mended, and the 32 passed then; the whole selection was not run again.
 
 ## What does not work
 

@@ -129,7 +129,8 @@ def main() -> None:
         run = start(finetune_text.TextConfig, ["--config", str(CONFIG), "--output_dir", f"{folder}/run", *keys])
         figures = measure(run, args.steps)
     used = {"steps": args.steps, "batch_size": run.config.batch_size, "mixed_precision": run.config.mixed_precision}
-    about = {"machine": machine(run.accelerator), "versions": versions()}
+    kernels = {"cpu_kernels": torch.backends.cpu.get_cpu_capability()}
+    about = {"machine": machine(run.accelerator) | kernels, "versions": versions()}
     text = json.dumps({**used, **figures, **about}, indent=1)
     sys.stdout.write(text + "\n")
     if args.json:

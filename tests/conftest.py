@@ -24,8 +24,10 @@ transformers.utils.logging.disable_progress_bar()
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed_and_one_thread():
     torch.manual_seed(0)
+    # a recipe that a test runs as a launcher does takes all cores, and leaves the worker so
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

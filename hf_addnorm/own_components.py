@@ -93,7 +93,9 @@ def own_files(config: PreTrainedConfig, taken: Iterable[str]) -> tuple[dict[str,
         path = component.source()
         if path.name in taken:
             raise ValueError(f"{path}: a checkpoint has a file {path.name} of {PACKAGE}'s; give yours another name.")
-        files[path.name] = _flat(path)
+        text = _flat(path)
+        if files.setdefault(path.name, text) != text:
+            raise ValueError(f"{path}: another file of yours that the model needs has this name; rename one.")
         lines.append(f"from .{path.stem} import {component.factory.__name__}\n")
     return files, IMPORTS_OWN + "".join(sorted(set(lines))) if lines else ""
 

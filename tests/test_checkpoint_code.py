@@ -17,6 +17,7 @@ import hf_addnorm
 from hf_addnorm import AddNormBertConfig, AddNormBertModel, AddNormStackConfig, checkpoint_code
 from hf_addnorm.checkpoint_code import MACHINERY, SEPARATE, all_flat_files, flat_file
 from hf_addnorm.hub import check_folder
+from hf_addnorm.models.spec.components import COMPONENTS
 
 
 MODELS = Path(hf_addnorm.__file__).with_name("models")
@@ -215,6 +216,36 @@ def test_what_cannot_travel_is_not_saved(case, own_norm, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         net.save_pretrained(tmp_path / "saved")
     assert not list((tmp_path / "saved").glob("*.safetensors")), "nothing is half-written"
+
+
+def test_two_files_of_one_name_are_not_saved(own_norm, tmp_path, monkeypatch):
+    own_norm(OWN.replace("{travels}", ", travels=True"))
+    (tmp_path / "user/other").mkdir()
+    (tmp_path / "user/other/my_norms.py").write_text(
+        "from hf_addnorm.components import RESIDUALS, Residual\n\n\n"
+        "@RESIDUALS.register('peak_sum', travels=True)\nclass PeakSum(Residual):\n"
+        "    def __init__(self, hidden_size, position):\n        super().__init__()\n\n"
+        "    def forward(self, x, f):\n        return x + f\n"
+    )
+    importlib.invalidate_caches()
+    importlib.import_module("other.my_norms")
+    try:
+        config = tiny_config({"preset": "pre_ln", "norm": "peak_norm", "residual": "peak_sum"})
+        with pytest.raises(ValueError, match="another file of yours that the model needs has this name"):
+            config.save_pretrained(tmp_path / "saved")
+    finally:
+        residuals = hf_addnorm.components.RESIDUALS
+        residuals._factories.pop("peak_sum")
+        residuals.travelling.discard("peak_sum")
+        sys.modules.pop("other.my_norms")
+
+
+@pytest.mark.parametrize("axis", COMPONENTS)
+def test_what_is_registered_on_an_axis_extends_the_class_of_its_components(axis):
+    registry, base = COMPONENTS[axis]
+    classes = [factory for factory in registry.values() if isinstance(factory, type)]
+    assert all(issubclass(cls, base) for cls in classes)
+    assert classes or axis == "init", "init rules are functions that make one"
 
 
 def test_a_component_of_a_script_is_not_saved(tmp_path):

@@ -336,11 +336,16 @@ class ProgressiveRepBatchNorm(RunningNorm):
 
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            return self.rep_bn.transform(x, real)
+            return self._rep_bn(x)
         (done,) = self.counted()
         share = (1 - done.to(x.dtype) / self.iterations).clamp(min=0)
         layer_normed: torch.Tensor = self.layer_norm(x)
-        return share * layer_normed + (1 - share) * self.rep_bn.transform(x, real)
+        return share * layer_normed + (1 - share) * self._rep_bn(x)
+
+    def _rep_bn(self, x: torch.Tensor) -> torch.Tensor:
+        # as a module, not by a method of it: what puts parameters elsewhere meanwhile hangs on its forward
+        normed: torch.Tensor = self.rep_bn(x)
+        return normed
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = self.get_buffer("iterations_done").clone()

@@ -259,10 +259,12 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             "lora: this add & norm transforms weights, and an adapter merged into them is another function"
         )
     head = [name for name, child in model.named_children() if child is not model.base_model and _has_parameters(child)]
+    # an adapter is saved without the running statistics of its model, unless PEFT is told of them
+    saved = [*head, *hf_addnorm.norms_with_statistics(model)]
     return get_peft_model(
         model,
         LoraConfig(
-            r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear", modules_to_save=head or None
+            r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear", modules_to_save=saved or None
         ),
     )
 

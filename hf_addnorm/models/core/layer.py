@@ -115,6 +115,8 @@ class AddNormLayer(nn.Module):
         if builder.asks_model and not self.has_token_hook:
             self.has_token_hook = True
             self.register_forward_pre_hook(pass_token_mask, with_kwargs=True)
+        # asked here, not of the blocks in a forward: a tool may have wrapped them by then
+        self.installed = tuple(blocks)
         first, modules = builder.positions.of_layer(depth)[builder.names[0]], builder.build_stream_modules(depth)
         return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, first, modules)
 
@@ -177,7 +179,7 @@ class AddNormLayer(nn.Module):
 
     def require_cross_attention(self) -> None:
         """Refuse an encoder's hidden states where there is nothing to read them."""
-        if not self.connections.has("cross_attention"):
+        if "cross_attention" not in self.installed:
             raise ValueError(
                 "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
                 "config.add_cross_attention=True."

@@ -256,10 +256,6 @@ class LayerAddNorm(nn.Module):
             and all(isinstance(block, SublayerAddNorm) and block.is_plain for block in blocks)
         )
 
-    def has(self, name: str) -> bool:
-        """Whether the layer has the sublayer `name`."""
-        return name in self._modules
-
     def forward(
         self, hidden: LayerState, make_calls: MakeCalls, then: Any = None, skipped: Collection[int] = ()
     ) -> LayerState:

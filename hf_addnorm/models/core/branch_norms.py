@@ -90,6 +90,7 @@ class ModuleView:
 
     def __init__(self, module: Any, replaced: Mapping[str, Any]):
         vars(self).update(_module=module, _replaced=replaced)
+
     def __getattr__(self, name: str) -> Any:
         replaced = self._replaced
         if name in replaced:

@@ -196,7 +196,13 @@ def test_all_of_the_add_norm_is_tuned(family, spec, tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "spec"),
-    [("bert", "pre_ln"), ("bert", "hyper_connections"), ("albert", "pre_ln"), ("vit", "nanochat"), ("gpt2", "residual")],
+    [
+        ("bert", "pre_ln"),
+        ("bert", "hyper_connections"),
+        ("albert", "pre_ln"),
+        ("vit", "nanochat"),
+        ("gpt2", "residual"),
+    ],
 )
 def test_a_whole_block_is_tuned(family, spec):
     net, inputs = _net(family, SPECS[spec])

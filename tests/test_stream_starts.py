@@ -106,7 +106,12 @@ def test_independent_hyper_connections_are_those_of_hunyuan():
     post, collapsed = theirs(state)
     u, kept = ours(state)
     torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(SeveralStreams(4, "mean").add_to_streams(kept, f), state + post.unsqueeze(-1) * f.unsqueeze(-2), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        SeveralStreams(4, "mean").add_to_streams(kept, f),
+        state + post.unsqueeze(-1) * f.unsqueeze(-2),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("name", "class_name"), [("deepseek_v4", "DeepseekV4HyperHead"), ("hy_v4", "HYV4HyperHead")])
@@ -135,7 +140,9 @@ def test_gated_streams_are_those_of_qwen(ends):
     expected, _, written = theirs(state.flatten(-2))
     u, kept = ours(state)
     torch.testing.assert_close(u, expected)
-    torch.testing.assert_close(GatedStreams(streams=3).add_to_streams(kept, f), state + f.unsqueeze(-2) * written.unsqueeze(-1))
+    torch.testing.assert_close(
+        GatedStreams(streams=3).add_to_streams(kept, f), state + f.unsqueeze(-2) * written.unsqueeze(-1)
+    )
 
 
 def test_attention_residuals_start_as_the_mean_of_all_outputs():
@@ -185,7 +192,9 @@ def test_a_mean_of_permutations_is_doubly_stochastic_and_any_of_them_may_be_it()
         # the last permutation turns the order round
         connection.bias[-1] = 1e4
     _, kept = connection(state)
-    torch.testing.assert_close(SeveralStreams(3, "mean").add_to_streams(kept, torch.zeros(2, 8, dtype=torch.float64)), state.flip(-2))
+    torch.testing.assert_close(
+        SeveralStreams(3, "mean").add_to_streams(kept, torch.zeros(2, 8, dtype=torch.float64)), state.flip(-2)
+    )
 
 
 def test_too_many_streams_for_all_their_permutations_are_refused():

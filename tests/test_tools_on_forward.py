@@ -44,6 +44,7 @@ CASES = [*covering(PAIRS, bert=False), *DEALT]
 # without the kinds of norm, which differ in one module each
 OFFLOADED = [case for case in CASES if not str(case[1]).startswith("norm-")]
 
+
 def _base(family, spec):
     row, model = FAMILIES[family], BASE_MODELS[family]
     torch.manual_seed(0)
@@ -146,8 +147,8 @@ def test_dispatched_to_the_disk(family, spec, tmp_path):
 
 def _places(module, blocks, prefix=""):
     """The disk, for every layer and for what is in none."""
-    places = {name: "disk" for name in _named(module.named_parameters(recurse=False), prefix)}
-    places |= {name: "disk" for name in _named(module.named_buffers(recurse=False), prefix)}
+    places = dict.fromkeys(_named(module.named_parameters(recurse=False), prefix), "disk")
+    places |= dict.fromkeys(_named(module.named_buffers(recurse=False), prefix), "disk")
     for name, child in module.named_children():
         path = f"{prefix}{name}"
         if path in blocks or not any(block.startswith(f"{path}.") for block in blocks):

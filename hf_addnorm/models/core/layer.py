@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -61,7 +61,7 @@ class AddNormLayer(nn.Module):
     def __init_subclass__(cls, **kwargs: Any):
         if "forward" in vars(cls):
             cls.forward = takes_token_mask(_as_stock_or(cls.forward))
-        stock = next((base for base in cls.__mro__ if is_of_transformers(base)), None)
+        stock: Any = next((base for base in cls.__mro__ if is_of_transformers(base)), None)
         if stock is not None:
             cls.stock_forward = staticmethod(stock.forward)
         super().__init_subclass__(**kwargs)
@@ -78,7 +78,7 @@ class AddNormLayer(nn.Module):
             return False
         return all(
             {slot for slot, path in self.sublayers[name].norms.items() if self.stock_choices[path] is not None}
-            == set(block.stock_slots)
+            == set(cast(SublayerAddNorm, block).stock_slots)
             for name, block in blocks.named_children()
         )
 

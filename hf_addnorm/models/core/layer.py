@@ -61,9 +61,9 @@ class AddNormLayer(nn.Module):
     def __init_subclass__(cls, **kwargs: Any):
         if "forward" in vars(cls):
             cls.forward = takes_token_mask(_as_stock_or(cls.forward))
-        stock: Any = next((base for base in cls.__mro__ if is_of_transformers(base)), None)
-        if stock is not None:
-            cls.stock_forward = staticmethod(stock.forward)
+        stock = [base for base in cls.__mro__ if is_of_transformers(base) and "forward" in vars(base)]
+        if stock:
+            cls.stock_forward = staticmethod(vars(stock[0])["forward"])
         super().__init_subclass__(**kwargs)
         document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
 

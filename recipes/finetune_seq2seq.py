@@ -82,9 +82,13 @@ def read(run):
     config, accelerator = run.config, run.accelerator
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
-        splits = data.load_splits(config, [source, target], target)
+        splits = data.load_splits(config, [source] if config.do == "predict" else [source, target])
+    if config.do == "predict":
+        rows = splits["validation"].select_columns([source])
+        splits["validation"] = rows.add_column(target, [""] * len(rows))
     splits = {split: rows.select_columns([source, target]) for split, rows in splits.items()}
-    splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
+    if "train" in splits:
+        splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
     longest = max(config.max_length, config.max_target_length)
     if config.new_tokenizer:
         texts = chain(splits["train"][source], splits["train"][target])
@@ -109,7 +113,8 @@ def main(args=None):
 
     # Data: read, check every row, draw the subset, tokenize.
     encoded, sources, tokenizer = read(run)
-    held_out = batches.longest_first(encoded["validation"])
+    order = batches.longest_first(batches.lengths(encoded["validation"]))
+    held_out = encoded["validation"].select(order)
     comparison = Comparison(metric, held_out[config.source_column][:], held_out[config.target_column][:], tokenizer)
 
     # Model: the same new weights on every process.
@@ -128,16 +133,25 @@ def main(args=None):
     def score(rows):
         return comparison.score(comparison.texts(rows))
 
+    def describe(rows):
+        return {"prediction": comparison.texts(rows)}
+
     # Train, save, load as a user would, compare, report.
     task = Task(
-        rows=encoded["train"],
-        lengths=batches.lengths(encoded["train"]),
+        rows=encoded.get("train"),
         collate=collate,
         loss=summed_loss(config.label_smoothing),
-        evaluation=Evaluation(rows=held_out, outputs=outputs, score=score, best=leading_figure(config.metrics, TEXT)),
+        evaluation=Evaluation(
+            rows=held_out,
+            outputs=outputs,
+            score=score,
+            best=leading_figure(config.metrics, TEXT),
+            describe=describe,
+            order=order,
+        ),
         auto_class=AutoModelForSeq2SeqLM,
         sizes=sizes,
-        augment=changing(config, encoded["train"], tokenizer),
+        augment=changing(config, encoded.get("train"), tokenizer),
     )
     finish(run, task, model, tokenizer, sources, comparison.more)
 

@@ -38,6 +38,13 @@ class MaskedLMConfig(RunConfig):
     max_length: PositiveInt = 128
     masked: ClosedUnitInterval = 0.15
 
+    def __post_init__(self):
+        if self.do == "predict":
+            raise UserError(
+                "do is predict, and a masked LM has nothing to say to a file of texts: evaluate gives its loss"
+            )
+        super().__post_init__()
+
 
 def targets(model, batch):
     """Logits and labels at the masked tokens, `[tokens, vocabulary]` and `[tokens]`, and which tokens those are."""
@@ -105,10 +112,10 @@ def main(args=None):
             raise UserError(f"the model's {key} is {getattr(model.config, key)}, and its input needs {needed}")
 
     # Train, save, load as a user would, compare, report.
-    validation = batches.longest_first(packed["validation"])
+    order = batches.longest_first(batches.lengths(packed["validation"]))
+    validation = packed["validation"].select(order)
     task = Task(
-        rows=packed["train"],
-        lengths=batches.lengths(packed["train"]),
+        rows=packed.get("train"),
         collate=DataCollatorForTokenClassification(tokenizer),
         loss=loss,
         evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best="-perplexity"),

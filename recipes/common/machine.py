@@ -107,7 +107,7 @@ def report(accelerator: Accelerator, config: RunConfig) -> None:
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     attention = choose_attention(config.attn_implementation, accelerator.device) or "the model's own"
     device = cpu_name() if on_cpu else name
-    accelerator.print(f"trains on {device}{threads}, in {precision}, with {attention} attention")
+    accelerator.print(f"{config.do}s on {device}{threads}, in {precision}, with {attention} attention")
     if accelerator.mixed_precision == "bf16" and not bf16_is_fast() and accelerator.is_main_process:
         kind = "GPU" if trains_on_gpu() else "CPU"
         sys.stderr.write(

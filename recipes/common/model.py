@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -104,6 +105,8 @@ def load_model(
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
+    if config.do != "train":
+        return load_trained(auto_class, config, device)
     if stack is not None and (config.new_weights or not config.checkpoint):
         raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
@@ -158,7 +161,10 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
     try:
-        model = _pair(config, checkpoint, begins, len(tokenizer))
+        if config.do == "train":
+            model = _pair(config, checkpoint, begins, len(tokenizer))
+        else:
+            model = load_trained(AutoModelForSeq2SeqLM, config, device)
     except UNLOADABLE as error:
         raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
@@ -198,6 +204,37 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
         **{f"{part}_add_norm": scheme for part, scheme in schemes.items()},
         **{f"{part}_{key}": value for part in schemes for key, value in entries.items()},
     )
+
+
+def load_trained(auto_class: Any, config: RunConfig, device: torch.device) -> PreTrainedModel:
+    """Load the saved model that is evaluated or predicts, in float32.
+
+    Raises:
+        UserError: for whatever stops it from loading, and weights that it lacks: it was trained for something else.
+    """
+    attention = choose_attention(config.attn_implementation, device)
+    loading = {"attn_implementation": attention} if attention else {}
+    try:
+        model, report = auto_class.from_pretrained(
+            find_checkpoint(config.checkpoint), dtype=torch.float32, output_loading_info=True, **loading
+        )
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{config.checkpoint} has no weights for {one_line(', '.join(missing), 120)}: it was not trained for this "
+            f"task ({type(model).__name__})"
+        )
+    return _in_own_memory(model)
+
+
+def saved_classes(config: RunConfig) -> list[str]:
+    """The names of the classes that the saved model predicts, in the order of their numbers."""
+    try:
+        names = AutoConfig.from_pretrained(find_checkpoint(config.checkpoint)).id2label
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    return [names[number] for number in sorted(names)]
 
 
 def load_saved(auto_class: Any, folder: Path, like: PreTrainedModel) -> PreTrainedModel:

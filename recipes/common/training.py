@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from hf_addnorm import collect_losses
 
-from .batches import BatchOrder
+from .batches import BatchOrder, lengths
 from .errors import Stopped, UserError, lost_process
 from .evaluation import Columns, Evaluation, predict
 from .interrupt import Interrupt
@@ -39,22 +39,26 @@ class Task:
     """What the loop needs to know of a task.
 
     Args:
-        rows: the training rows.
-        lengths: of every row, in tokens; rows of similar length come into one batch.
+        rows: the training rows; None of a saved model that is not trained.
+        lengths: of training rows how long each is, in tokens; rows of similar length come into one batch.
         collate: makes a batch of a list of rows; its ``labels`` are the targets, -100 or nan where there is none.
         loss: of a model and a batch, summed over its labels (a scalar).
         evaluation: the validation split and its figures.
         auto_class: the AutoModel class by which the saved model is loaded.
+        weights: of the classes in the loss, ``[classes]``; a step's loss is then divided by those of its labels.
+        record: entries of the result that are known before the training.
         sizes: of a batch, how many tokens it has, and how many with padding.
         augment: changes a row before it is collated, with random numbers that are a function of seed, epoch and row.
     """
 
-    rows: Dataset
-    lengths: Sequence[int]
+    rows: Dataset | None
     collate: Callable[[list], Batch]
     loss: Callable[[Any, Batch], torch.Tensor]
     evaluation: Evaluation
     auto_class: Any
+    lengths: Callable[[Dataset], Sequence[int]] = lengths
+    weights: torch.Tensor | None = None
+    record: dict[str, Any] = field(default_factory=dict)
     sizes: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] = by_mask
     augment: Callable[[dict, random.Random], dict] | None = None
 
@@ -71,12 +75,16 @@ class Task:
         return batch
 
     def count(self, batches: list[Batch]) -> torch.Tensor:
-        """Labels, tokens and slots of these batches (int64, 3)."""
+        """Labels, or the weights of their classes (then in float64), tokens and slots of these batches: int64, 3."""
         total = 0
         for batch in batches:
             labels = batch["labels"]
             labelled = ~labels.isnan() if labels.is_floating_point() else labels != -100
-            total += torch.stack([labelled.sum(), *self.sizes(batch)])
+            if self.weights is None:
+                divisor = labelled.sum()
+            else:
+                divisor = self.weights.to(labels.device)[labels[labelled]].double().sum()
+            total += torch.stack([divisor, *self.sizes(batch)])
         return total
 
 
@@ -107,7 +115,7 @@ class Loop:
     def __init__(self, run: Run, task: Task, model: PreTrainedModel):
         config, accelerator = run.config, run.accelerator
         self.run, self.task = run, task
-        self.order = BatchOrder(task.lengths, config.batch_size, config.seed, config.group_by_length)
+        self.order = BatchOrder(task.lengths(task.rows), config.batch_size, config.seed, config.group_by_length)
         self.total = min(config.max_steps or math.inf, config.epochs * self.order.steps_per_epoch)
         # another dropout on each process, after the same new weights
         set_seed(config.seed, device_specific=True)
@@ -137,7 +145,7 @@ class Loop:
         counts = [self.task.count([batch]) for batch in micro_batches]
         wish = torch.tensor([stop], device=accelerator.device)
         labelled, tokens, slots, stopping = accelerator.reduce(torch.cat([sum(counts), wish])).tolist()
-        loss = self._gradients(micro_batches, counts, max(labelled, 1))
+        loss = self._gradients(micro_batches, counts, labelled or 1)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.run.config.max_grad_norm or math.inf)
         # DeepSpeed clips by itself, and tells the norm from its second step on
         norm = math.nan if norm is None else float(norm)
@@ -146,10 +154,10 @@ class Loop:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        progress.add(loss, norm, tokens, slots, time.perf_counter() - clock)
+        progress.add(loss, norm, int(tokens), int(slots), time.perf_counter() - clock)
         return bool(stopping)
 
-    def _gradients(self, micro_batches: list[Batch], counts: list[torch.Tensor], labelled: int) -> float:
+    def _gradients(self, micro_batches: list[Batch], counts: list[torch.Tensor], labelled: float) -> float:
         # the mean loss over the step's labels, of all processes
         accelerator, total = self.run.accelerator, torch.zeros((), device=self.run.accelerator.device)
         scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / labelled

@@ -80,6 +80,9 @@ class RunConfig:
         adam_beta2: how much of AdamW's mean of squared gradients is kept at each step.
         max_grad_norm: gradients are clipped to this norm; 0 clips nothing.
         eval_every: steps between evaluations; default once per epoch. The last step is always evaluated.
+        patience: the training ends after so many evaluations in a row whose first metric is not better; default
+            never. It says and records when and why; with ``final_model: best`` the best model is saved.
+        min_delta: with ``patience``, better means by more than this.
         checkpoint_every: steps between checkpoints; null writes none.
         keep_checkpoints: how many of the last checkpoints stay, beside that of the best evaluation.
         final_model: which model is saved at the end, that of the last step or that of the best evaluation.
@@ -122,6 +125,8 @@ class RunConfig:
     adam_beta2: ClosedUnitInterval = 0.999
     max_grad_norm: NonNegativeFloat = 1.0
     eval_every: PositiveInt | None = None
+    patience: PositiveInt | None = None
+    min_delta: NonNegativeFloat = 0.0
     checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
     final_model: Literal["last", "best"] = "last"
@@ -162,6 +167,8 @@ class RunConfig:
             raise UserError(
                 "final_model is best, and checkpoint_every is not set: without checkpoints only the last is left"
             )
+        if self.min_delta and self.patience is None:
+            raise UserError(f"min_delta is {self.min_delta}, and patience, which it belongs to, is not set")
         if self.adam_beta2 == 1:
             raise UserError("adam_beta2 is 1; allowed is a number from 0 to below 1")
         if self.lora and self.train_only:

@@ -48,6 +48,8 @@ def finish(
     trained = train(run, task, choose_trained(model, run.config), loader, sources)
     bare, predictions, checked = save_and_load_again(run, task, trained, processor, loader)
     own = {} if more is None else more(bare, predictions)
+    if trained.ended:
+        own["ended_early"] = trained.ended
     result = summary(run, bare, trained.progress, data=sources, reload=checked, **task.record, **own)
     run.folder.finish(run.accelerator, result)
 

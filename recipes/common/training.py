@@ -96,11 +96,13 @@ class Trained:
         model: as the accelerator has prepared it, at the step that ``config.final_model`` says.
         progress: of the whole run.
         predictions: what this very model predicts for the validation rows, if the last evaluation was of it.
+        ended: when and why the training ended before its last step; None if it did not.
     """
 
     model: Any
     progress: Progress
     predictions: Columns | None
+    ended: str | None
 
 
 class Loop:
@@ -157,6 +159,19 @@ class Loop:
         progress.add(loss, norm, int(tokens), int(slots), time.perf_counter() - clock)
         return bool(stopping)
 
+    def standstill(self, progress: Progress) -> str | None:
+        """Why there is nothing to be gained by more steps, as the config's ``patience`` has it."""
+        config = self.run.config
+        return progress.standstill(self.task.evaluation.best, config.patience, config.min_delta)
+
+    def save(self, progress: Progress, evaluated: bool, stop: bool) -> None:
+        """Write a checkpoint where one is due: every so many steps, of the best evaluation, before an early end."""
+        config, every = self.run.config, self.run.config.checkpoint_every
+        best_step = progress.best(self.task.evaluation.best)
+        best = every is not None and evaluated and best_step == progress.step
+        if best or stop or (every and progress.step % every == 0):
+            self.run.folder.save(self.run.accelerator, progress, config.keep_checkpoints, best_step)
+
     def _gradients(self, micro_batches: list[Batch], counts: list[torch.Tensor], labelled: float) -> float:
         # the mean loss over the step's labels, of all processes
         accelerator, total = self.run.accelerator, torch.zeros((), device=self.run.accelerator.device)
@@ -186,32 +201,30 @@ def train(run: Run, task: Task, model: PreTrainedModel, loader: DataLoader, sour
         Stopped: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
     config, accelerator, folder = run.config, run.accelerator, run.folder
-    loop, predictions = Loop(run, task, model), None
+    loop, predictions, ended = Loop(run, task, model), None, None
     folder.begin(accelerator, sources)
     progress = folder.restore(accelerator)
     bar = progress_bar(accelerator, progress, loop.total)
     loop.model.train()
     with lost_process(accelerator, folder.kept), Interrupt() as interrupt, bar:
-        for step in range(progress.step + 1, loop.total + 1):
-            stop = loop.step(step, progress, interrupt.signal != 0)
-            show(loop, progress, bar)
-            best = False
-            if step % (config.eval_every or loop.order.steps_per_epoch) == 0 or step == loop.total:
-                predictions = _evaluate(loop, progress, loader, bar)
-                best = config.checkpoint_every is not None and progress.best(task.evaluation.best) == step
-            if best or stop or (config.checkpoint_every and step % config.checkpoint_every == 0):
-                folder.save(accelerator, progress, config.keep_checkpoints, progress.best(task.evaluation.best))
-            if stop and step < loop.total:
-                raise Stopped(
-                    interrupt.signal, f"stopped after step {step} of {loop.total}; --resume goes on; {folder.kept()}"
-                )
+        while progress.step < loop.total and not (ended := loop.standstill(progress)):
             # what is trained on needs the memory
-            if step < loop.total:
-                predictions = None
+            predictions = None
+            stop = loop.step(progress.step + 1, progress, interrupt.signal != 0)
+            show(loop, progress, bar)
+            if progress.step % (config.eval_every or loop.order.steps_per_epoch) == 0 or progress.step == loop.total:
+                predictions = _evaluate(loop, progress, loader, bar)
+            loop.save(progress, predictions is not None, stop)
+            if stop and progress.step < loop.total:
+                done = f"stopped after step {progress.step} of {loop.total}"
+                raise Stopped(interrupt.signal, f"{done}; --resume goes on; {folder.kept()}")
+    if ended:
+        ended = f"stopped after step {progress.step} of {loop.total}: {ended}"
+        accelerator.print(ended)
     if config.final_model == "best" and (best_step := progress.best(task.evaluation.best)) != progress.step:
         accelerator.load_state(str(folder.checkpoint(best_step)))
         predictions = None
-    return Trained(loop.model, progress, predictions)
+    return Trained(loop.model, progress, predictions, ended)
 
 
 def show(loop: Loop, progress: Progress, bar: tqdm) -> None:

@@ -113,7 +113,7 @@ def test_the_threshold_decides(threshold):
 
 
 def test_the_saved_model(moods, recipe, use, tmp_path):
-    result = recipe(moods | FORMS["separator"] | {"threshold": 0.4, "learning_rate": 5e-3, "epochs": 8})
+    result = recipe(moods | FORMS["separator"] | {"threshold": 0.4, "learning_rate": 1e-2, "epochs": 30})
     [path] = use("evaluate")
     figures = json.loads(path.read_text())["metrics"]
     assert figures == {key: result["metrics"][key] for key in figures}
@@ -128,7 +128,7 @@ def test_the_saved_model(moods, recipe, use, tmp_path):
         json.dumps(NAMES[::-1]),
     )
     assert json.loads(path.read_text())["metrics"] == figures
-    Dataset.from_dict({"text": labelled(5, 9)["text"]}).to_parquet(tmp_path / "new.parquet")
+    Dataset.from_dict({"text": labelled(40, 9)["text"]}).to_parquet(tmp_path / "new.parquet")
     [path] = use("predict", "--file", str(tmp_path / "new.parquet"))
     found = Dataset.from_parquet(str(path))
     assert found.column_names == ["text", "prediction", *(f"probability_{name}" for name in NAMES)]

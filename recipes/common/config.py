@@ -76,6 +76,8 @@ class RunConfig:
         group_by_length: batches of rows of similar length, which saves padding.
         learning_rate: peak of the schedule.
         warmup: share of the steps in which the rate rises; after that it falls linearly to 0.
+        layer_decay: the last layer's rate is the peak times this, that of the layer below it times this again, and so
+            on down to the embeddings; what is above the layers has the full rate.
         weight_decay: for weight matrices; biases, norms and residual scales are spared.
         adam_beta2: how much of AdamW's mean of squared gradients is kept at each step.
         max_grad_norm: gradients are clipped to this norm; 0 clips nothing.
@@ -87,6 +89,9 @@ class RunConfig:
         keep_checkpoints: how many of the last checkpoints stay, beside that of the best evaluation.
         final_model: which model is saved at the end, that of the last step or that of the best evaluation.
         train_only: ``add_norm`` trains the parameters of norms, residuals and streams, and the head; null all.
+        freeze_embeddings: do not train the embeddings, and all else that comes before the first layer.
+        freeze_layers: do not train the first layers, so many of them.
+        freeze: do not train the parameters whose names match one of these patterns, such as ``*.attention.*``.
         lora: rank of LoRA adapters on all Linear layers, trained with the head; the saved model has them merged.
         track: also log to these: tensorboard, trackio, wandb.
     """
@@ -121,6 +126,7 @@ class RunConfig:
     group_by_length: bool = True
     learning_rate: PositiveFloat = 5e-5
     warmup: ClosedUnitInterval = 0.1
+    layer_decay: ClosedUnitInterval = 1.0
     weight_decay: NonNegativeFloat = 0.01
     adam_beta2: ClosedUnitInterval = 0.999
     max_grad_norm: NonNegativeFloat = 1.0
@@ -131,6 +137,9 @@ class RunConfig:
     keep_checkpoints: PositiveInt = 2
     final_model: Literal["last", "best"] = "last"
     train_only: Literal["add_norm"] | None = None
+    freeze_embeddings: bool = False
+    freeze_layers: NonNegativeInt = 0
+    freeze: list[str] = field(default_factory=list)
     lora: PositiveInt | None = None
     track: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
 
@@ -173,6 +182,12 @@ class RunConfig:
             raise UserError("adam_beta2 is 1; allowed is a number from 0 to below 1")
         if self.lora and self.train_only:
             raise UserError(f"lora is {self.lora} and train_only is {self.train_only}: choose one of them")
+        if self.lora and (self.freeze_embeddings or self.freeze_layers or self.freeze):
+            raise UserError(
+                f"lora is {self.lora}, which freezes all but adapters and head: there is nothing else to freeze"
+            )
+        if self.layer_decay == 0:
+            raise UserError("layer_decay is 0, at which no layer learns; allowed is a number above 0, up to 1")
         for name in self.track:
             if find_spec(name) is None:
                 raise UserError(f"track names {name!r}, which is not installed: pip install {name}")

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from .evaluation import Columns, Outputs, predict
+from .freezing import say_what_is_trained
 from .model import choose_trained, is_adapted, load_saved
 from .report import summary
 from .run import Run
@@ -45,12 +46,14 @@ def finish(
         return use_saved(run, task, model, sources)
     loader = DataLoader(task.evaluation.rows, run.config.eval_batch_size, collate_fn=task.collate)
     loader = run.accelerator.prepare(loader)
-    trained = train(run, task, choose_trained(model, run.config), loader, sources)
+    model = choose_trained(model, run.config)
+    record = task.record | say_what_is_trained(model, run.config, run.accelerator)
+    trained = train(run, task, model, loader, sources)
     bare, predictions, checked = save_and_load_again(run, task, trained, processor, loader)
     own = {} if more is None else more(bare, predictions)
     if trained.ended:
         own["ended_early"] = trained.ended
-    result = summary(run, bare, trained.progress, data=sources, reload=checked, **task.record, **own)
+    result = summary(run, bare, trained.progress, data=sources, reload=checked, **record, **own)
     run.folder.finish(run.accelerator, result)
 
 

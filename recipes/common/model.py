@@ -28,6 +28,7 @@ from hf_addnorm.models.weights.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line
+from .freezing import freeze
 from .machine import choose_attention
 
 
@@ -272,7 +273,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
-    """Freeze what ``train_only`` leaves out, or put LoRA adapters in; the head is always trained.
+    """Freeze what ``train_only`` leaves out and ``freeze`` names, or put LoRA adapters in; the head is always trained.
 
     Raises:
         UserError: PEFT is not installed; adapters in a model that transforms its weights, which cannot be merged, or
@@ -282,6 +283,7 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
         model.base_model.requires_grad_(False)
         for parameter in hf_addnorm.add_norm_parameters(model).values():
             parameter.requires_grad_(True)
+    freeze(model, config)
     if config.lora is None:
         return model
     output = model.get_output_embeddings()

@@ -19,6 +19,7 @@ from hf_addnorm import collect_losses
 from .batches import BatchOrder, lengths
 from .errors import Stopped, UserError, lost_process
 from .evaluation import Columns, Evaluation, predict
+from .freezing import with_rates
 from .interrupt import Interrupt
 from .model import decay_groups
 from .progress import Progress, progress_bar
@@ -121,7 +122,8 @@ class Loop:
         self.total = min(config.max_steps or math.inf, config.epochs * self.order.steps_per_epoch)
         # another dropout on each process, after the same new weights
         set_seed(config.seed, device_specific=True)
-        groups, betas = decay_groups(model, config.weight_decay), (0.9, config.adam_beta2)
+        groups = with_rates(model, decay_groups(model, config.weight_decay), config)
+        betas = (0.9, config.adam_beta2)
         # not torch's default on a CPU, where a fused step takes a seventh of the time
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
         schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * self.total), self.total)
@@ -232,7 +234,7 @@ def show(loop: Loop, progress: Progress, bar: tqdm) -> None:
     loss, norm = progress.losses[-1], progress.grad_norms[-1]
     bar.set_postfix(loss=f"{loss:.4f}", tokens_per_second=round(progress.tokens_per_second), refresh=False)
     bar.update()
-    rate = loop.schedule.get_last_lr()[0]
+    rate = max(loop.schedule.get_last_lr())
     loop.run.accelerator.log({"loss": loss, "grad_norm": norm, "learning_rate": rate}, progress.step)
 
 

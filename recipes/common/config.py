@@ -92,7 +92,9 @@ class RunConfig:
         freeze_embeddings: do not train the embeddings, and all else that comes before the first layer.
         freeze_layers: do not train the first layers, so many of them.
         freeze: do not train the parameters whose names match one of these patterns, such as ``*.attention.*``.
-        lora: rank of LoRA adapters on all Linear layers, trained with the head; the saved model has them merged.
+        lora: rank of LoRA adapters, trained with the head; the saved model has them merged.
+        lora_targets: the Linear layers that get adapters: ``all-linear``, ``default`` for those that PEFT names for
+            this kind of model, or a list with ends of their names.
         track: also log to these: tensorboard, trackio, wandb.
     """
 
@@ -141,6 +143,7 @@ class RunConfig:
     freeze_layers: NonNegativeInt = 0
     freeze: list[str] = field(default_factory=list)
     lora: PositiveInt | None = None
+    lora_targets: Literal["all-linear", "default"] | list[str] = "all-linear"
     track: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -186,6 +189,8 @@ class RunConfig:
             raise UserError(
                 f"lora is {self.lora}, which freezes all but adapters and head: there is nothing else to freeze"
             )
+        if not self.lora and self.lora_targets != "all-linear":
+            raise UserError("lora_targets are given, and lora, the rank of the adapters, is not")
         if self.layer_decay == 0:
             raise UserError("layer_decay is 0, at which no layer learns; allowed is a number above 0, up to 1")
         for name in self.track:

@@ -298,12 +298,24 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             "lora: this add & norm transforms weights, and an adapter merged into them is another function"
         )
     head = [name for name, child in model.named_children() if child is not model.base_model and _has_parameters(child)]
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear", modules_to_save=head or None
-        ),
-    )
+    keys = {"r": config.lora, "lora_alpha": 2 * config.lora, "modules_to_save": head or None}
+    try:
+        return get_peft_model(model, LoraConfig(target_modules=_lora_targets(model, config.lora_targets), **keys))
+    except ValueError as error:
+        raise UserError(f"lora_targets {config.lora_targets!r} do not fit this model: {one_line(error)}") from error
+
+
+def _lora_targets(model: PreTrainedModel, wanted: str | list[str]) -> str | list[str]:
+    if wanted != "default":
+        return wanted
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    # an AddNorm model has the Linear layers of its stock family
+    kind = model.config.model_type
+    found = KNOWN.get(kind) or KNOWN.get(kind.removeprefix("addnorm_"))
+    if found is None:
+        raise UserError(f"lora_targets is default, and PEFT has none for {kind}: write all-linear, or a list of names")
+    return found
 
 
 def _has_parameters(module: nn.Module) -> bool:

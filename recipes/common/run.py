@@ -58,7 +58,7 @@ def start(config_class: type[RunConfig], args: list[str] | None = None) -> Run:
     """
     began = time.perf_counter()
     config, resume = parse(config_class, args)
-    config.mixed_precision = choose_precision(config.mixed_precision)
+    asked, config.mixed_precision = config.mixed_precision, choose_precision(config.mixed_precision)
     accelerator = _accelerator(config)
     if config.do == "train":
         folder = RunFolder(config, resume, accelerator.num_processes)
@@ -67,7 +67,7 @@ def start(config_class: type[RunConfig], args: list[str] | None = None) -> Run:
     accelerator.gradient_accumulation_steps = _accumulation(config, accelerator.num_processes)
     if accelerator.device.type == "cpu":
         use_all_cores()
-    report(accelerator, config)
+    report(accelerator, config, asked)
     if not accelerator.is_main_process:
         transformers.utils.logging.set_verbosity_error()
         datasets.disable_progress_bars()

@@ -143,7 +143,7 @@ def test_layers_learn_at_their_own_rates(config, recipe, tiny, tmp_path, add_nor
         place = "above the layers" if "pooler" in name else place
         if change and "key.bias" not in name:
             seen.add(place)
-            assert change == pytest.approx(rates[place], rel=0.02), name
+            assert change == pytest.approx(rates[place], rel=0.05), name
     assert seen >= {"layer 1", "layer 2", "embeddings"}
 
 

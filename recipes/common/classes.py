@@ -89,11 +89,16 @@ def describe_classes(logits: list[torch.Tensor], names: dict[int, str]) -> dict[
     best = shares.max(-1)
     return {
         "prediction": [names[number] for number in best.indices.tolist()],
-        "probability": best.values.tolist(),
+        "probability": rounded(best.values),
         **probabilities(shares, names),
     }
 
 
 def probabilities(shares: torch.Tensor, names: dict[int, str]) -> dict[str, list[float]]:
     """A column for each class, of ``[rows, classes]``."""
-    return {f"probability_{names[number]}": shares[:, number].tolist() for number in range(shares.shape[1])}
+    return {f"probability_{names[number]}": rounded(shares[:, number]) for number in range(shares.shape[1])}
+
+
+def rounded(shares: torch.Tensor) -> list[float]:
+    """Probabilities with as many digits as somebody reads."""
+    return [round(share, 6) for share in shares.tolist()]

@@ -97,7 +97,7 @@ def of_words(shares: list[Any], first_tokens: list[list[int]], names: list[str])
             for tokens, places in zip((row.indices.tolist() for row in best), first_tokens, strict=True)
         ],
         "probability": [
-            [tokens[place] if place >= 0 else 0.0 for place in places]
+            [round(tokens[place], 6) if place >= 0 else 0.0 for place in places]
             for tokens, places in zip((row.values.tolist() for row in best), first_tokens, strict=True)
         ],
     }

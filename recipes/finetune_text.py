@@ -16,7 +16,7 @@ from common.ending import finish
 from common.errors import run_script
 from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, REGRESSION, leading_figure, load_metrics
-from common.model import Stack, load_model, load_tokenizer
+from common.model import Stack, load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
 from common.training import Task
 from jsonargparse.typing import PositiveInt
@@ -33,6 +33,8 @@ class TextConfig(RunConfig):
         text_column: column of the text.
         text_pair_column: column of the second text of a pair.
         label_column: column of the class (its number or name), or of the number to predict.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         max_length: longer inputs are cut to this many tokens.
         metrics: names of the metrics; default all of the task.
@@ -44,6 +46,7 @@ class TextConfig(RunConfig):
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
+    label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
     max_length: PositiveInt = 128
     metrics: list[str] | None = None
@@ -73,7 +76,9 @@ def read(run):
     if config.task == "regression":
         labels, head = data.number_labels(splits, config.label_column)
     else:
-        labels, head = data.class_labels(splits, config.label_column, config.num_labels)
+        labels, head = data.class_labels(
+            splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+        )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length)
     encoded, sources = {}, {}
     for split, rows in splits.items():

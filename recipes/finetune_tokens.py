@@ -15,7 +15,7 @@ from common.ending import finish
 from common.errors import run_script
 from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
-from common.model import load_model, load_tokenizer
+from common.model import load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
 from common.training import Task
 from common.words import ENTITIES, LABELS, NOTHING, are_entities, first_tokens, word_labels
@@ -31,6 +31,8 @@ class TokensConfig(RunConfig):
     Args:
         words_column: column with a list of words.
         labels_column: column with a list of labels, one per word (class numbers or names).
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         max_length: longer rows are cut to this many tokens; words that are cut off count as wrong.
         metrics: names of the metrics; default all of the labels: accuracy over words, and f1, precision and recall of
@@ -39,6 +41,7 @@ class TokensConfig(RunConfig):
 
     words_column: str = "tokens"
     labels_column: str = "ner_tags"
+    label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
     max_length: PositiveInt = 128
     metrics: list[str] | None = None
@@ -73,7 +76,14 @@ def read(run):
     config, accelerator = run.config, run.accelerator
     with main_process_first(accelerator):
         splits = data.load_splits(config, [], config.words_column, config.labels_column)
-    labels, head = word_labels(splits, config.words_column, config.labels_column, config.num_labels)
+    labels, head = word_labels(
+        splits,
+        config.words_column,
+        config.labels_column,
+        config.num_labels,
+        names=config.label_names,
+        head=saved_head(config),
+    )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
     encoded, sources = {}, {}
     for split, rows in splits.items():

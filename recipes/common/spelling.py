@@ -14,7 +14,7 @@ from transformers import Wav2Vec2CTCTokenizer
 from transformers.utils import cached_file
 
 from .config import RunConfig
-from .data import check_columns, named_labels
+from .data import check_columns, class_labels
 from .errors import UserError, one_line
 from .model import UNLOADABLE, find_checkpoint
 
@@ -26,7 +26,7 @@ def load_texts(splits: dict[str, Dataset], column: str, names: list[str] | None)
         UserError: for the first row that has neither, naming split, row and value.
     """
     if splits["train"].features[column] != Value("string"):
-        numbers, head = named_labels(splits, column, None, names)
+        numbers, head = class_labels(splits, column, None, names)
         return {split: [head["id2label"][number] for number in found] for split, found in numbers.items()}
     for split, rows in splits.items():
         check_columns(split, rows, [column], [])

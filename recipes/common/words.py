@@ -8,8 +8,9 @@ import evaluate
 import numpy as np
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from .data import Classes
+from .data import Classes, as_names
 from .errors import UserError, one_line
+from .model import SavedHead
 
 
 # What is predicted for a word without a token.
@@ -17,7 +18,12 @@ NOTHING = ""
 
 
 def word_labels(
-    splits: dict[str, datasets.Dataset], words: str, labels: str, num_labels: int | None
+    splits: dict[str, datasets.Dataset],
+    words: str,
+    labels: str,
+    num_labels: int | None,
+    names: list[str] | None = None,
+    head: SavedHead | None = None,
 ) -> tuple[dict[str, list[list[int]]], dict[str, Any]]:
     """Turn a column with a list of labels per row into class numbers; see ``data.Classes``.
 
@@ -30,15 +36,17 @@ def word_labels(
     for split, rows in splits.items():
         for row, (texts, tags) in enumerate(zip(rows[words], rows[labels], strict=True)):
             _check_row(f"{split} row {row}", {words: texts, labels: tags})
-    train = splits["train"]
-    classes = Classes(labels, train.features[labels].feature, list(chain.from_iterable(train[labels])), num_labels)
+    tags_of = {split: as_names(rows[labels], rows.features[labels]) for split, rows in splits.items()}
+    feature, found = splits["train"].features[labels].feature, list(chain.from_iterable(tags_of["train"]))
+    classes = Classes(labels, feature, found, num_labels, names, head)
     numbers = {
         split: [
             [classes.number(tag, split, row, f" at word {number}") for number, tag in enumerate(tags)]
-            for row, tags in enumerate(rows[labels])
+            for row, tags in enumerate(rows)
         ]
-        for split, rows in splits.items()
+        for split, rows in tags_of.items()
     }
+    classes.report()
     return numbers, classes.head
 
 

@@ -206,7 +206,7 @@ def test_declared_classes_without_entities(tagging, tag, tmp_path):
             "the train split has no column 'ner_tags'; it has tokens, upos",
         ),
         (
-            {"tokens": [["good"]], "ner_tags": [["NOUN"]]},
+            {"tokens": [["good", "was"]], "ner_tags": [["NOUN", "VERB"]]},
             {"metrics": ["f1"]},
             "metric 'f1' is not one of this task's: accuracy",
         ),

@@ -18,6 +18,7 @@ from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, REGRESSION, leading_figure, load_metrics
 from common.model import Stack, load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from jsonargparse.typing import PositiveInt
 from torch.nn import functional
@@ -109,6 +110,7 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForSequenceClassification, config, run.accelerator.device, stack=config.stack, **head)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
     def score(logits, labels):
         logits, labels = torch.stack(logits), torch.stack(labels)

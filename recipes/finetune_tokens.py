@@ -17,6 +17,7 @@ from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
 from common.model import load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from common.words import ENTITIES, LABELS, NOTHING, are_entities, first_tokens, word_labels
 from jsonargparse.typing import PositiveInt
@@ -120,6 +121,7 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForTokenClassification, config, run.accelerator.device, **head)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
     def score(logits, _):
         predictions = [

@@ -37,7 +37,7 @@ class TokensConfig(RunConfig):
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         max_length: longer rows are cut to this many tokens; words that are cut off count as wrong.
         metrics: names of the metrics; default all of the labels: accuracy over words, and f1, precision and recall of
-            entities where the labels are O, B- and I-.
+            entities where the labels are O, B- and I- (IOB1 or IOB2; with E- and S-, or L- and U-, too).
     """
 
     words_column: str = "tokens"

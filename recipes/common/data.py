@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import random
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from .model import NEW_HEAD, SavedHead
 
 
 BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
+# What the recipes call columns that they make themselves.
+OWN_COLUMNS = ("labels", "row", "word_labels", "input_ids", "attention_mask")
+# Keys of columns of which nothing is left beside those.
+LABEL_KEYS = ("label_column", "labels_column", "answers_column")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
@@ -27,10 +32,14 @@ def load_splits(config: RunConfig, texts: list[str], *others: str) -> dict[str, 
         UserError: for a missing or unreadable file or dataset, an empty split, a missing column (naming those there
             are), a row without text (naming split, row counted from 0, and value).
     """
+    check_names(config)
     if bool(config.train_file) != bool(config.validation_file):
         raise UserError("train_file and validation_file go together: one of them is missing")
     if config.train_file and config.validation_file:
-        splits = {"train": read_file(config.train_file), "validation": read_file(config.validation_file)}
+        splits = {
+            "train": read_file(config.train_file, config.na_values),
+            "validation": read_file(config.validation_file, config.na_values),
+        }
     elif config.dataset is None:
         raise UserError("no data: give dataset, or train_file and validation_file")
     elif config.dataset.startswith("builtin:"):
@@ -48,6 +57,21 @@ def load_splits(config: RunConfig, texts: list[str], *others: str) -> dict[str, 
     return dict(splits)
 
 
+def check_names(config: RunConfig) -> None:
+    """Refuse two keys that name the same column, and a column of inputs with a name that the recipe gives itself."""
+    columns = {key.name: getattr(config, key.name) for key in fields(config) if key.name.endswith("_column")}
+    seen: dict[str, str] = {}
+    for key, column in columns.items():
+        if column is None:
+            continue
+        if column in seen:
+            raise UserError(f"{seen[column]} and {key} are both {column!r}: they must be two columns")
+        seen[column] = key
+        own = OWN_COLUMNS if key != "audio_column" else (*OWN_COLUMNS, "text")
+        if key not in LABEL_KEYS and column in own:
+            raise UserError(f"{key} is {column!r}, a name that the recipe gives to a column of its own: rename it")
+
+
 def check_columns(split: str, rows: Dataset, texts: list[str], columns: list[str]) -> None:
     """Refuse rows that lack one of the columns, or text in one of ``texts``; see ``load_splits``."""
     for column in columns:
@@ -56,12 +80,23 @@ def check_columns(split: str, rows: Dataset, texts: list[str], columns: list[str
     for column in texts:
         for number, value in enumerate(rows[column]):
             if not isinstance(value, str):
-                raise UserError(f"{split} row {number}: column {column!r} holds {value!r}, not text")
+                raise UserError(
+                    f"{split} row {number}: column {column!r} holds {value!r}, not text{_why_missing(rows, value)}"
+                )
 
 
-def read_file(name: str) -> Dataset:
+def _why_missing(rows: Dataset, value: Any) -> str:
+    if value is not None or rows.info.builder_name != "csv":
+        return ""
+    return "; an empty cell is read so, and so are words like NA, null and nan: na_values [] keeps the words"
+
+
+def read_file(name: str, na_values: list[str] | None = None) -> Dataset:
     """All rows of a local file, whose ending says what it is.
 
+    Args:
+        name: of the file.
+        na_values: cells of a csv or tsv that are read as missing, beside empty ones; default those of pandas.
     Raises:
         UserError: for another ending, a file that is not there, empty, or not what its ending says.
     """
@@ -72,7 +107,9 @@ def read_file(name: str) -> Dataset:
         raise UserError(f"there is no file {name}")
     if path.stat().st_size == 0:
         raise UserError(f"{name} is empty")
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    if na_values is not None and READERS[path.suffix] == "csv":
+        options |= {"keep_default_na": False, "na_values": ["", *na_values]}
     try:
         return load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
     # The readers raise whatever their parser raises; all of it means that the file is not what its ending says.

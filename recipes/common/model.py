@@ -1,8 +1,10 @@
 """Loading any checkpoint, stock or AddNorm, and what training needs to know about its parameters."""
 
 import copy
+import difflib
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -42,6 +44,19 @@ ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
 # The way to say that weights of another size, a head of other classes above all, begin anew.
 NEW_HEAD = """model_config '{"ignore_mismatched_sizes": true}'"""
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
+# Of model_config, what says how a checkpoint is loaded, and is no entry of the model's config.
+HOW_TO_LOAD = (
+    "attn_implementation",
+    "cache_dir",
+    "dtype",
+    "ignore_mismatched_sizes",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "use_safetensors",
+    "variant",
+)
 
 
 def find_checkpoint(name: str) -> str:
@@ -151,6 +166,7 @@ def load_model(
         entries["attn_implementation"] = attention
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
+        check_entries(config.model_config, own)
         if config.dropout is not None:
             entries |= dict.fromkeys(dropout_keys(own), config.dropout)
         if stack is not None:
@@ -167,13 +183,45 @@ def load_model(
             if _is_of_other_classes(saved_head(config), kwargs.get("id2label")):
                 draw_head(model)
         else:
-            made = _config_entries(own, saved=checkpoint is not None) | entries | kwargs
+            made = _config_entries(own, saved=checkpoint is not None) | _of_config(entries) | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
-    except UNLOADABLE as error:
-        mismatch = "ignore_mismatched_sizes" in str(error)
-        hint = f"its head has another size than this task needs, {NEW_HEAD} starts a new one; " if mismatch else ""
-        raise UserError(f"cannot load {_name(config)}: {hint}{one_line(error)}") from error
+    except (*UNLOADABLE, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(checkpoint, error)}{one_line(error)}") from error
     return _in_own_memory(model)
+
+
+def check_entries(entries: dict[str, Any], config: PreTrainedConfig) -> None:
+    """Refuse an entry of ``model_config`` that the model's config does not have: nothing would come of it.
+
+    Raises:
+        UserError: for the first such entry, with the nearest ones.
+    """
+    for key in entries:
+        if key not in ("model_type", *HOW_TO_LOAD) and not hasattr(config, key):
+            near = difflib.get_close_matches(key, [*config.to_dict(), *HOW_TO_LOAD], n=3)
+            meant = f": did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(
+                f"model_config has {key!r}, which the config of a {config.model_type} does not have{meant}"
+            )
+
+
+def _of_config(entries: dict[str, Any]) -> dict[str, Any]:
+    # without what says how weights are loaded: a new model has none
+    kept = ("attn_implementation", "dtype")
+    return {key: value for key, value in entries.items() if key in kept or key not in HOW_TO_LOAD}
+
+
+def _hint(checkpoint: str | None, error: Exception) -> str:
+    # what Transformers' own sentence leaves out
+    if "ignore_mismatched_sizes" in str(error):
+        return f"its head has another size than this task needs, {NEW_HEAD} starts a new one; "
+    files = (
+        sorted(Path(checkpoint).glob("*model.*.safetensors")) if checkpoint and "no file named" in str(error) else []
+    )
+    if files:
+        entry = json.dumps({"variant": files[0].name.split(".")[1]})
+        return f"it has the weights {files[0].name} alone, for which set model_config '{entry}'; "
+    return ""
 
 
 def _is_of_other_classes(head: SavedHead | None, classes: dict[int, str] | None) -> bool:
@@ -221,8 +269,8 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
     try:
         model = _pair(config, checkpoint, begins, len(tokenizer))
-    except UNLOADABLE as error:
-        raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
+    except (*UNLOADABLE, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(checkpoint, error)}{one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
@@ -234,6 +282,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
     entries, schemes = dict(config.model_config), {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
     own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
     parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
+    check_entries(entries, parts["encoder"])
     if config.dropout is not None:
         entries |= dict.fromkeys(dropout_keys(parts["encoder"]), config.dropout)
     chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
@@ -241,7 +290,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
         made = {
             name: {"model_type": own.model_type}
             | _config_entries(parts[name], saved=True)
-            | entries
+            | _of_config(entries)
             | {"vocab_size": vocabulary}
             | chosen[name]
             for name in schemes

@@ -15,6 +15,9 @@ from .model import SavedHead
 
 # What is predicted for a word without a token.
 NOTHING = ""
+# The last word of an entity, and the only one, in BILOU and in IOBES.
+ENDS = {"L-": "E-", "U-": "S-"}
+MARKS = {"B-", "I-", *ENDS, *ENDS.values()}
 
 
 def word_labels(
@@ -46,6 +49,9 @@ def word_labels(
         ]
         for split, rows in tags_of.items()
     }
+    if not are_entities(classes.names) and any(name.startswith(("B-", "I-")) for name in classes.names):
+        others = one_line(", ".join(name for name in classes.names if name != "O" and name[:2] not in MARKS), 80)
+        classes.remarks.append(f"beside labels of entities there are {others}: words are measured, and no entities")
     classes.report()
     return numbers, classes.head
 
@@ -85,8 +91,9 @@ def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:
 
 
 def are_entities(names: list[str]) -> bool:
-    """Whether labels mark entities, with B-, I- and O."""
-    return any(name.startswith("B-") for name in names) and all(name[:2] in ("O", "B-", "I-") for name in names)
+    """Whether labels mark entities: O and B-, I- (IOB1, IOB2), with E-, S- (IOBES) or L-, U- (BILOU)."""
+    marks = {name[:2] for name in names if name != "O"}
+    return bool(marks & {"B-", "I-"}) and marks <= MARKS
 
 
 class _WordMetric(evaluate.Metric):
@@ -110,6 +117,11 @@ class WordAccuracy(_WordMetric):
         return {"accuracy": float(np.mean([found == true for found, true in pairs]))}
 
 
+def as_iobes(label: str) -> str:
+    """A label as seqeval reads it, which does not know BILOU; a word without a prediction is in no entity."""
+    return ENDS.get(label[:2], label[:2]) + label[2:] if label else "O"
+
+
 class _EntityMetric(_WordMetric):
     """A figure over whole entities, of all types together: one is right if its type and all its words are.
 
@@ -122,8 +134,8 @@ class _EntityMetric(_WordMetric):
     score: Any
 
     def _compute(self, predictions, references):
-        found = [[label or "O" for label in row] for row in predictions]
-        return {self.figure: float(type(self).score(references, found, zero_division=0))}
+        rows = [[[as_iobes(label) for label in row] for row in part] for part in (references, predictions)]
+        return {self.figure: float(type(self).score(*rows, zero_division=0))}
 
 
 class EntityF1(_EntityMetric):

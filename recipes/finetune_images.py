@@ -107,10 +107,10 @@ def main(args=None):
     # Data: read, check every label.
     splits, labels, head = read(run)
 
-    # Model: the same new weights on every process. It says the size of the images.
+    # Model: the same new weights on every process. It says the size and channels of the images.
     set_seed(config.seed)
     model = load_model(AutoModelForImageClassification, config, run.accelerator.device, **head)
-    pixels = Pixels(load_processor(config, model.config.image_size), model.config.image_size)
+    pixels = Pixels(load_processor(config, model.config), model)
     encoded, sources = open_images(run, splits, labels, pixels)
 
     def collate(rows):

@@ -58,17 +58,17 @@ def load_splits(config: RunConfig, texts: list[str], *others: str) -> dict[str, 
 
 
 def check_names(config: RunConfig) -> None:
-    """Refuse two keys that name the same column, and a column of inputs with a name that the recipe gives itself."""
-    columns = {key.name: getattr(config, key.name) for key in fields(config) if key.name.endswith("_column")}
+    """Refuse inputs that are twice the same column, or have a name that the recipe gives a column of its own."""
+    keys = [key.name for key in fields(config) if key.name.endswith("_column") and key.name not in LABEL_KEYS]
     seen: dict[str, str] = {}
-    for key, column in columns.items():
+    for key in keys:
+        column = getattr(config, key)
         if column is None:
             continue
         if column in seen:
             raise UserError(f"{seen[column]} and {key} are both {column!r}: they must be two columns")
         seen[column] = key
-        own = OWN_COLUMNS if key != "audio_column" else (*OWN_COLUMNS, "text")
-        if key not in LABEL_KEYS and column in own:
+        if column in OWN_COLUMNS or (key, column) == ("audio_column", "text"):
             raise UserError(f"{key} is {column!r}, a name that the recipe gives to a column of its own: rename it")
 
 

@@ -88,7 +88,6 @@ def test_exit_code_and_one_line(written, config, tmp_path):
         ({"model_config": {"hiden_size": 16}, "add_norm": "pre_ln"}, "model_config has 'hiden_size'"),
         ({"model_config": {"xyzzy": 16}, "new_weights": True}, "model_config has 'xyzzy', which .* does not have$"),
         ({"text_pair_column": "text"}, "text_column and text_pair_column are both 'text': they must be two columns"),
-        ({"label_column": "text"}, "text_column and label_column are both 'text': they must be two columns"),
         ({"text_column": "labels"}, "text_column is 'labels', a name that the recipe gives to a column of its own"),
     ],
 )

@@ -312,4 +312,4 @@ def test_a_model_that_says_no_size(pictures, classify, tmp_path):
     ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
     result = classify(pictures | {"checkpoint": str(tmp_path / "resnet"), "model_config": {}, "max_steps": 1})
-    assert result["tokens"] == 8
+    assert result["model"] == "ResNetForImageClassification"

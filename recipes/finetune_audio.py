@@ -17,7 +17,7 @@ from common.ending import finish
 from common.errors import UserError, run_script
 from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, TRANSCRIPTION, leading_figure, load_metrics
-from common.model import load_model
+from common.model import load_model, saved_head
 from common.run import main_process_first, start
 from common.spelling import collating, ctc_loss, load_speller, load_texts, spell, transcripts
 from common.training import Task
@@ -33,7 +33,8 @@ class AudioConfig(RunConfig):
         task: the clip's class, or (ctc) its characters.
         audio_column: column of the clip: of ``datasets.Audio``, a file's bytes or its name.
         label_column: column of the class, its number or name; with ctc of the text, or of a class whose name is it.
-        label_names: names of the classes, for a column that has numbers alone.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         stretch: training clips are played slower or faster, pitch and all, by up to this share of their length.
         spec_augment: mask frames and features in training, as the model's config says. The masks are drawn for each
@@ -87,7 +88,9 @@ def read(run, ctc):
     elif config.do != "train":
         targets, head = saved.class_labels(config, splits, config.label_column)
     else:
-        targets, head = data.named_labels(splits, config.label_column, config.num_labels, config.label_names)
+        targets, head = data.class_labels(
+            splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+        )
     found = {}
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.audio_column])

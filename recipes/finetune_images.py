@@ -19,7 +19,7 @@ from common.errors import run_script
 from common.evaluation import Evaluation
 from common.images import Pixels, load_processor, moved
 from common.metrics import CLASSIFICATION, leading_figure, load_metrics
-from common.model import load_model
+from common.model import load_model, saved_head
 from common.run import main_process_first, start
 from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -33,6 +33,8 @@ class ImageConfig(RunConfig):
     Args:
         image_column: column of the image: of ``datasets.Image``, a file's bytes or name, or rows of pixels.
         label_column: column of the class, its number or name.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         shift: training images are moved by up to so many pixels, the border repeated.
         flip: every other training image, on average, is mirrored.
@@ -43,6 +45,7 @@ class ImageConfig(RunConfig):
 
     image_column: str = "image"
     label_column: str = "label"
+    label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
     shift: NonNegativeInt = 0
     flip: bool = False
@@ -69,7 +72,9 @@ def read(run):
         data.check_columns(split, rows, [], [config.image_column])
     if config.do != "train":
         return splits, *saved.class_labels(config, splits, config.label_column)
-    return splits, *data.class_labels(splits, config.label_column, config.num_labels)
+    return splits, *data.class_labels(
+        splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+    )
 
 
 def open_images(run, splits, labels, pixels):
@@ -107,10 +112,10 @@ def main(args=None):
     # Data: read, check every label.
     splits, labels, head = read(run)
 
-    # Model: the same new weights on every process. It says the size of the images.
+    # Model: the same new weights on every process. It says the size and channels of the images.
     set_seed(config.seed)
     model = load_model(AutoModelForImageClassification, config, run.accelerator.device, **head)
-    pixels = Pixels(load_processor(config, model.config.image_size), model.config.image_size)
+    pixels = Pixels(load_processor(config, model.config), model)
     encoded, sources = open_images(run, splits, labels, pixels)
 
     def collate(rows):

@@ -20,6 +20,7 @@ from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
 from common.model import load_model, load_tokenizer
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.nn import functional
@@ -126,6 +127,7 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForQuestionAnswering, config, run.accelerator.device, num_labels=2)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
     if config.do == "train":
         model.config.may_have_no_answer = sources["train"]["without_answer"] > 0

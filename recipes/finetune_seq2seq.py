@@ -20,6 +20,7 @@ from common.model import load_pair, load_tokenizer
 from common.own_tokenizer import train_tokenizer
 from common.pairs import Comparison, changing, summed_loss, tokenizing
 from common.run import main_process_first, start
+from common.tokenizer_check import check_marks, check_tokenizer
 from common.training import Task, by_mask
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
@@ -95,6 +96,7 @@ def read(run):
         tokenizer = train_tokenizer(accelerator, texts, config.new_tokenizer, longest)
     else:
         tokenizer = load_tokenizer(config.checkpoint, longest)
+        check_marks(tokenizer, ("cls", "sep", "pad"), "a text that is written (new_tokenizer makes one that has it)")
     tokenize = tokenizing(tokenizer, config)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -120,6 +122,12 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_pair(config, run.accelerator.device, tokenizer)
+    changed = changing(config, encoded.get("train"), tokenizer)
+    for part, *more in (
+        (model.encoder, config.max_length, changed is not None),
+        (model.decoder, config.max_target_length, changed is not None, "labels", "max_target_length"),
+    ):
+        check_tokenizer(tokenizer, part, encoded, *more)
 
     pad = DataCollatorForSeq2Seq(tokenizer)
 
@@ -151,7 +159,7 @@ def main(args=None):
         ),
         auto_class=AutoModelForSeq2SeqLM,
         sizes=sizes,
-        augment=changing(config, encoded.get("train"), tokenizer),
+        augment=changed,
     )
     finish(run, task, model, tokenizer, sources, comparison.more)
 

@@ -18,8 +18,9 @@ from common.ending import finish
 from common.errors import UserError, run_script
 from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, MULTI_LABEL, REGRESSION, leading_figure, load_metrics
-from common.model import Stack, load_model, load_tokenizer
+from common.model import Stack, load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
@@ -38,6 +39,8 @@ class TextConfig(RunConfig):
         label_separator: with multi_label, ``label_column`` has texts, with this between the labels.
         label_columns: with multi_label, columns of 0 and 1 in the place of ``label_column``, one for each class.
         threshold: with multi_label, a class is predicted where its probability is above this.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
             class; those that are not named have 1. The loss is divided by the weights of its labels.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
@@ -54,6 +57,7 @@ class TextConfig(RunConfig):
     label_separator: str | None = None
     label_columns: list[str] | None = None
     threshold: ClosedUnitInterval = 0.5
+    label_names: list[str] | None = None
     class_weights: ClassWeights | None = None
     num_labels: PositiveInt | None = None
     max_length: PositiveInt = 128
@@ -96,7 +100,9 @@ def read(run):
     elif config.do != "train":
         labels, head = saved.class_labels(config, splits, config.label_column)
     else:
-        labels, head = data.class_labels(splits, config.label_column, config.num_labels)
+        labels, head = data.class_labels(
+            splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+        )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -127,6 +133,7 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForSequenceClassification, config, run.accelerator.device, stack=config.stack, **head)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
     def score(logits, labels):
         if config.task == "classification":

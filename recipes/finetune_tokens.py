@@ -17,8 +17,9 @@ from common.ending import finish
 from common.errors import run_script
 from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
-from common.model import load_model, load_tokenizer
+from common.model import load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from common.words import ENTITIES, LABELS, are_entities, first_tokens, of_words, word_labels
 from jsonargparse.typing import PositiveInt
@@ -32,16 +33,19 @@ class TokensConfig(RunConfig):
     Args:
         words_column: column with a list of words.
         labels_column: column with a list of labels, one per word (class numbers or names).
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
             class; those that are not named have 1. The loss is divided by the weights of its labels.
         max_length: longer rows are cut to this many tokens; words that are cut off count as wrong.
         metrics: names of the metrics; default all of the labels: accuracy over words, and f1, precision and recall of
-            entities where the labels are O, B- and I-.
+            entities where the labels are O, B- and I- (IOB1 or IOB2; with E- and S-, or L- and U-, too).
     """
 
     words_column: str = "tokens"
     labels_column: str = "ner_tags"
+    label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
     class_weights: ClassWeights | None = None
     max_length: PositiveInt = 128
@@ -80,7 +84,13 @@ def read(run):
     classes = None if config.do == "train" else saved.classes_of(config, config.labels_column)
     asked = config.do != "predict"
     labels, head = word_labels(
-        splits, config.words_column, config.labels_column if asked else None, config.num_labels, classes
+        splits,
+        config.words_column,
+        config.labels_column if asked else None,
+        config.num_labels,
+        names=config.label_names,
+        head=saved_head(config),
+        classes=classes,
     )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
     encoded, sources = {}, {}
@@ -119,6 +129,7 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForTokenClassification, config, run.accelerator.device, **head)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
     def describe(logits, _):
         return of_words([row.float().softmax(-1) for row in logits], words["first_tokens"], names)

@@ -63,6 +63,8 @@ class RunConfig:
         validation_split: the dataset's split to evaluate on.
         train_file: local parquet, csv, tsv, json or jsonl file; takes the place of ``dataset``.
         validation_file: goes with ``train_file``.
+        na_values: cells of a csv or tsv file that are read as missing, beside empty ones; default those of pandas (NA,
+            null, nan, None and others), ``[]`` for none.
         max_train_rows: train on this many rows, drawn with the seed.
         seed: fixes the data order, the new weights and dropout.
         num_processes: if given, the run stops where the launcher started another number.
@@ -116,6 +118,7 @@ class RunConfig:
     validation_split: str = "validation"
     train_file: str | None = None
     validation_file: str | None = None
+    na_values: list[str] | None = None
     max_train_rows: PositiveInt | None = None
     seed: NonNegativeInt = 0
     num_processes: PositiveInt | None = None

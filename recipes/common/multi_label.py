@@ -13,7 +13,7 @@ from .classes import probabilities
 from .config import RunConfig
 from .data import Classes, as_names
 from .errors import UserError, one_line
-from .model import saved_classes
+from .model import saved_classes, saved_head
 from .saved import classes_of
 
 
@@ -87,10 +87,12 @@ def _of_one_column(config: Any, splits: dict[str, Dataset]) -> tuple[Marks, list
     }
     feature = {split: getattr(rows.features[column], "feature", None) for split, rows in splits.items()}
     if config.do == "train":
-        classes = Classes(column, feature["train"], list(chain.from_iterable(lists["train"])), config.num_labels)
+        train = list(chain.from_iterable(as_names(lists["train"], List(feature["train"]))))
+        classes = Classes(column, feature["train"], train, config.num_labels, config.label_names, saved_head(config))
+        classes.report()
     else:
         classes = classes_of(config, column)
-        lists = {split: as_names(values, List(feature[split])) for split, values in lists.items()}
+    lists = {split: as_names(values, List(feature[split])) for split, values in lists.items()}
     found = {
         split: [_marked(row, len(classes.names)) for row in _numbers(classes, split, values)]
         for split, values in lists.items()

@@ -20,6 +20,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from hf_addnorm.hub import write_card
+from hf_addnorm.hub.card import read_config
+from hf_addnorm.hub.description import has_family
 
 from .config import RECORD, RunConfig, difference, parse
 from .errors import UserError, one_line
@@ -258,7 +260,9 @@ class RunFolder:
         """Write the model's card and the result JSON; ``result.json`` comes last and marks the run as finished."""
         with written(accelerator):
             if accelerator.is_main_process:
-                write_card(self.model, result)
+                # a card describes the add & norm; a stock model of another family has none of ours
+                if has_family(read_config(self.model)):
+                    write_card(self.model, result)
                 for path in (self.extra_result, self.result):
                     if path is not None:
                         write_json(path, result)

@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 
 from .clips import batch
 from .config import RunConfig
-from .data import check_columns, named_labels
+from .data import check_columns, class_labels
 from .errors import UserError, one_line
 from .model import UNLOADABLE, find_checkpoint
 
@@ -30,7 +30,7 @@ def load_texts(splits: dict[str, Dataset], column: str, names: list[str] | None)
     # of a saved model that is evaluated there is one split alone
     first = next(iter(splits.values()))
     if first.features[column] != Value("string"):
-        numbers, head = named_labels({"train": first, **splits}, column, None, names)
+        numbers, head = class_labels({"train": first, **splits}, column, None, names)
         return {split: [head["id2label"][number] for number in numbers[split]] for split in splits}
     for split, rows in splits.items():
         check_columns(split, rows, [column], [])

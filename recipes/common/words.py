@@ -10,10 +10,14 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 
 from .data import Classes, as_names
 from .errors import UserError, one_line
+from .model import SavedHead
 
 
 # What is predicted for a word without a token.
 NOTHING = ""
+# The last word of an entity, and the only one, in BILOU and in IOBES.
+ENDS = {"L-": "E-", "U-": "S-"}
+MARKS = {"B-", "I-", *ENDS, *ENDS.values()}
 
 
 def word_labels(
@@ -21,6 +25,8 @@ def word_labels(
     words: str,
     labels: str | None,
     num_labels: int | None,
+    names: list[str] | None = None,
+    head: SavedHead | None = None,
     classes: Classes | None = None,
 ) -> tuple[dict[str, list[list[int]]], dict[str, Any]]:
     """Turn a column with a list of labels per row into class numbers; see ``data.Classes``.
@@ -30,6 +36,8 @@ def word_labels(
         words: column of the words.
         labels: column of the labels; None where they are not asked for, and every word's is -100.
         num_labels: how many classes there must be.
+        names: see ``data.Classes``.
+        head: see ``data.Classes``.
         classes: those of a saved model; default those of the train split.
     Returns:
         the class numbers of each split, and the config entries of a model that predicts them.
@@ -46,12 +54,10 @@ def word_labels(
     for split, rows in splits.items():
         for row, (texts, tags) in enumerate(zip(rows[words], rows[labels], strict=True)):
             _check_row(f"{split} row {row}", {words: texts, labels: tags})
-    tags_of = {split: rows[labels] for split, rows in splits.items()}
+    tags_of = {split: as_names(rows[labels], rows.features[labels]) for split, rows in splits.items()}
     if classes is None:
-        train = splits["train"]
-        classes = Classes(labels, train.features[labels].feature, list(chain.from_iterable(train[labels])), num_labels)
-    else:
-        tags_of = {split: as_names(tags, splits[split].features[labels]) for split, tags in tags_of.items()}
+        feature, found = splits["train"].features[labels].feature, list(chain.from_iterable(tags_of["train"]))
+        classes = Classes(labels, feature, found, num_labels, names, head)
     numbers = {
         split: [
             [classes.number(tag, split, row, f" at word {number}") for number, tag in enumerate(tags)]
@@ -59,6 +65,10 @@ def word_labels(
         ]
         for split, rows in tags_of.items()
     }
+    if not are_entities(classes.names) and any(name.startswith(("B-", "I-")) for name in classes.names):
+        others = one_line(", ".join(name for name in classes.names if name != "O" and name[:2] not in MARKS), 80)
+        classes.remarks.append(f"beside labels of entities there are {others}: words are measured, and no entities")
+    classes.report()
     return numbers, classes.head
 
 
@@ -126,8 +136,9 @@ def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:
 
 
 def are_entities(names: list[str]) -> bool:
-    """Whether labels mark entities, with B-, I- and O."""
-    return any(name.startswith("B-") for name in names) and all(name[:2] in ("O", "B-", "I-") for name in names)
+    """Whether labels mark entities: O and B-, I- (IOB1, IOB2), with E-, S- (IOBES) or L-, U- (BILOU)."""
+    marks = {name[:2] for name in names if name != "O"}
+    return bool(marks & {"B-", "I-"}) and marks <= MARKS
 
 
 class _WordMetric(evaluate.Metric):
@@ -151,6 +162,11 @@ class WordAccuracy(_WordMetric):
         return {"accuracy": float(np.mean([found == true for found, true in pairs]))}
 
 
+def as_iobes(label: str) -> str:
+    """A label as seqeval reads it, which does not know BILOU; a word without a prediction is in no entity."""
+    return ENDS.get(label[:2], label[:2]) + label[2:] if label else "O"
+
+
 class _EntityMetric(_WordMetric):
     """A figure over whole entities, of all types together: one is right if its type and all its words are.
 
@@ -163,8 +179,8 @@ class _EntityMetric(_WordMetric):
     score: Any
 
     def _compute(self, predictions, references):
-        found = [[label or "O" for label in row] for row in predictions]
-        return {self.figure: float(type(self).score(references, found, zero_division=0))}
+        rows = [[[as_iobes(label) for label in row] for row in part] for part in (references, predictions)]
+        return {self.figure: float(type(self).score(*rows, zero_division=0))}
 
 
 class EntityF1(_EntityMetric):

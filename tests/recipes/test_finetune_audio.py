@@ -267,8 +267,8 @@ def test_error_rates():
             "train row 2: column 'label' holds 2; the classes are whole numbers from 0 to 1",
         ),
         (
-            {"label_names": WORDS[::-1], "label_column": "words"},
-            "label_names are o a, ole, ah, and column 'words' has",
+            {"label_names": ["ah", "o a"], "label_column": "words"},
+            "label_names are ah, o a, and column 'words' has the classes ah, o a, ole",
         ),
         (
             {"task": "ctc", "label_names": ["a long word", "b", "c"]},

@@ -136,6 +136,51 @@ def test_which_labels_are_entities():
     assert not words.are_entities(["NOUN", "VERB", "X"])
     assert not words.are_entities(["O", "X"])
     assert not words.are_entities(["B-good", "other"])
+    assert not words.are_entities(["O", "S-Bahn", "E-mail"])
+    for others in (
+        ["I-good", "O"],
+        ["B-good", "E-good", "I-good", "O", "S-good"],
+        ["B-good", "L-good", "O", "U-good"],
+    ):
+        assert words.are_entities(others)
+
+
+# Two entities of one type beside each other, and one of another type, as each scheme writes them.
+SCHEMES = {
+    "IOB1": ["I-a", "I-a", "B-a", "O", "I-b"],
+    "IOB2": ["B-a", "I-a", "B-a", "O", "B-b"],
+    "IOBES": ["B-a", "E-a", "S-a", "O", "S-b"],
+    "BILOU": ["B-a", "L-a", "U-a", "O", "U-b"],
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_entities_of_every_scheme(scheme):
+    true = SCHEMES[scheme]
+    metric = metrics.load_metrics(["f1", "precision", "recall"], words.ENTITIES)
+    assert metric.compute(predictions=[true], references=[true])["f1"] == 1
+    # the first entity is found as far as its first word
+    found = [
+        {"I-a": "O", "E-a": "O", "L-a": "O"}.get(label, label) if place == 1 else label
+        for place, label in enumerate(true)
+    ]
+    values = metric.compute(predictions=[found], references=[true])
+    assert values == pytest.approx({"f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3})
+
+
+def test_entities_in_iob1_are_measured(tagging, tag, tmp_path):
+    path = str(tmp_path / "iob1.parquet")
+    kinds = [[f"I-{label[2:]}" if label[0] == "B" else label for label in row] for row in rows(27, 0)["ner_tags"]]
+    Dataset.from_dict({"tokens": rows(27, 0)["tokens"], "ner_tags": kinds}).to_parquet(path)
+    result = tag(tagging | {"train_file": path, "validation_file": path, "max_steps": 1})
+    assert list(result["metrics"]) == ["step", "epoch", "f1", "precision", "recall", "accuracy"]
+
+
+def test_labels_beside_entities_are_said(tagging, tag, tmp_path, capsys):
+    path = str(tmp_path / "more.jsonl")
+    Dataset.from_dict({"tokens": [["good", "film", "it"]], "ner_tags": [["B-good", "X", "O"]]}).to_json(path)
+    tag(tagging | {"train_file": path, "validation_file": path, "max_steps": 1})
+    assert "beside labels of entities there are X: words are measured, and no entities" in capsys.readouterr().out
 
 
 def test_entities_are_learned(tagging, tag, tmp_path):
@@ -230,7 +275,7 @@ def test_declared_classes_without_entities(tagging, tag, tmp_path):
             "the train split has no column 'ner_tags'; it has tokens, upos",
         ),
         (
-            {"tokens": [["good"]], "ner_tags": [["NOUN"]]},
+            {"tokens": [["good", "was"]], "ner_tags": [["NOUN", "VERB"]]},
             {"metrics": ["f1"]},
             "metric 'f1' is not one of this task's: accuracy",
         ),

@@ -243,8 +243,8 @@ def test_adapters_have_the_rate_of_their_layer(config, recipe):
     [
         ({"freeze_layers": 3}, "freeze_layers is 3, and the model has 2"),
         (
-            {"freeze": ["*.atention.*"]},
-            r"freeze has '\*.atention.\*', which is no parameter's name; there are bert.embed",
+            {"freeze": ["*.attentoin.*"]},
+            r"freeze has '\*.attentoin.\*', which is no parameter's name; there are bert.embed",
         ),
         ({"freeze": ["*"]}, "freeze leaves nothing to train"),
         ({"layer_decay": 0.0}, "layer_decay is 0, at which no layer learns; allowed is a number above 0, up to 1"),

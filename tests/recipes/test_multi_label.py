@@ -160,7 +160,7 @@ def test_declared_names(moods, recipe, tmp_path):
     [
         (
             {"label_column": "joined"},
-            "train row 0: column 'joined' holds .*, not a list of labels; for labels in a te",
+            "train row 0: column 'joined' holds .*, not a list of labels; for labels in a text",
         ),
         (
             {"label_column": "list", "label_separator": ";"},

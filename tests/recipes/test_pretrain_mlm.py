@@ -172,11 +172,11 @@ def test_resume_draws_the_same_masks(mlm, tmp_path):
         ({"text_column": "score"}, "train row 0: column 'score' holds -?[0-9.]+, not text"),
         (
             {"new_weights": True, "model_config": {"vocab_size": 9}},
-            "the model's vocab_size is 9, and its input needs 23",
+            "the tokenizer has '##s' as token 22, and the model's table has 9 rows: take",
         ),
         (
             {"new_weights": True, "model_config": {"max_position_embeddings": 8}},
-            "the model's max_position_embeddings is 8, and its input needs 16",
+            "max_length is 16, and the model has 8 positions: set max_length to 8 or less",
         ),
     ],
 )

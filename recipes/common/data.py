@@ -18,6 +18,8 @@ from .model import NEW_HEAD, SavedHead
 
 
 BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
+# So many may be named by one number alone.
+MOST_CLASSES = 1000
 # What the recipes call columns that they make themselves.
 OWN_COLUMNS = ("labels", "row", "word_labels", "input_ids", "attention_mask")
 # Keys of columns of which nothing is left beside those.
@@ -181,7 +183,13 @@ class Classes:
                 f"the names of {len(found)} classes"
             )
             return found
-        return [str(number) for number in range(count or max(whole, default=0) + 1)]
+        most = max(whole, default=0)
+        if not count and most >= max(MOST_CLASSES, 10 * len(whole)):
+            raise UserError(
+                f"column {self.column!r} has {len(whole)} whole numbers up to {most}, which would make {most + 1} "
+                "classes: num_labels says how many there are"
+            )
+        return [str(number) for number in range(count or most + 1)]
 
     def _ordered(self, found: list[str], names: list[str]) -> list[str]:
         if len(set(names)) < len(names):

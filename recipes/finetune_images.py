@@ -6,11 +6,13 @@ One YAML is one run, and every key can be given on the command line too; README.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from common import data
+from common import data, saved
+from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import run_script
@@ -21,7 +23,6 @@ from common.model import load_model, saved_head
 from common.run import main_process_first, start
 from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from torch.nn import functional
 from transformers import AutoModelForImageClassification
 
 
@@ -37,6 +38,8 @@ class ImageConfig(RunConfig):
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         shift: training images are moved by up to so many pixels, the border repeated.
         flip: every other training image, on average, is mirrored.
+        class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
+            class; those that are not named have 1. The loss is divided by the weights of its labels.
         metrics: names of the metrics; default all of the task.
     """
 
@@ -46,13 +49,13 @@ class ImageConfig(RunConfig):
     num_labels: PositiveInt | None = None
     shift: NonNegativeInt = 0
     flip: bool = False
+    class_weights: ClassWeights | None = None
     metrics: list[str] | None = None
 
 
-def loss(model, batch):
-    """Summed over the rows that have a label."""
-    logits, labels = outputs(model, batch)
-    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+def loss(model, batch, weights=None):
+    """Summed over the rows that have a label, each by the weight of its class."""
+    return summed_loss(*outputs(model, batch), weights)
 
 
 def outputs(model, batch):
@@ -64,9 +67,11 @@ def read(run):
     """Rows and labels of both splits, and what the head must be."""
     config = run.config
     with main_process_first(run.accelerator):
-        splits = data.load_splits(config, [], config.label_column)
+        splits = data.load_splits(config, [], labels=[config.label_column])
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.image_column])
+    if config.do != "train":
+        return splits, *saved.class_labels(config, splits, config.label_column)
     return splits, *data.class_labels(
         splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
     )
@@ -120,17 +125,22 @@ def main(args=None):
         return row | {"pixels": moved(pixels.array(row), draw, config.shift, config.flip).tobytes()}
 
     def score(logits, labels):
-        predictions, labels = torch.stack(logits).argmax(-1), torch.stack(labels)
-        return metric.compute(predictions=predictions.numpy(), references=labels.numpy())
+        return score_classes(metric, logits, labels)
+
+    def describe(logits, _):
+        return describe_classes(logits, model.config.id2label)
 
     # Train, save, load as a user would, compare, report.
+    weights = class_weights(config, encoded, model, run.accelerator)
     best = leading_figure(config.metrics, CLASSIFICATION)
     task = Task(
-        rows=encoded["train"],
-        lengths=[1] * len(encoded["train"]),
+        rows=encoded.get("train"),
+        lengths=lambda rows: [1] * len(rows),
         collate=collate,
-        loss=loss,
-        evaluation=Evaluation(rows=encoded["validation"], outputs=outputs, score=score, best=best),
+        loss=partial(loss, weights=weights),
+        weights=weights,
+        record=weights_by_name(weights, model),
+        evaluation=Evaluation(rows=encoded["validation"], outputs=outputs, score=score, best=best, describe=describe),
         auto_class=AutoModelForImageClassification,
         sizes=patch_counter(model, pixels),
         augment=augment if config.shift or config.flip else None,

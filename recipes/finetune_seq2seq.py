@@ -83,9 +83,13 @@ def read(run):
     config, accelerator = run.config, run.accelerator
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
-        splits = data.load_splits(config, [source, target], target)
+        splits = data.load_splits(config, [source] if config.do == "predict" else [source, target])
+    if config.do == "predict":
+        rows = splits["validation"].select_columns([source])
+        splits["validation"] = rows.add_column(target, [""] * len(rows))
     splits = {split: rows.select_columns([source, target]) for split, rows in splits.items()}
-    splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
+    if "train" in splits:
+        splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
     longest = max(config.max_length, config.max_target_length)
     if config.new_tokenizer:
         texts = chain(splits["train"][source], splits["train"][target])
@@ -111,13 +115,14 @@ def main(args=None):
 
     # Data: read, check every row, draw the subset, tokenize.
     encoded, sources, tokenizer = read(run)
-    held_out = batches.longest_first(encoded["validation"])
+    order = batches.longest_first(batches.lengths(encoded["validation"]))
+    held_out = encoded["validation"].select(order)
     comparison = Comparison(metric, held_out[config.source_column][:], held_out[config.target_column][:], tokenizer)
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_pair(config, run.accelerator.device, tokenizer)
-    changed = changing(config, encoded["train"], tokenizer)
+    changed = changing(config, encoded.get("train"), tokenizer)
     for part, *more in (
         (model.encoder, config.max_length, changed is not None),
         (model.decoder, config.max_target_length, changed is not None, "labels", "max_target_length"),
@@ -136,13 +141,22 @@ def main(args=None):
     def score(rows):
         return comparison.score(comparison.texts(rows))
 
+    def describe(rows):
+        return {"prediction": comparison.texts(rows)}
+
     # Train, save, load as a user would, compare, report.
     task = Task(
-        rows=encoded["train"],
-        lengths=batches.lengths(encoded["train"]),
+        rows=encoded.get("train"),
         collate=collate,
         loss=summed_loss(config.label_smoothing),
-        evaluation=Evaluation(rows=held_out, outputs=outputs, score=score, best=leading_figure(config.metrics, TEXT)),
+        evaluation=Evaluation(
+            rows=held_out,
+            outputs=outputs,
+            score=score,
+            best=leading_figure(config.metrics, TEXT),
+            describe=describe,
+            order=order,
+        ),
         auto_class=AutoModelForSeq2SeqLM,
         sizes=sizes,
         augment=changed,

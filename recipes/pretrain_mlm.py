@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from common import batches, data
 from common.config import RunConfig
 from common.ending import finish
-from common.errors import run_script
+from common.errors import UserError, run_script
 from common.evaluation import PADDING, Evaluation
 from common.masked_tokens import Masking, pack
 from common.model import load_model, load_tokenizer
@@ -38,6 +38,13 @@ class MaskedLMConfig(RunConfig):
     text_column: str = "text"
     max_length: PositiveInt = 128
     masked: ClosedUnitInterval = 0.15
+
+    def __post_init__(self):
+        if self.do == "predict":
+            raise UserError(
+                "do is predict, and a masked LM has nothing to say to a file of texts: evaluate gives its loss"
+            )
+        super().__post_init__()
 
 
 def targets(model, batch):
@@ -104,10 +111,10 @@ def main(args=None):
     check_tokenizer(tokenizer, model, packed, config.max_length, all_tokens=True)
 
     # Train, save, load as a user would, compare, report.
-    validation = batches.longest_first(packed["validation"])
+    order = batches.longest_first(batches.lengths(packed["validation"]))
+    validation = packed["validation"].select(order)
     task = Task(
-        rows=packed["train"],
-        lengths=batches.lengths(packed["train"]),
+        rows=packed.get("train"),
         collate=DataCollatorForTokenClassification(tokenizer),
         loss=loss,
         evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best="-perplexity"),

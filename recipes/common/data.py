@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,36 +29,56 @@ LABEL_KEYS = ("label_column", "labels_column", "answers_column")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 
-def load_splits(config: RunConfig, texts: list[str], *others: str) -> dict[str, Dataset]:
+def load_splits(config: RunConfig, texts: list[str], *others: str, labels: Sequence[str] = ()) -> dict[str, Dataset]:
     """Load ``train`` and ``validation`` and check that both have the named columns, with text in those of ``texts``.
+
+    Of a saved model, which is not trained, ``validation`` alone: the rows that it is evaluated on or predicts, which
+    need no ``labels`` to be predicted.
 
     Raises:
         UserError: for a missing or unreadable file or dataset, an empty split, a missing column (naming those there
             are), a row without text (naming split, row counted from 0, and value).
     """
     check_names(config)
-    if bool(config.train_file) != bool(config.validation_file):
-        raise UserError("train_file and validation_file go together: one of them is missing")
-    if config.train_file and config.validation_file:
-        splits = {
-            "train": read_file(config.train_file, config.na_values),
-            "validation": read_file(config.validation_file, config.na_values),
-        }
-    elif config.dataset is None:
-        raise UserError("no data: give dataset, or train_file and validation_file")
-    elif config.dataset.startswith("builtin:"):
-        name = config.dataset.removeprefix("builtin:")
-        if name not in BUILTIN:
-            raise UserError(f"unknown builtin dataset {name!r}: there is {', '.join(BUILTIN)}")
-        splits = BUILTIN[name]()
-    else:
-        names = {"train": config.train_split, "validation": config.validation_split}
-        splits = {split: _read_hub(config, name) for split, name in names.items()}
+    splits = _splits(config) if config.do == "train" else {"validation": held_out(config)}
+    needed = [*texts, *others, *(() if config.do == "predict" else labels)]
     for name, rows in splits.items():
         if len(rows) == 0:
             raise UserError(f"the {name} split has no rows")
-        check_columns(name, rows, texts, [*texts, *others])
+        check_columns(name, rows, texts, needed)
     return dict(splits)
+
+
+def held_out(config: RunConfig) -> Dataset:
+    """The rows that a saved model is evaluated on or predicts: of the config's ``file``, else its validation split."""
+    if config.file or config.validation_file:
+        return read_file(config.file or config.validation_file, config.na_values)
+    if config.dataset is None:
+        raise UserError(f"no rows to {config.do}: give file, or the dataset whose validation split is meant")
+    if config.dataset.startswith("builtin:"):
+        return _builtin(config.dataset)["validation"]
+    return _read_hub(config, config.validation_split)
+
+
+def _splits(config: RunConfig) -> dict[str, Dataset]:
+    if bool(config.train_file) != bool(config.validation_file):
+        raise UserError("train_file and validation_file go together: one of them is missing")
+    if config.train_file and config.validation_file:
+        files = {"train": config.train_file, "validation": config.validation_file}
+        return {split: read_file(name, config.na_values) for split, name in files.items()}
+    if config.dataset is None:
+        raise UserError("no data: give dataset, or train_file and validation_file")
+    if config.dataset.startswith("builtin:"):
+        return _builtin(config.dataset)
+    names = {"train": config.train_split, "validation": config.validation_split}
+    return {split: _read_hub(config, name) for split, name in names.items()}
+
+
+def _builtin(dataset: str) -> dict[str, Dataset]:
+    name = dataset.removeprefix("builtin:")
+    if name not in BUILTIN:
+        raise UserError(f"unknown builtin dataset {name!r}: there is {', '.join(BUILTIN)}")
+    return BUILTIN[name]()
 
 
 def check_names(config: RunConfig) -> None:
@@ -341,14 +362,22 @@ def class_labels(
     return numbers, classes.head
 
 
-def number_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """The same for a regression; refuses what is not a finite number, naming split, row and value."""
+def number_labels(
+    splits: dict[str, Dataset], column: str, asked: bool = True
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """The same for a regression; refuses what is not a finite number, naming split, row and value.
+
+    Where labels are not ``asked`` for, all of them are nan.
+    """
+    head = {"num_labels": 1, "problem_type": "regression"}
+    if not asked:
+        return {split: [math.nan] * len(rows) for split, rows in splits.items()}, head
     for split, rows in splits.items():
         for row, value in enumerate(rows[column]):
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise UserError(f"{split} row {row}: column {column!r} holds {value!r}, which is not a finite number")
     numbers = {split: [float(value) for value in rows[column]] for split, rows in splits.items()}
-    return numbers, {"num_labels": 1, "problem_type": "regression"}
+    return numbers, head
 
 
 def subset(rows: Dataset, size: int | None, seed: int) -> Dataset:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -32,6 +33,7 @@ from hf_addnorm.models.weights.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line
+from .freezing import freeze
 from .machine import choose_attention
 
 
@@ -170,6 +172,8 @@ def load_model(
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
+    if config.do != "train":
+        return load_trained(auto_class, config, device)
     if stack is not None and (config.new_weights or not config.checkpoint):
         raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
@@ -287,7 +291,10 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
     try:
-        model = _pair(config, checkpoint, begins, len(tokenizer))
+        if config.do == "train":
+            model = _pair(config, checkpoint, begins, len(tokenizer))
+        else:
+            model = load_trained(AutoModelForSeq2SeqLM, config, device)
     except (*UNLOADABLE, *BAD_VALUES) as error:
         raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
@@ -330,6 +337,37 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
     )
 
 
+def load_trained(auto_class: Any, config: RunConfig, device: torch.device) -> PreTrainedModel:
+    """Load the saved model that is evaluated or predicts, in float32.
+
+    Raises:
+        UserError: for whatever stops it from loading, and weights that it lacks: it was trained for something else.
+    """
+    attention = choose_attention(config.attn_implementation, device)
+    loading = {"attn_implementation": attention} if attention else {}
+    try:
+        model, report = auto_class.from_pretrained(
+            find_checkpoint(config.checkpoint), dtype=torch.float32, output_loading_info=True, **loading
+        )
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{config.checkpoint} has no weights for {one_line(', '.join(missing), 120)}: it was not trained for this "
+            f"task ({type(model).__name__})"
+        )
+    return _in_own_memory(model)
+
+
+def saved_classes(config: RunConfig) -> list[str]:
+    """The names of the classes that the saved model predicts, in the order of their numbers."""
+    try:
+        names = AutoConfig.from_pretrained(find_checkpoint(config.checkpoint)).id2label
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    return [names[number] for number in sorted(names)]
+
+
 def load_saved(auto_class: Any, folder: Path, like: PreTrainedModel) -> PreTrainedModel:
     """Load a saved model as a user would, with the attention and on the device of ``like``."""
     model = auto_class.from_pretrained(folder, attn_implementation=like.config._attn_implementation)
@@ -365,7 +403,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
-    """Freeze what ``train_only`` leaves out, or put LoRA adapters in; the head is always trained.
+    """Freeze what ``train_only`` leaves out and ``freeze`` names, or put LoRA adapters in; the head is always trained.
 
     Raises:
         UserError: PEFT is not installed; adapters in a model that transforms its weights, which cannot be merged, or
@@ -375,6 +413,7 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
         model.base_model.requires_grad_(False)
         for parameter in hf_addnorm.add_norm_parameters(model).values():
             parameter.requires_grad_(True)
+    freeze(model, config)
     if config.lora is None:
         return model
     output = model.get_output_embeddings()
@@ -389,12 +428,24 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             "lora: this add & norm transforms weights, and an adapter merged into them is another function"
         )
     head = [name for name, child in model.named_children() if child is not model.base_model and _has_parameters(child)]
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear", modules_to_save=head or None
-        ),
-    )
+    keys = {"r": config.lora, "lora_alpha": 2 * config.lora, "modules_to_save": head or None}
+    try:
+        return get_peft_model(model, LoraConfig(target_modules=_lora_targets(model, config.lora_targets), **keys))
+    except ValueError as error:
+        raise UserError(f"lora_targets {config.lora_targets!r} do not fit this model: {one_line(error)}") from error
+
+
+def _lora_targets(model: PreTrainedModel, wanted: str | list[str]) -> str | list[str]:
+    if wanted != "default":
+        return wanted
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    # an AddNorm model has the Linear layers of its stock family
+    kind = model.config.model_type
+    found = KNOWN.get(kind) or KNOWN.get(kind.removeprefix("addnorm_"))
+    if found is None:
+        raise UserError(f"lora_targets is default, and PEFT has none for {kind}: write all-linear, or a list of names")
+    return found
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -23,25 +23,41 @@ MARKS = {"B-", "I-", *ENDS, *ENDS.values()}
 def word_labels(
     splits: dict[str, datasets.Dataset],
     words: str,
-    labels: str,
+    labels: str | None,
     num_labels: int | None,
     names: list[str] | None = None,
     head: SavedHead | None = None,
+    classes: Classes | None = None,
 ) -> tuple[dict[str, list[list[int]]], dict[str, Any]]:
     """Turn a column with a list of labels per row into class numbers; see ``data.Classes``.
 
+    Args:
+        splits: the rows of each.
+        words: column of the words.
+        labels: column of the labels; None where they are not asked for, and every word's is -100.
+        num_labels: how many classes there must be.
+        names: see ``data.Classes``.
+        head: see ``data.Classes``.
+        classes: those of a saved model; default those of the train split.
     Returns:
         the class numbers of each split, and the config entries of a model that predicts them.
     Raises:
         UserError: for the first row that does not hold a list of words and as many labels, or a label that is no
             class, naming split, row and word (counted from 0) and value.
     """
+    if labels is None:
+        assert classes is not None
+        for split, rows in splits.items():
+            for row, texts in enumerate(rows[words]):
+                _check_words(f"{split} row {row}", words, texts)
+        return {split: [[-100] * len(texts) for texts in rows[words]] for split, rows in splits.items()}, classes.head
     for split, rows in splits.items():
         for row, (texts, tags) in enumerate(zip(rows[words], rows[labels], strict=True)):
             _check_row(f"{split} row {row}", {words: texts, labels: tags})
     tags_of = {split: as_names(rows[labels], rows.features[labels]) for split, rows in splits.items()}
-    feature, found = splits["train"].features[labels].feature, list(chain.from_iterable(tags_of["train"]))
-    classes = Classes(labels, feature, found, num_labels, names, head)
+    if classes is None:
+        feature, found = splits["train"].features[labels].feature, list(chain.from_iterable(tags_of["train"]))
+        classes = Classes(labels, feature, found, num_labels, names, head)
     numbers = {
         split: [
             [classes.number(tag, split, row, f" at word {number}") for number, tag in enumerate(tags)]
@@ -57,15 +73,44 @@ def word_labels(
 
 
 def _check_row(place: str, columns: dict[str, Any]) -> None:
-    for column, value in columns.items():
-        if not isinstance(value, list):
-            raise UserError(f"{place}: column {column!r} holds {one_line(repr(value))}, not a list with one per word")
     (words, texts), (labels, tags) = columns.items()
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"{place}: column {words!r} holds {text!r} at word {number}, not text")
+    _check_words(place, words, texts)
+    _check_list(place, labels, tags)
     if len(texts) != len(tags):
         raise UserError(f"{place}: column {words!r} holds {len(texts)} words and column {labels!r} {len(tags)} labels")
+
+
+def _check_list(place: str, column: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise UserError(f"{place}: column {column!r} holds {one_line(repr(value))}, not a list with one per word")
+
+
+def _check_words(place: str, column: str, texts: Any) -> None:
+    _check_list(place, column, texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{place}: column {column!r} holds {text!r} at word {number}, not text")
+
+
+def of_words(shares: list[Any], first_tokens: list[list[int]], names: list[str]) -> dict[str, list[list]]:
+    """Of every row what is predicted for each word, and its probability; ``NOTHING`` and 0 for one without a token.
+
+    Args:
+        shares: of every row the probabilities, ``[tokens, classes]``.
+        first_tokens: of every row, see ``first_tokens``.
+        names: of the classes.
+    """
+    best = [row.max(-1) for row in shares]
+    return {
+        "prediction": [
+            [names[tokens[place]] if place >= 0 else NOTHING for place in places]
+            for tokens, places in zip((row.indices.tolist() for row in best), first_tokens, strict=True)
+        ],
+        "probability": [
+            [round(tokens[place], 6) if place >= 0 else 0.0 for place in places]
+            for tokens, places in zip((row.values.tolist() for row in best), first_tokens, strict=True)
+        ],
+    }
 
 
 def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:

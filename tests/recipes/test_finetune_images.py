@@ -1,6 +1,7 @@
 """Image classification: a small ViT on the digits, what is done to images, and what is refused."""
 
 import io
+import json
 import random
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def pictures(new, files):
 
 def test_script_is_short():
     assert len(Path(finetune_images.__file__).read_text().splitlines()) < 180
+
+
+@pytest.mark.parametrize("column", ["picture", "name"])
+def test_a_saved_model_classifies_without_labels(pictures, classify, use, tmp_path, column):
+    result = classify(pictures | {"image_column": column})
+    figures = json.loads(use("evaluate", main=finetune_images.main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    Dataset.from_parquet(pictures["validation_file"]).remove_columns("label").to_parquet(tmp_path / "new.parquet")
+    [path] = use("predict", "--file", str(tmp_path / "new.parquet"), main=finetune_images.main)
+    assert path.name == "new_predictions.parquet"
+    found = Dataset.from_parquet(str(path))
+    # no pixels
+    assert found.column_names == ["name", "prediction", "probability", "probability_bright", "probability_dark"]
+    folder = str(tmp_path / "run" / "model")
+    asked = pipeline("image-classification", folder)
+    for row in found:
+        best = asked(row["name"])[0]
+        assert (best["label"], best["score"]) == (row["prediction"], pytest.approx(row["probability"], rel=1e-4))
 
 
 def test_digits_are_split_once():

@@ -1,5 +1,7 @@
 """Token classification: which token carries a word's label, what counts as wrong, the figures, what is refused."""
 
+import csv
+import json
 import random
 from pathlib import Path
 
@@ -76,6 +78,28 @@ def test_labels_stand_at_first_tokens_alone(tiny):
     cut = finetune_tokens.encode(batch, tokenizer, "tokens", 5)
     assert cut["labels"][0] == [-100, 1, -100, 2, -100]
     assert cut["first_tokens"][0] == [1, 3, -1, -1]
+
+
+def test_a_saved_model_tags_words_without_labels(tagging, tag, use, tmp_path):
+    result = tag(tagging | {"epochs": 10})
+    figures = json.loads(use("evaluate", main=finetune_tokens.main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    texts = [["films", "good"], ["bad", "\u200d", "films", "the", "a"]]
+    Dataset.from_dict({"tokens": texts, "id": [7, 8]}).to_json(tmp_path / "new.jsonl")
+    [path] = use("predict", "--file", str(tmp_path / "new.jsonl"), main=finetune_tokens.main)
+    assert path == tmp_path / "run" / "new_predictions.csv"
+    found = list(csv.DictReader(path.open()))
+    assert [list(row) for row in found] == 2 * [["tokens", "id", "prediction", "probability"]]
+    assert [json.loads(row["tokens"]) for row in found] == texts
+    tags, shares = ([json.loads(row[name]) for row in found] for name in ("prediction", "probability"))
+    assert tags[1][1] == "" and shares[1][1] == 0
+    assert {name for row in tags for name in row} <= {"", *NAMES}
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "run" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    logits = model(**tokenizer("films good", return_tensors="pt")).logits[0]
+    # [CLS] film ##s good [SEP]
+    assert tags[0] == [model.config.id2label[number] for number in logits.argmax(-1)[[1, 3]].tolist()]
+    assert shares[0] == pytest.approx(logits.softmax(-1).max(-1).values[[1, 3]].tolist(), rel=1e-4)
 
 
 def entities(tags: list[str]) -> set[tuple]:

@@ -56,10 +56,13 @@ def test_exit_code_and_one_line(written, config, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"xyzzy": "red"}, "unknown config key 'xyzzy': the keys are checkpoint, new_weights,"),
+        (
+            {"xyzzy": "red"},
+            "unknown config key 'xyzzy': the keys are do, model, file, predictions, checkpoint, new_weights,",
+        ),
         ({"learning_rate": "fast"}, 'config key "learning_rate": Not of type PositiveFloat'),
         ({"epochs": 0}, 'config key "epochs": Not of type PositiveInt: 0 does not conform to restriction v>0'),
-        ({"task": "tagging"}, "Expected one of .'classification', 'regression'.. Got value: tagging"),
+        ({"task": "tagging"}, "Expected one of .'classification', 'multi_label', 'regression'.. Got value: tagging"),
         ({"metrics": ["bleu"]}, "metric 'bleu' is not one of this task's: accuracy, f1, matthews_correlation"),
         ({"micro_batch_size": 3}, "batch_size 8 is not a multiple of micro_batch_size x processes = 3 x 1 = 3"),
         ({"num_processes": 2}, "num_processes is 2, and the launcher started 1"),
@@ -119,7 +122,7 @@ def test_datasets(config, refused, keys, sentence):
 def test_missing_config_and_missing_key(recipe, config):
     with pytest.raises(UserError, match=r"File does not exist: .*nowhere\.yaml"):
         recipe(config, "--config", "nowhere.yaml")
-    with pytest.raises(UserError, match="required: output_dir"):
+    with pytest.raises(UserError, match="no output_dir: a training needs a folder of its own"):
         recipe({key: value for key, value in config.items() if key != "output_dir"})
 
 

@@ -1,5 +1,6 @@
 """Rows from the Hub, local files or a builtin set, checked before anything is trained on them."""
 
+import glob
 import hashlib
 import json
 import math
@@ -19,6 +20,8 @@ from .model import NEW_HEAD, SavedHead
 
 
 BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
+# So many may be named by one number alone.
+MOST_CLASSES = 1000
 # What the recipes call columns that they make themselves.
 OWN_COLUMNS = ("labels", "row", "word_labels", "input_ids", "attention_mask")
 # Keys of columns of which nothing is left beside those.
@@ -122,20 +125,26 @@ def read_file(name: str, na_values: list[str] | None = None) -> Dataset:
         UserError: for another ending, a file that is not there, empty, or not what its ending says.
     """
     path = Path(name)
-    if path.suffix not in READERS:
+    ending = path.suffix.lower()
+    if ending not in READERS:
         raise UserError(f"cannot read {name}: its ending must be one of {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"there is no file {name}")
     if path.stat().st_size == 0:
         raise UserError(f"{name} is empty")
-    options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    if na_values is not None and READERS[path.suffix] == "csv":
+    options: dict[str, Any] = {"sep": "\t"} if ending == ".tsv" else {}
+    if na_values is not None and READERS[ending] == "csv":
         options |= {"keep_default_na": False, "na_values": ["", *na_values]}
     try:
-        return load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
+        return load_dataset(READERS[ending], data_files=glob.escape(str(path)), split="train", **options)
     # The readers raise whatever their parser raises; all of it means that the file is not what its ending says.
     except Exception as error:
-        raise UserError(f"cannot read {name}: {one_line(error.__cause__ or error)}") from error
+        reason = one_line(error.__cause__ or error)
+        # what datasets says of a csv with a header alone
+        if "corresponds to no data" in reason:
+            raise UserError(f"{name} has no rows") from error
+        hint = "; a text file must be in UTF-8" if "codec can't decode" in reason else ""
+        raise UserError(f"cannot read {name}: {reason}{hint}") from error
 
 
 def _read_hub(config: RunConfig, split: str) -> Dataset:
@@ -202,7 +211,13 @@ class Classes:
                 f"the names of {len(found)} classes"
             )
             return found
-        return [str(number) for number in range(count or max(whole, default=0) + 1)]
+        most = max(whole, default=0)
+        if not count and most >= max(MOST_CLASSES, 10 * len(whole)):
+            raise UserError(
+                f"column {self.column!r} has {len(whole)} whole numbers up to {most}, which would make {most + 1} "
+                "classes: num_labels says how many there are"
+            )
+        return [str(number) for number in range(count or most + 1)]
 
     def _ordered(self, found: list[str], names: list[str]) -> list[str]:
         if len(set(names)) < len(names):

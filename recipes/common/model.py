@@ -46,6 +46,8 @@ ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
 # The way to say that weights of another size, a head of other classes above all, begin anew.
 NEW_HEAD = """model_config '{"ignore_mismatched_sizes": true}'"""
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
+# What comes of values that no check of a config knows, such as 0 heads.
+BAD_VALUES = (TypeError, ZeroDivisionError, IndexError)
 # Of model_config, what says how a checkpoint is loaded, and is no entry of the model's config.
 HOW_TO_LOAD = (
     "attn_implementation",
@@ -92,6 +94,16 @@ def load_tokenizer(checkpoint: str | None, max_length: int, offsets: bool = Fals
         raise UserError(f"cannot load the tokenizer of {checkpoint}: {one_line(error)}") from error
     if max_length > tokenizer.model_max_length:
         raise UserError(f"max_length is {max_length}; {checkpoint} takes at most {tokenizer.model_max_length} tokens")
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise UserError(
+            f"the tokenizer of {checkpoint} has no token but {', '.join(tokenizer.all_special_tokens)}: its files, "
+            "such as tokenizer.json or vocab.txt, are missing there"
+        )
+    if max_length <= (special := tokenizer.num_special_tokens_to_add()):
+        raise UserError(
+            f"max_length is {max_length}, and a row has {special} special tokens beside those of its text: nothing "
+            "would be left of it"
+        )
     if offsets and not tokenizer.is_fast:
         raise UserError(
             f"the tokenizer of {checkpoint} is a {type(tokenizer).__name__}, which does not tell the characters of a "
@@ -189,8 +201,8 @@ def load_model(
         else:
             made = _config_entries(own, saved=checkpoint is not None) | _of_config(entries) | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
-    except (*UNLOADABLE, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"cannot load {_name(config)}: {_hint(checkpoint, error)}{one_line(error)}") from error
+    except (*UNLOADABLE, *BAD_VALUES) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
     return _in_own_memory(model)
 
 
@@ -200,7 +212,9 @@ def check_entries(entries: dict[str, Any], config: PreTrainedConfig) -> None:
     Raises:
         UserError: for the first such entry, with the nearest ones.
     """
-    for key in entries:
+    for key, value in entries.items():
+        if key in ("num_hidden_layers", config.attribute_map.get("num_hidden_layers")) and value < 1:
+            raise UserError(f"model_config {key} is {value}; a model has at least one layer")
         if key not in ("model_type", *HOW_TO_LOAD) and not hasattr(config, key):
             near = difflib.get_close_matches(key, [*config.to_dict(), *HOW_TO_LOAD], n=3)
             meant = f": did you mean {' or '.join(near)}?" if near else ""
@@ -215,8 +229,13 @@ def _of_config(entries: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entries.items() if key in kept or key not in HOW_TO_LOAD}
 
 
-def _hint(checkpoint: str | None, error: Exception) -> str:
+def _hint(config: RunConfig, checkpoint: str | None, error: Exception) -> str:
     # what Transformers' own sentence leaves out
+    entries = ", ".join(key for key in config.model_config if key not in ("model_type", *HOW_TO_LOAD))
+    if isinstance(error, BAD_VALUES) and entries:
+        return f"a value in model_config ({entries}) gives {type(error).__name__}: "
+    if "ignore_mismatched_sizes" in str(error) and entries:
+        return f"its weights have other sizes than model_config ({entries}) says, which new_weights would allow; "
     if "ignore_mismatched_sizes" in str(error):
         return f"its head has another size than this task needs, {NEW_HEAD} starts a new one; "
     files = (
@@ -276,8 +295,8 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
             model = _pair(config, checkpoint, begins, len(tokenizer))
         else:
             model = load_trained(AutoModelForSeq2SeqLM, config, device)
-    except (*UNLOADABLE, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"cannot load {_name(config)}: {_hint(checkpoint, error)}{one_line(error)}") from error
+    except (*UNLOADABLE, *BAD_VALUES) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}

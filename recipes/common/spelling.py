@@ -34,7 +34,10 @@ def load_texts(splits: dict[str, Dataset], column: str, names: list[str] | None)
         return {split: [head["id2label"][number] for number in numbers[split]] for split in splits}
     for split, rows in splits.items():
         check_columns(split, rows, [column], [])
-    return {split: [" ".join(text.split()) for text in rows[column]] for split, rows in splits.items()}
+    texts = {split: [" ".join(text.split()) for text in rows[column]] for split, rows in splits.items()}
+    if not any(texts["train"]):
+        raise UserError(f"no row of the train split has a text in column {column!r}")
+    return texts
 
 
 def load_speller(config: RunConfig, texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:

@@ -223,6 +223,7 @@ def test_what_is_said():
         (["a", "b"], [], {"names": ["a", "c"]}, "label_names are a, c, and column 'label' has the classes a, b"),
         (["a", "b"], [], {"names": ["a", "b", "a"]}, "label_names has a name twice: a, b, a"),
         (["a", "a "], [], {}, "has the classes 'a' and 'a ', which differ in blanks alone"),
+        ([0, 10**9], [], {}, "has 2 whole numbers up to 1000000000, which would make 1000000001 classes: num_labels"),
         (["a", "a"], [], {}, "column 'label' has one class alone, a: there is nothing to learn"),
         (["a", ""], [], {}, "has one class alone|holds ''"),
         (["a", "b", "  "], [], {}, "train row 0: column 'label' holds '  '; the classes are the names a, b"),

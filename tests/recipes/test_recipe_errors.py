@@ -90,6 +90,16 @@ def test_exit_code_and_one_line(written, config, tmp_path):
         ),
         ({"model_config": {"hiden_size": 16}, "add_norm": "pre_ln"}, "model_config has 'hiden_size'"),
         ({"model_config": {"xyzzy": 16}, "new_weights": True}, "model_config has 'xyzzy', which .* does not have$"),
+        ({"max_length": 2}, "max_length is 2, and a row has 2 special tokens beside those of its text: nothing would"),
+        (
+            {"model_config": {"num_attention_heads": 0}, "new_weights": True},
+            r"cannot load .*: a value in model_config \(num_attention_heads\) gives ZeroDivisionError",
+        ),
+        ({"model_config": {"num_hidden_layers": -1}, "new_weights": True}, "num_hidden_layers is -1; a model has"),
+        (
+            {"model_config": {"vocab_size": 50}},
+            r"cannot load .*: its weights have other sizes than model_config \(vocab_size\) says, which new_weights",
+        ),
         ({"text_pair_column": "text"}, "text_column and text_pair_column are both 'text': they must be two columns"),
         ({"text_column": "labels"}, "text_column is 'labels', a name that the recipe gives to a column of its own"),
     ],
@@ -254,6 +264,39 @@ def test_loss_that_is_not_a_number(config, recipe, tmp_path):
         recipe(config | {"checkpoint_every": 1})
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000001"]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", b"text,label\n", "a.csv has no rows"),
+        ("a.jsonl", b"\n\n", "a.jsonl has no rows"),
+        ("a.tsv", "text\tlabel\ngood\t1\n".encode("utf-16"), "cannot read .*a.tsv: .*; a text file must be in UTF-8"),
+        ("a.csv", b"text;label\ngood;1\n", "the train split has no column 'text'; it has text;label"),
+        ("a.csv", b"text,label\ngood,0\nbad,100000000\n", "which would make 100000001 classes: num_labels says"),
+        ("a.jsonl", b'{"text": "good", "label": "x"}\n', "column 'label' has one class alone, x"),
+    ],
+)
+def test_files(config, refused, tmp_path, name, content, sentence):
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(config | {"train_file": str(path), "validation_file": str(path)}, sentence)
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "A.CSV"])
+def test_names_of_files(config, recipe, tmp_path, name):
+    path = tmp_path / name
+    path.write_text("\ufefftext,label\ngood,1\nbad,0\n")
+    recipe(config | {"train_file": str(path), "validation_file": str(path), "max_steps": 1})
+
+
+def test_no_files_of_a_tokenizer(config, refused, tiny, tmp_path):
+    # Transformers makes an empty one, and every word would be unknown
+    shutil.copytree(tiny, tmp_path / "copy", ignore=shutil.ignore_patterns("*token*", "vocab*"))
+    sentence = (
+        r"the tokenizer of .*copy has no token but .*: its files, such as tokenizer.json or vocab.txt, are missing"
+    )
+    refused(config | {"checkpoint": str(tmp_path / "copy")}, sentence)
 
 
 def test_weights_of_a_variant(config, recipe, tiny, tmp_path):

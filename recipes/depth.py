@@ -8,6 +8,7 @@ on with those that are missing. `depth_report.py` makes the figure and the table
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,19 +91,35 @@ def model_config(settings: dict[str, Any]) -> AddNormBertConfig:
         raise UserError(f"scheme {settings['scheme']!r} at depth {settings['depth']}: {one_line(error)}") from error
 
 
+def losses_of(
+    model: AddNormBertForMaskedLM, settings: dict[str, Any], batch_of: Callable[[int], dict[str, torch.Tensor]]
+) -> list[float]:
+    """Train on the batch of each step; the loss of every step, as far as it is a number."""
+    steps, losses = settings["steps"], []
+    groups = decay_groups(model, settings["weight_decay"])
+    optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], fused=True)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(settings["warmup"] * steps), steps)
+    for step in range(steps):
+        loss = model(**batch_of(step)).loss
+        loss.backward()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            break
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return losses
+
+
 def train(settings: dict[str, Any], text: masked_bytes.ByteBlocks, device: torch.device) -> dict[str, Any]:
     """One run: what the layers do before and after the training, and the loss over its steps."""
-    began, steps, size = time.perf_counter(), settings["steps"], settings["batch_size"]
+    began, size = time.perf_counter(), settings["batch_size"]
 
     def batch(blocks: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
         return {name: part.to(device) for name, part in masked_bytes.mask(blocks, settings["masked"], seed).items()}
 
     set_seed(settings["seed"])
     model = AddNormBertForMaskedLM(model_config(settings)).to(device)
-    optimizer = torch.optim.AdamW(
-        decay_groups(model, settings["weight_decay"]), lr=settings["learning_rate"], fused=True
-    )
-    schedule = get_linear_schedule_with_warmup(optimizer, round(settings["warmup"] * steps), steps)
     order = BatchOrder([settings["length"]] * len(text.train), size, settings["seed"], group_by_length=False)
 
     def layers() -> dict[str, list[float]]:
@@ -111,17 +128,8 @@ def train(settings: dict[str, Any], text: masked_bytes.ByteBlocks, device: torch
             name: [rounded(values[layer]) for layer in picked(len(values), POINTS)] for name, values in found.items()
         }
 
-    start, losses = layers(), []
-    for step in range(steps):
-        loss = model(**batch(text.train[order.rows(step)], step)).loss
-        loss.backward()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            break
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-
+    start = layers()
+    losses = losses_of(model, settings, lambda step: batch(text.train[order.rows(step)], step))
     end = layers()
     labelled = batch(text.validation[:EVALUATED], 0)
     ends, means = binned(losses, POINTS)

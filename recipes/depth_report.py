@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 from common.depth_claims import CLAIMS, NotRun, Study
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from results_table import ROOT, spread
@@ -86,33 +87,41 @@ def part(result: dict, high: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+# A row of the figure: its name, what is below, the scale, and which of the curves over the layers, if it is one.
+ROWS = (
+    ("loss", "step", "linear", None),
+    ("gradient norm at the start", "layer", "log", ("start", "gradient")),
+    ("gradient norm after training", "layer", "log", ("end", "gradient")),
+    ("rms of the stream at the start", "layer", "log", ("start", "rms")),
+    ("relative change by a layer\nafter training", "layer", "log", ("end", "change")),
+)
+
+
+def draw_curves(axis: Axes, study: Study, depth: int, curve: tuple[str, str] | None) -> None:
+    """A line for each scheme that was run: its loss over the steps, or a curve over its layers."""
+    for scheme in study.config["schemes"]:
+        try:
+            found = study.finished(scheme, depth)[0]
+        except NotRun:
+            continue
+        xs = found["layers"] if curve else found["loss_steps"]
+        ys = study.layers(scheme, depth, *curve) if curve else study.mean_losses(scheme, depth)
+        color, line = STYLES.get(scheme, (None, "-"))
+        axis.plot(xs[: len(ys)], ys, color=color, linestyle=line, linewidth=1.4, label=scheme)
+
+
 @matplotlib.rc_context({"font.size": 12})
 def draw(result: dict, path: Path) -> None:
     """The figure: a column per depth; the loss over the steps, and four curves over the layers."""
     study = Study(result)
-    rows = (
-        ("loss", "step", "linear", None),
-        ("gradient norm at the start", "layer", "log", ("start", "gradient")),
-        ("gradient norm after training", "layer", "log", ("end", "gradient")),
-        ("rms of the stream at the start", "layer", "log", ("start", "rms")),
-        ("relative change by a layer\nafter training", "layer", "log", ("end", "change")),
-    )
     figure = Figure(figsize=(3.6 * len(study.depths), 14))
-    axes = figure.subplots(len(rows), len(study.depths), squeeze=False)
+    axes = figure.subplots(len(ROWS), len(study.depths), squeeze=False)
     for column, (depth, runs) in enumerate(study.depths.items()):
-        for row, (name, below, scale, curve) in enumerate(rows):
+        for row, (name, below, scale, curve) in enumerate(ROWS):
             axis = axes[row, column]
             if curve and column > 0:
                 axis.sharey(axes[row, 0])
-            for scheme in study.config["schemes"]:
-                try:
-                    found = study.finished(scheme, depth)[0]
-                except NotRun:
-                    continue
-                xs = found["layers"] if curve else found["loss_steps"]
-                ys = study.layers(scheme, depth, *curve) if curve else study.mean_losses(scheme, depth)
-                color, line = STYLES.get(scheme, (None, "-"))
-                axis.plot(xs[: len(ys)], ys, color=color, linestyle=line, linewidth=1.4, label=scheme)
+            draw_curves(axis, study, depth, curve)
             axis.set(yscale=scale, xlabel=below, ylabel=name if column == 0 else None)
             axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
             axis.tick_params(labelleft=column == 0 or not curve)

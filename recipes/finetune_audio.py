@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
 from accelerate.utils import set_seed
-from common import clips, data
+from common import batches, clips, data, saved
+from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
-from common.errors import run_script
+from common.errors import UserError, run_script
 from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, TRANSCRIPTION, leading_figure, load_metrics
-from common.model import load_model
+from common.model import load_model, saved_head
 from common.run import main_process_first, start
-from common.spelling import ctc_loss, load_speller, load_texts, spell
+from common.spelling import collating, ctc_loss, load_speller, load_texts, spell, transcripts
 from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2Processor
 
 
@@ -35,11 +33,14 @@ class AudioConfig(RunConfig):
         task: the clip's class, or (ctc) its characters.
         audio_column: column of the clip: of ``datasets.Audio``, a file's bytes or its name.
         label_column: column of the class, its number or name; with ctc of the text, or of a class whose name is it.
-        label_names: names of the classes, for a column that has numbers alone.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         stretch: training clips are played slower or faster, pitch and all, by up to this share of their length.
         spec_augment: mask frames and features in training, as the model's config says. The masks are drawn for each
             batch as it is: with them, another split of a step gives other losses.
+        class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
+            class; those that are not named have 1. The loss is divided by the weights of its labels.
         metrics: names of the metrics; default all of the task.
     """
 
@@ -50,13 +51,18 @@ class AudioConfig(RunConfig):
     num_labels: PositiveInt | None = None
     stretch: ClosedUnitInterval = 0.0
     spec_augment: bool = False
+    class_weights: ClassWeights | None = None
     metrics: list[str] | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.class_weights is not None and self.task == "ctc":
+            raise UserError("class_weights are for task classification; task is ctc")
 
-def class_loss(model, batch):
-    """Summed over the clips that have a label."""
-    logits, labels, _ = outputs(model, batch)
-    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+
+def class_loss(model, batch, weights=None):
+    """Summed over the clips that have a label, each by the weight of its class."""
+    return summed_loss(*outputs(model, batch)[:2], weights)
 
 
 def character_loss(model, batch, blank):
@@ -74,11 +80,17 @@ def read(run, ctc):
     """Clips of both splits with their targets, and what the head must be."""
     config = run.config
     with main_process_first(run.accelerator):
-        splits = data.load_splits(config, [], config.label_column)
-    if ctc:
+        splits = data.load_splits(config, [], labels=[config.label_column])
+    if ctc and config.do == "predict":
+        targets, head = {split: [""] * len(rows) for split, rows in splits.items()}, {}
+    elif ctc:
         targets, head = load_texts(splits, config.label_column, config.label_names), {}
+    elif config.do != "train":
+        targets, head = saved.class_labels(config, splits, config.label_column)
     else:
-        targets, head = data.named_labels(splits, config.label_column, config.num_labels, config.label_names)
+        targets, head = data.class_labels(
+            splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+        )
     found = {}
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.audio_column])
@@ -99,35 +111,9 @@ def measure(run, found, extractor, frames, tokenizer):
             encoded[split] = (spell(rows, split, tokenizer) if tokenizer else rows).remove_columns("row")
         sources[split] = data.source(encoded[split])
         run.accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
-    # the longest first, so that memory runs out at once or never
-    longest = sorted(enumerate(encoded["validation"]["frames"]), key=lambda found: -found[1])
-    encoded["validation"] = encoded["validation"].select([row for row, _ in longest])
-    return encoded, sources
-
-
-def scoring(metric, texts, tokenizer):
-    """The figures of the columns of ``outputs``: of the texts if there is a tokenizer, else of the classes."""
-
-    def of_texts(logits, _, ends):
-        found = [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
-        return metric.compute(predictions=found, references=texts)
-
-    def of_classes(logits, labels, _):
-        predictions = torch.stack(logits).argmax(-1)
-        return metric.compute(predictions=predictions.numpy(), references=torch.stack(labels).numpy())
-
-    return of_texts if tokenizer else of_classes
-
-
-def collating(extractor, ctc):
-    """Makes a batch of clips; texts of several lengths are filled up with -100."""
-
-    def collate(rows):
-        labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
-        labels = pad_sequence(labels, batch_first=True, padding_value=-100) if ctc else torch.stack(labels)
-        return clips.batch(rows, extractor) | {"labels": labels}
-
-    return collate
+    order = batches.longest_first(encoded["validation"]["frames"])
+    encoded["validation"] = encoded["validation"].select(order)
+    return encoded, sources, order
 
 
 def main(args=None):
@@ -139,9 +125,9 @@ def main(args=None):
 
     # Data: read, check every label, draw the subset, read the clips.
     found, head = read(run, ctc)
-    processor = extractor = clips.load_extractor(config, found["train"][0]["rate"])
+    processor = extractor = clips.load_extractor(config, next(iter(found.values()))[0]["rate"])
     if ctc:
-        tokenizer = load_speller(config, found["train"]["text"])
+        tokenizer = load_speller(config, next(iter(found.values()))["text"])
         processor = Wav2Vec2Processor(extractor, tokenizer)
         head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
@@ -152,17 +138,32 @@ def main(args=None):
     # A layer that is left out has no gradient, which several processes do not stand.
     model = load_model(auto_class, config, run.accelerator.device, layerdrop=0.0, **head)
     frames = clips.frame_counter(model)
-    encoded, sources = measure(run, found, extractor, frames, tokenizer)
+    encoded, sources, order = measure(run, found, extractor, frames, tokenizer)
+
+    def score(logits, labels, ends):
+        if not ctc:
+            return score_classes(metric, logits, labels)
+        found = transcripts(tokenizer, logits, ends)
+        return metric.compute(predictions=found, references=encoded["validation"]["text"][:])
+
+    def describe(logits, _, ends):
+        if ctc:
+            return {"prediction": transcripts(tokenizer, logits, ends)}
+        return describe_classes(logits, model.config.id2label)
 
     # Train, save, load as a user would, compare, report.
-    score = scoring(metric, encoded["validation"]["text"][:] if ctc else None, tokenizer)
+    weights = None if ctc else class_weights(config, encoded, model, run.accelerator)
     best, validation = leading_figure(config.metrics, known), encoded["validation"]
     task = Task(
-        rows=encoded["train"],
-        lengths=encoded["train"]["frames"][:],
+        rows=encoded.get("train"),
+        lengths=lambda rows: rows["frames"][:],
         collate=collating(extractor, ctc),
-        loss=partial(character_loss, blank=tokenizer.pad_token_id) if ctc else class_loss,
-        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best=best),
+        loss=partial(character_loss, blank=tokenizer.pad_token_id) if ctc else partial(class_loss, weights=weights),
+        weights=weights,
+        record=weights_by_name(weights, model),
+        evaluation=Evaluation(
+            rows=validation, outputs=outputs, score=score, best=best, describe=describe, order=order
+        ),
         auto_class=auto_class,
         sizes=clips.sizes,
         augment=(lambda row, draw: clips.stretched(row, draw, config.stretch, frames)) if config.stretch else None,

@@ -6,22 +6,23 @@ One YAML is one run, and every key can be given on the command line too; README.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from common import data
+from common import data, saved
+from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import run_script
 from common.evaluation import Evaluation
 from common.images import Pixels, load_processor, moved
 from common.metrics import CLASSIFICATION, leading_figure, load_metrics
-from common.model import load_model
+from common.model import load_model, saved_head
 from common.run import main_process_first, start
 from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from torch.nn import functional
 from transformers import AutoModelForImageClassification
 
 
@@ -32,24 +33,29 @@ class ImageConfig(RunConfig):
     Args:
         image_column: column of the image: of ``datasets.Image``, a file's bytes or name, or rows of pixels.
         label_column: column of the class, its number or name.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         shift: training images are moved by up to so many pixels, the border repeated.
         flip: every other training image, on average, is mirrored.
+        class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
+            class; those that are not named have 1. The loss is divided by the weights of its labels.
         metrics: names of the metrics; default all of the task.
     """
 
     image_column: str = "image"
     label_column: str = "label"
+    label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
     shift: NonNegativeInt = 0
     flip: bool = False
+    class_weights: ClassWeights | None = None
     metrics: list[str] | None = None
 
 
-def loss(model, batch):
-    """Summed over the rows that have a label."""
-    logits, labels = outputs(model, batch)
-    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+def loss(model, batch, weights=None):
+    """Summed over the rows that have a label, each by the weight of its class."""
+    return summed_loss(*outputs(model, batch), weights)
 
 
 def outputs(model, batch):
@@ -61,10 +67,14 @@ def read(run):
     """Rows and labels of both splits, and what the head must be."""
     config = run.config
     with main_process_first(run.accelerator):
-        splits = data.load_splits(config, [], config.label_column)
+        splits = data.load_splits(config, [], labels=[config.label_column])
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.image_column])
-    return splits, *data.class_labels(splits, config.label_column, config.num_labels)
+    if config.do != "train":
+        return splits, *saved.class_labels(config, splits, config.label_column)
+    return splits, *data.class_labels(
+        splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+    )
 
 
 def open_images(run, splits, labels, pixels):
@@ -102,10 +112,10 @@ def main(args=None):
     # Data: read, check every label.
     splits, labels, head = read(run)
 
-    # Model: the same new weights on every process. It says the size of the images.
+    # Model: the same new weights on every process. It says the size and channels of the images.
     set_seed(config.seed)
     model = load_model(AutoModelForImageClassification, config, run.accelerator.device, **head)
-    pixels = Pixels(load_processor(config, model.config.image_size), model.config.image_size)
+    pixels = Pixels(load_processor(config, model.config), model)
     encoded, sources = open_images(run, splits, labels, pixels)
 
     def collate(rows):
@@ -115,17 +125,22 @@ def main(args=None):
         return row | {"pixels": moved(pixels.array(row), draw, config.shift, config.flip).tobytes()}
 
     def score(logits, labels):
-        predictions, labels = torch.stack(logits).argmax(-1), torch.stack(labels)
-        return metric.compute(predictions=predictions.numpy(), references=labels.numpy())
+        return score_classes(metric, logits, labels)
+
+    def describe(logits, _):
+        return describe_classes(logits, model.config.id2label)
 
     # Train, save, load as a user would, compare, report.
+    weights = class_weights(config, encoded, model, run.accelerator)
     best = leading_figure(config.metrics, CLASSIFICATION)
     task = Task(
-        rows=encoded["train"],
-        lengths=[1] * len(encoded["train"]),
+        rows=encoded.get("train"),
+        lengths=lambda rows: [1] * len(rows),
         collate=collate,
-        loss=loss,
-        evaluation=Evaluation(rows=encoded["validation"], outputs=outputs, score=score, best=best),
+        loss=partial(loss, weights=weights),
+        weights=weights,
+        record=weights_by_name(weights, model),
+        evaluation=Evaluation(rows=encoded["validation"], outputs=outputs, score=score, best=best, describe=describe),
         auto_class=AutoModelForImageClassification,
         sizes=patch_counter(model, pixels),
         augment=augment if config.shift or config.flip else None,

@@ -20,6 +20,7 @@ from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
 from common.model import load_model, load_tokenizer
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.nn import functional
@@ -84,7 +85,11 @@ def read(run):
     texts = [config.question_column, config.context_column]
     columns = [*texts, config.answers_column]
     with main_process_first(accelerator):
-        splits = data.load_splits(config, texts, config.answers_column)
+        splits = data.load_splits(config, texts, labels=[config.answers_column])
+    if config.do == "predict":
+        splits["validation"] = answers.without_answers(
+            splits["validation"].select_columns(texts), config.answers_column
+        )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
     sizes = {"max_length": config.max_length, "stride": config.doc_stride}
     encoded, sources = {}, {}
@@ -116,34 +121,43 @@ def main(args=None):
 
     # Data: read, check every row, draw the subset, tokenize. What leads back to the text stays beside the batches.
     splits, encoded, sources, tokenizer = read(run)
-    windows = batches.longest_first(encoded["validation"])
-    train, validation = encoded["train"].remove_columns("row"), windows.remove_columns(["row", "spans"])
+    windows = encoded["validation"].select(batches.longest_first(batches.lengths(encoded["validation"])))
+    train, validation = encoded.get("train"), windows.remove_columns(["row", "spans"])
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForQuestionAnswering, config, run.accelerator.device, num_labels=2)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
-    def score(starts, ends):
-        found = answers.find_answers(
+    if config.do == "train":
+        model.config.may_have_no_answer = sources["train"]["without_answer"] > 0
+
+    def find(starts, ends):
+        return answers.find_answers(
             splits["validation"][config.context_column][:],
             windows["row"],
             windows["spans"],
             *([row.numpy() for row in rows] for rows in (starts, ends)),
             n_best=config.n_best,
             max_length=config.max_answer_length,
-            may_be_none=sources["train"]["without_answer"] > 0,
+            may_be_none=getattr(model.config, "may_have_no_answer", False),
         )
+
+    def score(starts, ends):
+        found = [answer.text for answer in find(starts, ends)]
         references = [found["text"] for found in splits["validation"][config.answers_column]]
         return metric.compute(predictions=found, references=references)
+
+    def describe(starts, ends):
+        return answers.columns(find(starts, ends))
 
     # Train, save, load as a user would, compare, report.
     best = leading_figure(config.metrics, answers.ANSWERS)
     task = Task(
-        rows=train,
-        lengths=batches.lengths(train),
+        rows=train and train.remove_columns("row"),
         collate=DataCollatorWithPadding(tokenizer),
         loss=loss,
-        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best=best),
+        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best=best, describe=describe),
         auto_class=AutoModelForQuestionAnswering,
     )
     finish(run, task, model, tokenizer, sources)

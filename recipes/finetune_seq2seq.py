@@ -20,6 +20,7 @@ from common.model import load_pair, load_tokenizer
 from common.own_tokenizer import train_tokenizer
 from common.pairs import Comparison, changing, summed_loss, tokenizing
 from common.run import main_process_first, start
+from common.tokenizer_check import check_marks, check_tokenizer
 from common.training import Task, by_mask
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
@@ -82,15 +83,20 @@ def read(run):
     config, accelerator = run.config, run.accelerator
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
-        splits = data.load_splits(config, [source, target], target)
+        splits = data.load_splits(config, [source] if config.do == "predict" else [source, target])
+    if config.do == "predict":
+        rows = splits["validation"].select_columns([source])
+        splits["validation"] = rows.add_column(target, [""] * len(rows))
     splits = {split: rows.select_columns([source, target]) for split, rows in splits.items()}
-    splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
+    if "train" in splits:
+        splits["train"] = data.subset(splits["train"], config.max_train_rows, config.seed)
     longest = max(config.max_length, config.max_target_length)
     if config.new_tokenizer:
         texts = chain(splits["train"][source], splits["train"][target])
         tokenizer = train_tokenizer(accelerator, texts, config.new_tokenizer, longest)
     else:
         tokenizer = load_tokenizer(config.checkpoint, longest)
+        check_marks(tokenizer, ("cls", "sep", "pad"), "a text that is written (new_tokenizer makes one that has it)")
     tokenize = tokenizing(tokenizer, config)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -109,12 +115,19 @@ def main(args=None):
 
     # Data: read, check every row, draw the subset, tokenize.
     encoded, sources, tokenizer = read(run)
-    held_out = batches.longest_first(encoded["validation"])
+    order = batches.longest_first(batches.lengths(encoded["validation"]))
+    held_out = encoded["validation"].select(order)
     comparison = Comparison(metric, held_out[config.source_column][:], held_out[config.target_column][:], tokenizer)
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_pair(config, run.accelerator.device, tokenizer)
+    changed = changing(config, encoded.get("train"), tokenizer)
+    for part, *more in (
+        (model.encoder, config.max_length, changed is not None),
+        (model.decoder, config.max_target_length, changed is not None, "labels", "max_target_length"),
+    ):
+        check_tokenizer(tokenizer, part, encoded, *more)
 
     pad = DataCollatorForSeq2Seq(tokenizer)
 
@@ -128,16 +141,25 @@ def main(args=None):
     def score(rows):
         return comparison.score(comparison.texts(rows))
 
+    def describe(rows):
+        return {"prediction": comparison.texts(rows)}
+
     # Train, save, load as a user would, compare, report.
     task = Task(
-        rows=encoded["train"],
-        lengths=batches.lengths(encoded["train"]),
+        rows=encoded.get("train"),
         collate=collate,
         loss=summed_loss(config.label_smoothing),
-        evaluation=Evaluation(rows=held_out, outputs=outputs, score=score, best=leading_figure(config.metrics, TEXT)),
+        evaluation=Evaluation(
+            rows=held_out,
+            outputs=outputs,
+            score=score,
+            best=leading_figure(config.metrics, TEXT),
+            describe=describe,
+            order=order,
+        ),
         auto_class=AutoModelForSeq2SeqLM,
         sizes=sizes,
-        augment=changing(config, encoded["train"], tokenizer),
+        augment=changed,
     )
     finish(run, task, model, tokenizer, sources, comparison.more)
 

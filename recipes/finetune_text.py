@@ -6,20 +6,23 @@ One YAML is one run, and every key can be given on the command line too; README.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from accelerate.utils import set_seed
-from common import batches, data
+from common import batches, data, multi_label, saved
+from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
-from common.errors import run_script
+from common.errors import UserError, run_script
 from common.evaluation import Evaluation
-from common.metrics import CLASSIFICATION, REGRESSION, leading_figure, load_metrics
-from common.model import Stack, load_model, load_tokenizer
+from common.metrics import CLASSIFICATION, MULTI_LABEL, REGRESSION, leading_figure, load_metrics
+from common.model import Stack, load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
@@ -29,10 +32,17 @@ class TextConfig(RunConfig):
     """Keys of this recipe, beside those that all recipes have.
 
     Args:
-        task: classification or regression.
+        task: classification; multi_label, where a row has any number of classes; or regression.
         text_column: column of the text.
         text_pair_column: column of the second text of a pair.
-        label_column: column of the class (its number or name), or of the number to predict.
+        label_column: column of the class (its number or name), of the list of classes, or of the number to predict.
+        label_separator: with multi_label, ``label_column`` has texts, with this between the labels.
+        label_columns: with multi_label, columns of 0 and 1 in the place of ``label_column``, one for each class.
+        threshold: with multi_label, a class is predicted where its probability is above this.
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
+        class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
+            class; those that are not named have 1. The loss is divided by the weights of its labels.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
         max_length: longer inputs are cut to this many tokens.
         metrics: names of the metrics; default all of the task.
@@ -40,23 +50,36 @@ class TextConfig(RunConfig):
             their outputs are added: ``{"encoders": 2, "arrangement": "sequence"}``.
     """
 
-    task: Literal["classification", "regression"] = "classification"
+    task: Literal["classification", "multi_label", "regression"] = "classification"
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
+    label_separator: str | None = None
+    label_columns: list[str] | None = None
+    threshold: ClosedUnitInterval = 0.5
+    label_names: list[str] | None = None
+    class_weights: ClassWeights | None = None
     num_labels: PositiveInt | None = None
     max_length: PositiveInt = 128
     metrics: list[str] | None = None
     stack: Stack | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        multi_label.check(self)
+        if self.class_weights is not None and self.task != "classification":
+            raise UserError(f"class_weights are for task classification; task is {self.task}")
 
-def loss(model, batch):
-    """Summed over the rows that have a label."""
+
+def loss(model, batch, weights=None):
+    """Summed over the rows that have a label, each by the weight of its class."""
     logits, labels = outputs(model, batch)
+    if labels.dim() == 2:
+        return multi_label.summed_loss(logits, labels)
     if labels.is_floating_point():
         labelled = ~labels.isnan()
         return functional.mse_loss(logits.squeeze(-1)[labelled], labels[labelled], reduction="sum")
-    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    return summed_loss(logits, labels, weights)
 
 
 def outputs(model, batch):
@@ -69,11 +92,17 @@ def read(run):
     config, accelerator = run.config, run.accelerator
     texts = [column for column in (config.text_column, config.text_pair_column) if column is not None]
     with main_process_first(accelerator):
-        splits = data.load_splits(config, texts, config.label_column)
-    if config.task == "regression":
-        labels, head = data.number_labels(splits, config.label_column)
+        splits = data.load_splits(config, texts, labels=multi_label.label_columns(config))
+    if config.task == "multi_label":
+        labels, head = multi_label.marks(config, splits)
+    elif config.task == "regression":
+        labels, head = data.number_labels(splits, config.label_column, asked=config.do != "predict")
+    elif config.do != "train":
+        labels, head = saved.class_labels(config, splits, config.label_column)
     else:
-        labels, head = data.class_labels(splits, config.label_column, config.num_labels)
+        labels, head = data.class_labels(
+            splits, config.label_column, config.num_labels, config.label_names, saved_head(config)
+        )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -94,8 +123,8 @@ def read(run):
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(TextConfig, args)
-    config, regression = run.config, run.config.task == "regression"
-    known = REGRESSION if regression else CLASSIFICATION
+    config = run.config
+    known = {"classification": CLASSIFICATION, "multi_label": MULTI_LABEL, "regression": REGRESSION}[config.task]
     metric = load_metrics(config.metrics, known)
 
     # Data: read, check every row, draw the subset, tokenize.
@@ -104,21 +133,40 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForSequenceClassification, config, run.accelerator.device, stack=config.stack, **head)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
     def score(logits, labels):
-        logits, labels = torch.stack(logits), torch.stack(labels)
-        predictions = logits.squeeze(-1) if regression else logits.argmax(-1)
-        return metric.compute(predictions=predictions.numpy(), references=labels.numpy())
+        if config.task == "classification":
+            return score_classes(metric, logits, labels)
+        if config.task == "multi_label":
+            found = multi_label.above(config.threshold, logits)
+        else:
+            found = torch.stack(logits).squeeze(-1)
+        return metric.compute(predictions=found.tolist(), references=torch.stack(labels).tolist())
+
+    def describe(logits, _):
+        if config.task == "regression":
+            return {"prediction": torch.stack(logits).squeeze(-1).tolist()}
+        if config.task == "multi_label":
+            return multi_label.describe(config.threshold, logits, model.config.id2label)
+        return describe_classes(logits, model.config.id2label)
 
     # Train, save, load as a user would, compare, report.
-    validation = batches.longest_first(encoded["validation"])
+    weights = class_weights(config, encoded, model, run.accelerator)
+    order = batches.longest_first(batches.lengths(encoded["validation"]))
     task = Task(
-        rows=encoded["train"],
-        lengths=batches.lengths(encoded["train"]),
+        rows=encoded.get("train"),
         collate=DataCollatorWithPadding(tokenizer),
-        loss=loss,
+        loss=partial(loss, weights=weights),
+        weights=weights,
+        record=weights_by_name(weights, model),
         evaluation=Evaluation(
-            rows=validation, outputs=outputs, score=score, best=leading_figure(config.metrics, known)
+            rows=encoded["validation"].select(order),
+            outputs=outputs,
+            score=score,
+            best=leading_figure(config.metrics, known),
+            describe=describe,
+            order=order,
         ),
         auto_class=AutoModelForSequenceClassification,
     )

@@ -7,20 +7,22 @@ have no token, being cut off by ``max_length`` or of characters that the tokeniz
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from accelerate.utils import set_seed
-from common import batches, data
+from common import batches, data, saved
+from common.classes import ClassWeights, class_weights, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import run_script
 from common.evaluation import PADDING, Evaluation
 from common.metrics import leading_figure, load_metrics
-from common.model import load_model, load_tokenizer
+from common.model import load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
-from common.words import ENTITIES, LABELS, NOTHING, are_entities, first_tokens, word_labels
+from common.words import ENTITIES, LABELS, are_entities, first_tokens, of_words, word_labels
 from jsonargparse.typing import PositiveInt
-from torch.nn import functional
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 
@@ -31,23 +33,29 @@ class TokensConfig(RunConfig):
     Args:
         words_column: column with a list of words.
         labels_column: column with a list of labels, one per word (class numbers or names).
+        label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
+            the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
+        class_weights: of classes in the training loss: ``balanced``, as in scikit-learn, or a weight by name of a
+            class; those that are not named have 1. The loss is divided by the weights of its labels.
         max_length: longer rows are cut to this many tokens; words that are cut off count as wrong.
         metrics: names of the metrics; default all of the labels: accuracy over words, and f1, precision and recall of
-            entities where the labels are O, B- and I-.
+            entities where the labels are O, B- and I- (IOB1 or IOB2; with E- and S-, or L- and U-, too).
     """
 
     words_column: str = "tokens"
     labels_column: str = "ner_tags"
+    label_names: list[str] | None = None
     num_labels: PositiveInt | None = None
+    class_weights: ClassWeights | None = None
     max_length: PositiveInt = 128
     metrics: list[str] | None = None
 
 
-def loss(model, batch):
-    """Summed over the words."""
+def loss(model, batch, weights=None):
+    """Summed over the words, each by the weight of its class."""
     logits, labels = outputs(model, batch)
-    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PADDING, reduction="sum")
+    return summed_loss(logits.flatten(0, 1), labels.flatten(), weights)
 
 
 def outputs(model, batch):
@@ -72,8 +80,18 @@ def read(run):
     """Tokens and labels of both splits, what they are made of, the tokenizer, and what the head must be."""
     config, accelerator = run.config, run.accelerator
     with main_process_first(accelerator):
-        splits = data.load_splits(config, [], config.words_column, config.labels_column)
-    labels, head = word_labels(splits, config.words_column, config.labels_column, config.num_labels)
+        splits = data.load_splits(config, [], config.words_column, labels=[config.labels_column])
+    classes = None if config.do == "train" else saved.classes_of(config, config.labels_column)
+    asked = config.do != "predict"
+    labels, head = word_labels(
+        splits,
+        config.words_column,
+        config.labels_column if asked else None,
+        config.num_labels,
+        names=config.label_names,
+        head=saved_head(config),
+        classes=classes,
+    )
     tokenizer = load_tokenizer(config.checkpoint, config.max_length, offsets=True)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -104,29 +122,38 @@ def main(args=None):
     names = list(head["label2id"])
     known = ENTITIES if are_entities(names) else LABELS
     metric = load_metrics(config.metrics, known)
-    words = batches.longest_first(encoded["validation"])
-    train, validation = (rows.remove_columns(["first_tokens", "word_labels"]) for rows in (encoded["train"], words))
+    order = batches.longest_first(batches.lengths(encoded["validation"]))
+    encoded["validation"] = words = encoded["validation"].select(order)
+    bare = {split: rows.remove_columns(["first_tokens", "word_labels"]) for split, rows in encoded.items()}
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForTokenClassification, config, run.accelerator.device, **head)
+    check_tokenizer(tokenizer, model, encoded, config.max_length)
 
-    def score(logits, _):
-        predictions = [
-            [names[tokens[place]] if place >= 0 else NOTHING for place in places]
-            for tokens, places in zip((row.argmax(-1).tolist() for row in logits), words["first_tokens"], strict=True)
-        ]
+    def describe(logits, _):
+        return of_words([row.float().softmax(-1) for row in logits], words["first_tokens"], names)
+
+    def score(logits, labels):
+        predictions = describe(logits, labels)["prediction"]
         references = [[names[number] for number in row] for row in words["word_labels"]]
         return metric.compute(predictions=predictions, references=references)
 
     # Train, save, load as a user would, compare, report.
+    weights = class_weights(config, encoded, model, run.accelerator)
     task = Task(
-        rows=train,
-        lengths=batches.lengths(train),
+        rows=bare.get("train"),
         collate=DataCollatorForTokenClassification(tokenizer),
-        loss=loss,
+        loss=partial(loss, weights=weights),
+        weights=weights,
+        record=weights_by_name(weights, model),
         evaluation=Evaluation(
-            rows=validation, outputs=outputs, score=score, best=leading_figure(config.metrics, known)
+            rows=bare["validation"],
+            outputs=outputs,
+            score=score,
+            best=leading_figure(config.metrics, known),
+            describe=describe,
+            order=order,
         ),
         auto_class=AutoModelForTokenClassification,
     )

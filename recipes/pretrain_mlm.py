@@ -17,6 +17,7 @@ from common.evaluation import PADDING, Evaluation
 from common.masked_tokens import Masking, pack
 from common.model import load_model, load_tokenizer
 from common.run import main_process_first, start
+from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
@@ -37,6 +38,13 @@ class MaskedLMConfig(RunConfig):
     text_column: str = "text"
     max_length: PositiveInt = 128
     masked: ClosedUnitInterval = 0.15
+
+    def __post_init__(self):
+        if self.do == "predict":
+            raise UserError(
+                "do is predict, and a masked LM has nothing to say to a file of texts: evaluate gives its loss"
+            )
+        super().__post_init__()
 
 
 def targets(model, batch):
@@ -68,6 +76,7 @@ def read(run):
     with main_process_first(accelerator):
         splits = data.load_splits(config, [config.text_column], config.text_column)
     tokenizer = load_tokenizer(config.checkpoint, config.max_length)
+    masking = Masking(tokenizer, config.masked)
     packed, sources = {}, {}
     for split, texts in splits.items():
         with main_process_first(accelerator):
@@ -75,7 +84,6 @@ def read(run):
         packed[split] = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
         sources[split] = data.source(packed[split])
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
-    masking = Masking(tokenizer, config.masked)
     packed["validation"] = masking.fixed(packed["validation"], f"{config.seed}/validation")
     return packed, sources, tokenizer, masking
 
@@ -100,15 +108,13 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForMaskedLM, config, run.accelerator.device)
-    for key, needed in (("vocab_size", len(tokenizer)), ("max_position_embeddings", config.max_length)):
-        if getattr(model.config, key, needed) < needed:
-            raise UserError(f"the model's {key} is {getattr(model.config, key)}, and its input needs {needed}")
+    check_tokenizer(tokenizer, model, packed, config.max_length, all_tokens=True)
 
     # Train, save, load as a user would, compare, report.
-    validation = batches.longest_first(packed["validation"])
+    order = batches.longest_first(batches.lengths(packed["validation"]))
+    validation = packed["validation"].select(order)
     task = Task(
-        rows=packed["train"],
-        lengths=batches.lengths(packed["train"]),
+        rows=packed.get("train"),
         collate=DataCollatorForTokenClassification(tokenizer),
         loss=loss,
         evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best="-perplexity"),

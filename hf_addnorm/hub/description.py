@@ -342,6 +342,11 @@ def families() -> dict[str, type[AddNormConfig]]:
     return {config_class.stock_model_type: config_class for config_class in AddNormConfig.__subclasses__()}
 
 
+def has_family(config: PreTrainedConfig) -> bool:
+    """Whether it is the config of an AddNorm model, or of a stock one that has an AddNorm version."""
+    return bool(described(config)) or config.model_type in families()
+
+
 def as_ours(config: PreTrainedConfig) -> PreTrainedConfig:
     """A config of ours: a stock one of a family becomes that family's, with the stock scheme.
 

@@ -7,6 +7,7 @@ holds ``{"text": [...], "answer_start": [...]}``, lists of equal length, empty w
 import re
 import string
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -134,6 +135,35 @@ def counts(found: list[dict[str, list]], windows: datasets.Dataset) -> dict[str,
     }
 
 
+def without_answers(rows: datasets.Dataset, column: str) -> datasets.Dataset:
+    """With a column of answers that is empty, for questions whose answers are not known."""
+    return rows.add_column(column, [{"text": [], "answer_start": []}] * len(rows))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for a question.
+
+    Args:
+        text: empty for no answer.
+        start: where it begins in the text, in characters; None for no answer.
+        score: logits of its first and last token, added; of one question they can be compared.
+    """
+
+    text: str
+    start: int | None
+    score: float
+
+
+def columns(found: list[Answer]) -> dict[str, list]:
+    """Answers as columns of a table."""
+    return {
+        "prediction": [answer.text for answer in found],
+        "prediction_start": [answer.start for answer in found],
+        "prediction_score": [answer.score for answer in found],
+    }
+
+
 def find_answers(
     contexts: list[str],
     of: list[int],
@@ -143,7 +173,7 @@ def find_answers(
     n_best: int,
     max_length: int,
     may_be_none: bool,
-) -> list[str]:
+) -> list[Answer]:
     """The best answer to every question, over all windows of its text.
 
     Args:
@@ -156,14 +186,18 @@ def find_answers(
         max_length: see ``best_spans``.
         may_be_none: the answer is empty where token 0 gets more than the best answer in each of the windows.
     """
-    best: list[tuple[float, str]] = [(-np.inf, "")] * len(contexts)
+    best = [Answer("", None, -np.inf)] * len(contexts)
     nothing = [np.inf] * len(contexts)
     for question, window, start, end in zip(of, spans, starts, ends, strict=True):
         nothing[question] = min(nothing[question], float(start[0]) + float(end[0]))
         for score, begin, stop in best_spans(start, end, window, n_best, max_length)[:1]:
-            if score > best[question][0]:
-                best[question] = score, contexts[question][begin:stop].strip()
-    return ["" if may_be_none and none > score else text for (score, text), none in zip(best, nothing, strict=True)]
+            if score > best[question].score:
+                text = contexts[question][begin:stop]
+                best[question] = Answer(text.strip(), begin + len(text) - len(text.lstrip()), score)
+    return [
+        Answer("", None, none) if may_be_none and none > answer.score else answer
+        for answer, none in zip(best, nothing, strict=True)
+    ]
 
 
 def normalized(answer: str) -> str:

@@ -60,7 +60,6 @@ def lengths(rows: Dataset) -> list[int]:
     return [len(tokens) for tokens in rows["input_ids"]]
 
 
-def longest_first(rows: Dataset) -> Dataset:
-    """Rows of similar length beside each other; the longest first, so that memory runs out at once or never."""
-    size = lengths(rows)
-    return rows.select(sorted(range(len(rows)), key=lambda row: -size[row]))
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Row numbers, the longest row first: rows of like length come together, and memory runs out at once or never."""
+    return sorted(range(len(lengths)), key=lambda row: -lengths[row])

@@ -2,9 +2,12 @@
 
 import argparse
 import difflib
+import json
 import re
-from dataclasses import dataclass, field, fields
+import sys
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jsonargparse import ArgumentParser
@@ -13,16 +16,43 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 from .errors import UserError, one_line
 
 
+# What a saved folder says itself; a run's record and the keys of its YAML say it of the model that it began with.
+ABOUT_A_NEW_MODEL = (
+    "new_weights",
+    "model_config",
+    "add_norm",
+    "decoder_add_norm",
+    "dropout",
+    "stack",
+    "new_tokenizer",
+    "num_labels",
+    "lora",
+    "train_only",
+)
+# A run's own record, in its folder.
+RECORD = "run.json"
+# What a run's record holds that is no key, and the key that is of that run alone.
+OF_A_RECORD = ("processes", "data", "result_file")
+
+
 @dataclass(kw_only=True)
 class RunConfig:
     """The keys that every training recipe has.
 
     Args:
+        do: train a model; or, of a saved one, ``evaluate``: its figures on rows with labels; ``predict``: what it says
+            to rows with or without labels.
+        model: the saved folder to evaluate or predict with, or that of its run; default ``<output_dir>/model``.
+        file: the rows to evaluate or predict, parquet, csv, tsv, json or jsonl; default the validation split.
+        predictions: where predictions go: parquet, csv, json or jsonl; default, with ``predict``,
+            ``<output_dir>/<name of file>_predictions.csv`` (parquet if the file is one).
         checkpoint: name on the Hub, local folder, or ``package:NAME`` for weights that come in a Python package.
         new_weights: take the checkpoint's config and tokenizer alone.
         model_config: entries of the model's config; with ``model_type`` among them a new model needs no checkpoint.
-        output_dir: folder of this run; must be new, empty, or hold this run unfinished (``--resume``).
-        result_file: where the result JSON goes; default ``<output_dir>/result.json``.
+        output_dir: folder of this run; must be new, empty, or hold this run unfinished (``--resume``). A
+            training needs it.
+        result_file: where the result JSON goes; default ``<output_dir>/result.json``, with ``evaluate``
+            ``<output_dir>/<name of file>_evaluation.json``.
         add_norm: add & norm spec: a preset's name, or a dict such as ``{"preset": "post_ln", "norm": "rms_norm"}``;
             null takes the checkpoint as it is.
         attn_implementation: eager, sdpa, ...; default eager on a CPU, else the model's own.
@@ -33,6 +63,8 @@ class RunConfig:
         validation_split: the dataset's split to evaluate on.
         train_file: local parquet, csv, tsv, json or jsonl file; takes the place of ``dataset``.
         validation_file: goes with ``train_file``.
+        na_values: cells of a csv or tsv file that are read as missing, beside empty ones; default those of pandas (NA,
+            null, nan, None and others), ``[]`` for none.
         max_train_rows: train on this many rows, drawn with the seed.
         seed: fixes the data order, the new weights and dropout.
         num_processes: if given, the run stops where the launcher started another number.
@@ -46,22 +78,36 @@ class RunConfig:
         group_by_length: batches of rows of similar length, which saves padding.
         learning_rate: peak of the schedule.
         warmup: share of the steps in which the rate rises; after that it falls linearly to 0.
+        layer_decay: the last layer's rate is the peak times this, that of the layer below it times this again, and so
+            on down to the embeddings; what is above the layers has the full rate.
         weight_decay: for weight matrices; biases, norms and residual scales are spared.
         adam_beta2: how much of AdamW's mean of squared gradients is kept at each step.
         max_grad_norm: gradients are clipped to this norm; 0 clips nothing.
         eval_every: steps between evaluations; default once per epoch. The last step is always evaluated.
+        patience: the training ends after so many evaluations in a row whose first metric is not better; default
+            never. It says and records when and why; with ``final_model: best`` the best model is saved.
+        min_delta: with ``patience``, better means by more than this.
         checkpoint_every: steps between checkpoints; null writes none.
         keep_checkpoints: how many of the last checkpoints stay, beside that of the best evaluation.
         final_model: which model is saved at the end, that of the last step or that of the best evaluation.
         train_only: ``add_norm`` trains the parameters of norms, residuals and streams, and the head; null all.
-        lora: rank of LoRA adapters on all Linear layers, trained with the head; the saved model has them merged.
+        freeze_embeddings: do not train the embeddings, and all else that comes before the first layer.
+        freeze_layers: do not train the first layers, so many of them.
+        freeze: do not train the parameters whose names match one of these patterns, such as ``*.attention.*``.
+        lora: rank of LoRA adapters, trained with the head; the saved model has them merged.
+        lora_targets: the Linear layers that get adapters: ``all-linear``, ``default`` for those that PEFT names for
+            this kind of model, or a list with ends of their names.
         track: also log to these: tensorboard, trackio, wandb.
     """
 
+    do: Literal["train", "evaluate", "predict"] = "train"
+    model: str | None = None
+    file: str | None = None
+    predictions: str | None = None
     checkpoint: str | None = None
     new_weights: bool = False
     model_config: dict[str, Any] = field(default_factory=dict)
-    output_dir: str
+    output_dir: str | None = None
     result_file: str | None = None
     add_norm: dict[str, Any] | str | None = None
     attn_implementation: str | None = None
@@ -72,6 +118,7 @@ class RunConfig:
     validation_split: str = "validation"
     train_file: str | None = None
     validation_file: str | None = None
+    na_values: list[str] | None = None
     max_train_rows: PositiveInt | None = None
     seed: NonNegativeInt = 0
     num_processes: PositiveInt | None = None
@@ -84,28 +131,71 @@ class RunConfig:
     group_by_length: bool = True
     learning_rate: PositiveFloat = 5e-5
     warmup: ClosedUnitInterval = 0.1
+    layer_decay: ClosedUnitInterval = 1.0
     weight_decay: NonNegativeFloat = 0.01
     adam_beta2: ClosedUnitInterval = 0.999
     max_grad_norm: NonNegativeFloat = 1.0
     eval_every: PositiveInt | None = None
+    patience: PositiveInt | None = None
+    min_delta: NonNegativeFloat = 0.0
     checkpoint_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
     final_model: Literal["last", "best"] = "last"
     train_only: Literal["add_norm"] | None = None
+    freeze_embeddings: bool = False
+    freeze_layers: NonNegativeInt = 0
+    freeze: list[str] = field(default_factory=list)
     lora: PositiveInt | None = None
+    lora_targets: Literal["all-linear", "default"] | list[str] = "all-linear"
     track: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.do == "train":
+            self._check_training()
+        else:
+            self._take_the_saved_model()
+
+    def _take_the_saved_model(self) -> None:
+        if self.model is None and self.output_dir is None:
+            raise UserError(f"do is {self.do}, and no model is given: a saved folder, or the output_dir of a run")
+        folder = Path(self.model or f"{self.output_dir}/model")
+        # the folder of a run has the model's inside
+        if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+            folder = folder / "model"
+        if not folder.is_dir() and (self.model is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)):
+            raise UserError(f"there is no saved model in {folder}: train one, or name its folder with --model")
+        self.model = str(folder)
+        # the folder says what the model is, and these keys nothing
+        for key in fields(self):
+            if key.name in ABOUT_A_NEW_MODEL:
+                setattr(self, key.name, key.default_factory() if key.default is MISSING else key.default)
+        self.checkpoint = self.model
+
+    def _check_training(self) -> None:
+        if self.output_dir is None:
+            raise UserError("no output_dir: a training needs a folder of its own")
+        if given := [key for key in ("model", "file", "predictions") if getattr(self, key) is not None]:
+            raise UserError(f"{given[0]} is for a saved model, with do evaluate or predict; do is train")
         if self.checkpoint is None and "model_type" not in self.model_config:
             raise UserError("no model: give checkpoint, or model_config with model_type for a new one")
         if self.final_model == "best" and self.checkpoint_every is None:
             raise UserError(
                 "final_model is best, and checkpoint_every is not set: without checkpoints only the last is left"
             )
+        if self.min_delta and self.patience is None:
+            raise UserError(f"min_delta is {self.min_delta}, and patience, which it belongs to, is not set")
         if self.adam_beta2 == 1:
             raise UserError("adam_beta2 is 1; allowed is a number from 0 to below 1")
         if self.lora and self.train_only:
             raise UserError(f"lora is {self.lora} and train_only is {self.train_only}: choose one of them")
+        if self.lora and (self.freeze_embeddings or self.freeze_layers or self.freeze):
+            raise UserError(
+                f"lora is {self.lora}, which freezes all but adapters and head: there is nothing else to freeze"
+            )
+        if not self.lora and self.lora_targets != "all-linear":
+            raise UserError("lora_targets are given, and lora, the rank of the adapters, is not")
+        if self.layer_decay == 0:
+            raise UserError("layer_decay is 0, at which no layer learns; allowed is a number above 0, up to 1")
         for name in self.track:
             if find_spec(name) is None:
                 raise UserError(f"track names {name!r}, which is not installed: pip install {name}")
@@ -115,7 +205,9 @@ Config = TypeVar("Config")
 
 
 def parse(config_class: type[Config], args: list[str] | None = None) -> tuple[Config, bool]:
-    """Read ``--config FILE [--key value ...]``.
+    """Read ``--config FILE [--key value ...]``; the file may be the ``run.json`` of a run.
+
+    Without a config, ``--model FOLDER`` of a run brings the keys of that run along.
 
     Returns:
         the config, and whether ``--resume`` was given (which is not part of what the run is).
@@ -128,10 +220,46 @@ def parse(config_class: type[Config], args: list[str] | None = None) -> tuple[Co
     parser.add_class_arguments(config_class, None, as_group=False)
     keys = [field.name for field in fields(config_class)]
     try:
-        values = parser.parse_args(args).as_dict()
+        values = parser.parse_args(_with_records(sys.argv[1:] if args is None else args)).as_dict()
     except argparse.ArgumentError as error:
         raise UserError(_sentence(str(error), keys)) from None
     return config_class(**{key: _plain(values[key]) for key in keys}), values["resume"]
+
+
+def _with_records(args: list[str]) -> list[str]:
+    # a run's record becomes the text of a config; without a config, a saved model's keys are those of its run
+    named = _value(args, "--model")
+    if _value(args, "--config") is None and named is not None:
+        records = [folder / RECORD for folder in (Path(named), Path(named).parent)]
+        args = [*[f"--config={record}" for record in records if record.is_file()][:1], *args]
+    before = ["", *args]
+    return [
+        _of_record(arg) if name == "--config" or arg.startswith("--config=") else arg
+        for name, arg in zip(before, args, strict=False)
+    ]
+
+
+def _value(args: list[str], key: str) -> str | None:
+    for number, arg in enumerate(args):
+        if arg == key:
+            return "".join(args[number + 1 : number + 2])
+        if arg.startswith(f"{key}="):
+            return arg.removeprefix(f"{key}=")
+    return None
+
+
+def _of_record(arg: str) -> str:
+    path = Path(arg.removeprefix("--config="))
+    if path.name != RECORD or not path.is_file():
+        return arg
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from error
+    kept = {key: value for key, value in record.items() if key not in OF_A_RECORD}
+    # the folder may have been moved
+    text = json.dumps(kept | {"output_dir": str(path.parent)})
+    return f"--config={text}" if arg.startswith("--config=") else text
 
 
 def _plain(value: Any) -> Any:

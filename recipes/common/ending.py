@@ -10,9 +10,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from .evaluation import Columns, Outputs, predict
+from .freezing import say_what_is_trained
 from .model import choose_trained, is_adapted, load_saved
 from .report import summary
 from .run import Run
+from .saved import use_saved
 from .training import Task, Trained, train
 
 
@@ -30,6 +32,8 @@ def finish(
 ) -> None:
     """Train, save, load as a user would and compare, then write the model's card and the result JSON.
 
+    Where a saved model is not trained but used: evaluate it, or let it predict, and write that.
+
     Args:
         run: the run, of which nothing has been written so far.
         task: what is trained, and how it is evaluated.
@@ -38,12 +42,18 @@ def finish(
         sources: rows and sha256 of each split, part of what the run is.
         more: of the trained model and what it predicts, entries of the result that only this recipe has.
     """
+    if run.config.do != "train":
+        return use_saved(run, task, model, sources)
     loader = DataLoader(task.evaluation.rows, run.config.eval_batch_size, collate_fn=task.collate)
     loader = run.accelerator.prepare(loader)
-    trained = train(run, task, choose_trained(model, run.config), loader, sources)
+    model = choose_trained(model, run.config)
+    record = task.record | say_what_is_trained(model, run.config, run.accelerator)
+    trained = train(run, task, model, loader, sources)
     bare, predictions, checked = save_and_load_again(run, task, trained, processor, loader)
     own = {} if more is None else more(bare, predictions)
-    result = summary(run, bare, trained.progress, data=sources, reload=checked, **own)
+    if trained.ended:
+        own["ended_early"] = trained.ended
+    result = summary(run, bare, trained.progress, data=sources, reload=checked, **record, **own)
     run.folder.finish(run.accelerator, result)
 
 

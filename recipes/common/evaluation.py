@@ -27,12 +27,17 @@ class Evaluation:
         outputs: what a model says to a batch of them.
         score: of the columns of the outputs, in the order of the rows, the figures by name.
         best: the figure by which evaluations are compared, with a minus before it where less is better.
+        describe: of the columns of the outputs, what is written of every prediction, by name.
+        order: of each of ``rows`` its number in the file; default the same order. What ``describe`` gives is in the
+            order of the file where this is not given.
     """
 
     rows: Dataset
     outputs: Outputs
     score: Callable[..., dict[str, float]]
     best: str
+    describe: Callable[..., dict[str, list]] | None = None
+    order: list[int] | None = None
 
 
 @torch.no_grad()

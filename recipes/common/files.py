@@ -1,9 +1,13 @@
-"""How JSON files are written."""
+"""How JSON files and tables are written."""
 
+import csv
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -13,6 +17,36 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     lines = [f"{json.dumps(key)}: {json.dumps(_finite(value), allow_nan=False)}" for key, value in content.items()]
     partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     partial.replace(path)
+
+
+def write_table(path: Path, columns: dict[str, list]) -> None:
+    """Write columns as the path's ending says, under another name first. In a csv a list becomes JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    WRITERS[path.suffix](Dataset.from_dict(columns), partial)
+    partial.replace(path)
+
+
+def _write_csv(rows: Dataset, path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if ".tsv" in path.suffixes else ",", lineterminator="\n")
+        writer.writerow(rows.column_names)
+        for row in rows:
+            writer.writerow([_cell(value) for value in row.values()])
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+# By a file's ending.
+WRITERS: dict[str, Callable[[Dataset, Path], Any]] = {
+    ".parquet": lambda rows, path: rows.to_parquet(path),
+    ".csv": _write_csv,
+    ".tsv": _write_csv,
+    ".json": lambda rows, path: rows.to_json(path),
+    ".jsonl": lambda rows, path: rows.to_json(path),
+}
 
 
 def _finite(content: Any) -> Any:

@@ -1,13 +1,16 @@
 """Images: what a column may hold, the pixels that a model takes, small changes of them, and scikit-learn's digits."""
 
 import io
+import math
 import random
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from sklearn.datasets import load_digits
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_torchvision_available
 
 from .config import RunConfig
@@ -17,6 +20,8 @@ from .model import UNLOADABLE, find_checkpoint
 
 # So many of the 1,797 digits are kept for validation.
 HELD_OUT = 360
+# Pillow's, by the number of channels.
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def digits() -> DatasetDict:
@@ -38,19 +43,26 @@ def digits() -> DatasetDict:
     )
 
 
-def load_processor(config: RunConfig, image_size: Any) -> Any:
-    """The checkpoint's image processor; for a new model that of ViT, for square images of the model's size.
+def load_processor(config: RunConfig, model: PreTrainedConfig) -> Any:
+    """The checkpoint's image processor; for a new model that of ViT, for the model's size and channels.
 
+    Args:
+        config: the run's.
+        model: the config of the model.
     Raises:
         UserError: the checkpoint has none, Pillow is not installed.
     """
+    channels, size = getattr(model, "num_channels", 3), getattr(model, "image_size", None)
+    # pixels from -1 to 1
+    means = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}
     try:
         if config.checkpoint:
-            # of new weights for another size than the checkpoint's
-            changed = {"size": _height_and_width(image_size)} if "image_size" in config.model_config else {}
+            # of new weights for another size, or other channels, than the checkpoint's
+            changed = {"size": _height_and_width(size)} if "image_size" in config.model_config else {}
+            changed |= means if "num_channels" in config.model_config else {}
             return transformers.AutoImageProcessor.from_pretrained(find_checkpoint(config.checkpoint), **changed)
         kind = transformers.ViTImageProcessor if is_torchvision_available() else transformers.ViTImageProcessorPil
-        return kind(size=_height_and_width(image_size))
+        return kind(size=_height_and_width(size), **means)
     except ImportError as error:
         raise UserError(f"images need Pillow: pip install pillow ({one_line(error, 80)})") from error
     except UNLOADABLE as error:
@@ -67,16 +79,53 @@ class Pixels:
 
     Args:
         processor: an image processor, whose rescaling and normalisation come last, in ``batch``.
-        image_size: the model's, a number or height and width.
+        model: what takes them.
+    Raises:
+        UserError: the model does not take images as the processor makes them.
     """
 
-    def __init__(self, processor: Any, image_size: Any):
-        self.processor = processor
-        blank = np.zeros((*np.broadcast_to(image_size, 2), 3), dtype=np.uint8)
-        self.shape = self._sized(blank).shape
+    def __init__(self, processor: Any, model: PreTrainedModel):
+        self.processor, self.channels = processor, getattr(model.config, "num_channels", 3)
+        if self.channels not in MODES:
+            raise UserError(
+                f"the model takes images of {self.channels} channels; there are {', '.join(map(str, MODES))}"
+            )
+        for name in ("image_mean", "image_std"):
+            if len(values := np.atleast_1d(getattr(processor, name, 0))) not in (1, self.channels):
+                raise UserError(
+                    f"the model takes images of {self.channels} channels, and {name} of its image processor has "
+                    f"{len(values)} values: give one per channel in the checkpoint's preprocessor_config.json"
+                )
+        height, width = self._height_and_width(model.config)
+        self.shape = self._sized(opened(np.zeros((height, width), int).tolist(), MODES[self.channels])).shape
+        self._check(model)
+
+    def _height_and_width(self, config: PreTrainedConfig) -> list[int]:
+        size = getattr(config, "image_size", None) or getattr(self.processor, "crop_size", None) or self.processor.size
+        if not hasattr(size, "get"):
+            return np.broadcast_to(size, 2).tolist()
+        edge = size.get("shortest_edge")
+        return [size.get("height", edge), size.get("width", edge)]
+
+    @torch.no_grad()
+    def _check(self, model: PreTrainedModel) -> None:
+        there = " x ".join(map(str, self.shape))
+        if self.shape[0] != self.channels:
+            raise UserError(
+                f"the image processor makes images of {there}, and the model takes {self.channels} channels: set "
+                "do_convert_rgb in the checkpoint's preprocessor_config.json"
+            )
+        blank = self.batch([{"pixels": bytes(math.prod(self.shape))}])["pixel_values"].to(model.device)
+        try:
+            model.eval()(pixel_values=blank)
+        # every model says so in another error
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the model does not take the images of its image processor, {there}: {one_line(error, 160)}"
+            ) from error
 
     def _sized(self, image: Any) -> np.ndarray:
-        """Cut and scaled, ``[3, height, width]`` in uint8."""
+        """Cut and scaled, ``[channels, height, width]`` in uint8."""
         sized = self.processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
         return np.asarray(sized, dtype=np.uint8)
 
@@ -94,7 +143,7 @@ class Pixels:
         def encode(row: dict[str, Any]) -> dict[str, bytes]:
             value = row[column]
             try:
-                return {"pixels": self._sized(_opened(value)).reshape(self.shape).tobytes()}
+                return {"pixels": self._sized(opened(value, MODES[self.channels])).reshape(self.shape).tobytes()}
             # Pillow's readers raise whatever their format's parser raises; all of it means a broken image.
             except Exception as error:
                 raise UserError(
@@ -116,14 +165,32 @@ class Pixels:
         )
 
 
-def _opened(value: Any) -> Any:
+def opened(value: Any, mode: str) -> Any:
+    """A picture in Pillow's ``mode``, turned as its file says.
+
+    Args:
+        value: bytes of a file, its name, or both as ``datasets.Image`` holds them; or rows of pixels, 0 to 255.
+        mode: one of ``MODES``.
+    Raises:
+        ValueError: pixels of another kind, as far as Pillow raises no error of its own.
+    """
     from PIL import Image as Picture
+    from PIL import ImageOps
 
     if isinstance(value, dict):
         value = value["bytes"] or value["path"]
     if isinstance(value, list):
-        return Picture.fromarray(np.array(value, dtype=np.uint8)).convert("RGB")
-    return Picture.open(io.BytesIO(value) if isinstance(value, bytes) else value).convert("RGB")
+        pixels = np.array(value)
+        if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
+            raise ValueError(f"pixels from {pixels.min()} to {pixels.max()}, and not whole numbers from 0 to 255")
+        return Picture.fromarray(pixels.astype(np.uint8)).convert(mode)
+    picture = ImageOps.exif_transpose(Picture.open(io.BytesIO(value) if isinstance(value, bytes) else value))
+    if picture.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255
+        picture = Picture.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of Pillow's mode {picture.mode}; allowed are those of 8 or 16 bits")
+    return picture.convert(mode)
 
 
 def moved(image: np.ndarray, draw: random.Random, shift: int, flip: bool) -> np.ndarray:

@@ -99,15 +99,23 @@ def use_all_cores() -> None:
         torch.set_num_threads(share_of_cores())
 
 
-def report(accelerator: Accelerator, config: RunConfig) -> None:
-    """Say in one line what the machine has decided; in one more if bf16 was asked for and is emulated here."""
+def report(accelerator: Accelerator, config: RunConfig, asked: str | None = None) -> None:
+    """Say in one line what the machine has decided; in one more if bf16 was asked for and is emulated here, or if the
+    launcher asks for a precision that the recipes do not have, and the config had ``asked`` for none.
+    """
     name = machine(accelerator)["device"]
     on_cpu = name == "cpu"
     threads = f", {torch.get_num_threads()} threads" if on_cpu else ""
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     attention = choose_attention(config.attn_implementation, accelerator.device) or "the model's own"
     device = cpu_name() if on_cpu else name
-    accelerator.print(f"trains on {device}{threads}, in {precision}, with {attention} attention")
+    accelerator.print(f"{config.do}s on {device}{threads}, in {precision}, with {attention} attention")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked is None and launched not in ("no", "bf16") and accelerator.is_main_process:
+        sys.stderr.write(
+            f"warning: the launcher asks for {launched}, and these recipes have bf16 and float32 alone: this run is "
+            f"in {precision}; write --mixed_precision bf16 or no after the script's name to choose\n"
+        )
     if accelerator.mixed_precision == "bf16" and not bf16_is_fast() and accelerator.is_main_process:
         kind = "GPU" if trains_on_gpu() else "CPU"
         sys.stderr.write(

@@ -8,10 +8,13 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from .errors import UserError
+from .tokenizer_check import check_marks
 
 
 # Texts that are tokenized at a time.
 AT_ONCE = 1000
+# Special tokens that the rows need.
+MARKS = ("cls", "sep", "mask", "pad")
 
 
 class Masking:
@@ -30,11 +33,10 @@ class Masking:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, share: float):
-        marks = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "mask", "pad")}
-        if missing := [name for name, number in marks.items() if number is None]:
-            raise UserError(f"the tokenizer has no {missing[0]}_token, which a masked LM needs")
+        check_marks(tokenizer, MARKS, "a masked LM")
         self.share, self.size = share, len(tokenizer)
-        self.mask, self.spared = marks["mask"], set(marks.values())
+        self.mask = tokenizer.mask_token_id
+        self.spared = {getattr(tokenizer, f"{name}_token_id") for name in MARKS}
 
     def __call__(self, row: dict[str, Any], draw: Random) -> dict[str, Any]:
         """Inputs and labels of a row, -100 where nothing is to be predicted."""

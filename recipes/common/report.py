@@ -31,13 +31,7 @@ def summary(run: Run, model: PreTrainedModel, progress: Progress, **more: Any) -
     """
     accelerator = run.accelerator
     return {
-        "recipe": run.recipe,
-        "config": asdict(run.config),
-        "add_norm": model.config.to_dict().get("add_norm"),
-        "model": type(model).__name__,
-        "model_config": model_config(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "processes": accelerator.num_processes,
+        **what_ran(run, model),
         "steps": progress.step,
         "metrics": progress.metrics[-1],
         "metrics_over_time": progress.metrics,
@@ -51,12 +45,32 @@ def summary(run: Run, model: PreTrainedModel, progress: Progress, **more: Any) -
         "wall_seconds": round(time.perf_counter() - run.began, 2),
         "resumed_at": progress.resumed_at,
         **more,
+        **where_it_ran(run, model),
+    }
+
+
+def what_ran(run: Run, model: PreTrainedModel) -> dict[str, Any]:
+    """The recipe with its keys, and the model."""
+    return {
+        "recipe": run.recipe,
+        "config": asdict(run.config),
+        "add_norm": model.config.to_dict().get("add_norm"),
+        "model": type(model).__name__,
+        "model_config": model_config(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "processes": run.accelerator.num_processes,
+    }
+
+
+def where_it_ran(run: Run, model: PreTrainedModel) -> dict[str, Any]:
+    """What the machine decided, versions, and the machine."""
+    return {
         "used": {
-            "mixed_precision": accelerator.mixed_precision,
+            "mixed_precision": run.accelerator.mixed_precision,
             "attn_implementation": model.config._attn_implementation,
         },
         "versions": versions(),
-        "machine": machine(accelerator),
+        "machine": machine(run.accelerator),
     }
 
 

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from hf_addnorm.hub import write_card
+from hf_addnorm.hub.card import read_config
+from hf_addnorm.hub.description import has_family
 
-from .config import RunConfig, difference, parse
+from .config import RECORD, RunConfig, difference, parse
 from .errors import UserError, one_line
-from .files import write_json
+from .files import WRITERS, write_json
 from .machine import choose_precision, report, use_all_cores
 from .progress import Progress
 
@@ -43,7 +45,7 @@ class Run:
     recipe: str
     config: Any
     accelerator: Accelerator
-    folder: "RunFolder"
+    folder: "RunFolder | OutputFiles"
     began: float
 
 
@@ -58,13 +60,16 @@ def start(config_class: type[RunConfig], args: list[str] | None = None) -> Run:
     """
     began = time.perf_counter()
     config, resume = parse(config_class, args)
-    config.mixed_precision = choose_precision(config.mixed_precision)
+    asked, config.mixed_precision = config.mixed_precision, choose_precision(config.mixed_precision)
     accelerator = _accelerator(config)
-    folder = RunFolder(config, resume, accelerator.num_processes)
+    if config.do == "train":
+        folder = RunFolder(config, resume, accelerator.num_processes)
+    else:
+        folder = OutputFiles(config, resume)
     accelerator.gradient_accumulation_steps = _accumulation(config, accelerator.num_processes)
     if accelerator.device.type == "cpu":
         use_all_cores()
-    report(accelerator, config)
+    report(accelerator, config, asked)
     if not accelerator.is_main_process:
         transformers.utils.logging.set_verbosity_error()
         datasets.disable_progress_bars()
@@ -135,7 +140,8 @@ class RunFolder:
         self.extra_result = Path(config.result_file) if config.result_file else None
         self.resume = resume
         self.identity = {**asdict(config), "processes": processes}
-        record = self.path / "run.json"
+        self.defaults = {key.name: key.default for key in fields(config) if key.default is not MISSING}
+        record = self.path / RECORD
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir {self.path} is a file")
         if not record.is_file():
@@ -153,15 +159,15 @@ class RunFolder:
             raise UserError(f"result_file {self.extra_result} exists: choose another name")
 
     def _recorded(self) -> dict[str, Any]:
-        record = self.path / "run.json"
+        record = self.path / RECORD
         try:
             return json.loads(record.read_text())
         except ValueError as error:
             raise UserError(f"cannot read {record}: {one_line(error)}; choose another output_dir") from error
 
     def _refuse_other(self, there: dict[str, Any]) -> None:
-        # A folder that was moved is still the same run.
-        known = there | {"output_dir": self.identity["output_dir"]}
+        # A key that is newer than the run had its default; a folder that was moved is still the same run.
+        known = self.defaults | there | {"output_dir": self.identity["output_dir"]}
         if differs := difference({key: value for key, value in known.items() if key in self.identity}, self.identity):
             raise UserError(f"output_dir {self.path} holds another run; it differs in {differs}")
 
@@ -175,7 +181,7 @@ class RunFolder:
                 if accelerator.is_main_process:
                     if self.extra_result is not None:
                         self.extra_result.parent.mkdir(parents=True, exist_ok=True)
-                    write_json(self.path / "run.json", self.identity)
+                    write_json(self.path / RECORD, self.identity)
         accelerator.init_trackers("hf_addnorm", config=_flat(self.identity))
 
     def checkpoint(self, step: int) -> Path:
@@ -254,13 +260,43 @@ class RunFolder:
         """Write the model's card and the result JSON; ``result.json`` comes last and marks the run as finished."""
         with written(accelerator):
             if accelerator.is_main_process:
-                write_card(self.model, result)
+                # a card describes the add & norm; a stock model of another family has none of ours
+                if has_family(read_config(self.model)):
+                    write_card(self.model, result)
                 for path in (self.extra_result, self.result):
                     if path is not None:
                         write_json(path, result)
         # not `end_training`, which takes the process group from under a model that still holds it
         for tracker in accelerator.trackers:
             tracker.finish()
+
+
+class OutputFiles:
+    """Where what a saved model predicts goes, and its figures; nothing that exists is replaced.
+
+    Args:
+        config: of an evaluation or prediction alone.
+        resume: not possible here.
+    Raises:
+        UserError: a file that exists, or an ending for which there is no writer.
+    """
+
+    def __init__(self, config: RunConfig, resume: bool):
+        if resume:
+            raise UserError(f"there is nothing to resume: do is {config.do}")
+        rows = Path(config.file or config.validation_file or "validation.csv")
+        stem = Path(config.output_dir or ".") / rows.stem
+        ending = ".parquet" if rows.suffix == ".parquet" else ".csv"
+        self.result = self.predictions = None
+        if config.do == "evaluate":
+            self.result = Path(config.result_file or f"{stem}_evaluation.json")
+        if config.do == "predict" or config.predictions:
+            self.predictions = Path(config.predictions or f"{stem}_predictions{ending}")
+            if self.predictions.suffix not in WRITERS:
+                raise UserError(f"cannot write {self.predictions}: its ending must be one of {', '.join(WRITERS)}")
+        for key, path in (("result_file", self.result), ("predictions", self.predictions)):
+            if path is not None and path.exists():
+                raise UserError(f"{key} {path} exists: choose another name with --{key}")
 
 
 @contextmanager

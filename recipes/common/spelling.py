@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from datasets import Dataset, Value
 from torch.nn import functional
-from transformers import Wav2Vec2CTCTokenizer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 from transformers.utils import cached_file
 
+from .clips import batch
 from .config import RunConfig
-from .data import check_columns, named_labels
+from .data import check_columns, class_labels
 from .errors import UserError, one_line
 from .model import UNLOADABLE, find_checkpoint
 
@@ -25,12 +27,17 @@ def load_texts(splits: dict[str, Dataset], column: str, names: list[str] | None)
     Raises:
         UserError: for the first row that has neither, naming split, row and value.
     """
-    if splits["train"].features[column] != Value("string"):
-        numbers, head = named_labels(splits, column, None, names)
-        return {split: [head["id2label"][number] for number in found] for split, found in numbers.items()}
+    # of a saved model that is evaluated there is one split alone
+    first = next(iter(splits.values()))
+    if first.features[column] != Value("string"):
+        numbers, head = class_labels({"train": first, **splits}, column, None, names)
+        return {split: [head["id2label"][number] for number in numbers[split]] for split in splits}
     for split, rows in splits.items():
         check_columns(split, rows, [column], [])
-    return {split: [" ".join(text.split()) for text in rows[column]] for split, rows in splits.items()}
+    texts = {split: [" ".join(text.split()) for text in rows[column]] for split, rows in splits.items()}
+    if not any(texts["train"]):
+        raise UserError(f"no row of the train split has a text in column {column!r}")
+    return texts
 
 
 def load_speller(config: RunConfig, texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
@@ -79,6 +86,22 @@ def spell(rows: Dataset, split: str, tokenizer: Wav2Vec2CTCTokenizer) -> Dataset
 
 def _known(char: str, tokenizer: Wav2Vec2CTCTokenizer) -> bool:
     return tokenizer.unk_token_id not in tokenizer(char).input_ids
+
+
+def collating(extractor: Wav2Vec2FeatureExtractor, ctc: bool) -> Callable[[list], Any]:
+    """Makes a batch of clips; texts of several lengths are filled up with -100."""
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
+        labels = pad_sequence(labels, batch_first=True, padding_value=-100) if ctc else torch.stack(labels)
+        return batch(rows, extractor) | {"labels": labels}
+
+    return collate
+
+
+def transcripts(tokenizer: Wav2Vec2CTCTokenizer, logits: list[torch.Tensor], ends: list[torch.Tensor]) -> list[str]:
+    """The text of each clip, of its likeliest characters; ``ends`` are its frames without padding."""
+    return [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
 
 
 def ctc_loss(logits: torch.Tensor, labels: torch.Tensor, frames: torch.Tensor, blank: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from hf_addnorm import collect_losses
 
-from .batches import BatchOrder
+from .batches import BatchOrder, lengths
 from .errors import Stopped, UserError, lost_process
 from .evaluation import Columns, Evaluation, predict
+from .freezing import with_rates
 from .interrupt import Interrupt
 from .model import decay_groups
 from .progress import Progress, progress_bar
@@ -39,22 +40,26 @@ class Task:
     """What the loop needs to know of a task.
 
     Args:
-        rows: the training rows.
-        lengths: of every row, in tokens; rows of similar length come into one batch.
+        rows: the training rows; None of a saved model that is not trained.
+        lengths: of training rows how long each is, in tokens; rows of similar length come into one batch.
         collate: makes a batch of a list of rows; its ``labels`` are the targets, -100 or nan where there is none.
         loss: of a model and a batch, summed over its labels (a scalar).
         evaluation: the validation split and its figures.
         auto_class: the AutoModel class by which the saved model is loaded.
+        weights: of the classes in the loss, ``[classes]``; a step's loss is then divided by those of its labels.
+        record: entries of the result that are known before the training.
         sizes: of a batch, how many tokens it has, and how many with padding.
         augment: changes a row before it is collated, with random numbers that are a function of seed, epoch and row.
     """
 
-    rows: Dataset
-    lengths: Sequence[int]
+    rows: Dataset | None
     collate: Callable[[list], Batch]
     loss: Callable[[Any, Batch], torch.Tensor]
     evaluation: Evaluation
     auto_class: Any
+    lengths: Callable[[Dataset], Sequence[int]] = lengths
+    weights: torch.Tensor | None = None
+    record: dict[str, Any] = field(default_factory=dict)
     sizes: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] = by_mask
     augment: Callable[[dict, random.Random], dict] | None = None
 
@@ -71,12 +76,16 @@ class Task:
         return batch
 
     def count(self, batches: list[Batch]) -> torch.Tensor:
-        """Labels, tokens and slots of these batches (int64, 3)."""
+        """Labels, or the weights of their classes (then in float64), tokens and slots of these batches: int64, 3."""
         total = 0
         for batch in batches:
             labels = batch["labels"]
             labelled = ~labels.isnan() if labels.is_floating_point() else labels != -100
-            total += torch.stack([labelled.sum(), *self.sizes(batch)])
+            if self.weights is None:
+                divisor = labelled.sum()
+            else:
+                divisor = self.weights.to(labels.device)[labels[labelled]].double().sum()
+            total += torch.stack([divisor, *self.sizes(batch)])
         return total
 
 
@@ -88,11 +97,13 @@ class Trained:
         model: as the accelerator has prepared it, at the step that ``config.final_model`` says.
         progress: of the whole run.
         predictions: what this very model predicts for the validation rows, if the last evaluation was of it.
+        ended: when and why the training ended before its last step; None if it did not.
     """
 
     model: Any
     progress: Progress
     predictions: Columns | None
+    ended: str | None
 
 
 class Loop:
@@ -107,11 +118,12 @@ class Loop:
     def __init__(self, run: Run, task: Task, model: PreTrainedModel):
         config, accelerator = run.config, run.accelerator
         self.run, self.task = run, task
-        self.order = BatchOrder(task.lengths, config.batch_size, config.seed, config.group_by_length)
+        self.order = BatchOrder(task.lengths(task.rows), config.batch_size, config.seed, config.group_by_length)
         self.total = min(config.max_steps or math.inf, config.epochs * self.order.steps_per_epoch)
         # another dropout on each process, after the same new weights
         set_seed(config.seed, device_specific=True)
-        groups, betas = decay_groups(model, config.weight_decay), (0.9, config.adam_beta2)
+        groups = with_rates(model, decay_groups(model, config.weight_decay), config)
+        betas = (0.9, config.adam_beta2)
         # not torch's default on a CPU, where a fused step takes a seventh of the time
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
         schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * self.total), self.total)
@@ -137,7 +149,7 @@ class Loop:
         counts = [self.task.count([batch]) for batch in micro_batches]
         wish = torch.tensor([stop], device=accelerator.device)
         labelled, tokens, slots, stopping = accelerator.reduce(torch.cat([sum(counts), wish])).tolist()
-        loss = self._gradients(micro_batches, counts, max(labelled, 1))
+        loss = self._gradients(micro_batches, counts, labelled or 1)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.run.config.max_grad_norm or math.inf)
         # DeepSpeed clips by itself, and tells the norm from its second step on
         norm = math.nan if norm is None else float(norm)
@@ -146,10 +158,23 @@ class Loop:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        progress.add(loss, norm, tokens, slots, time.perf_counter() - clock)
+        progress.add(loss, norm, int(tokens), int(slots), time.perf_counter() - clock)
         return bool(stopping)
 
-    def _gradients(self, micro_batches: list[Batch], counts: list[torch.Tensor], labelled: int) -> float:
+    def standstill(self, progress: Progress) -> str | None:
+        """Why there is nothing to be gained by more steps, as the config's ``patience`` has it."""
+        config = self.run.config
+        return progress.standstill(self.task.evaluation.best, config.patience, config.min_delta)
+
+    def save(self, progress: Progress, evaluated: bool, stop: bool) -> None:
+        """Write a checkpoint where one is due: every so many steps, of the best evaluation, before an early end."""
+        config, every = self.run.config, self.run.config.checkpoint_every
+        best_step = progress.best(self.task.evaluation.best)
+        best = every is not None and evaluated and best_step == progress.step
+        if best or stop or (every and progress.step % every == 0):
+            self.run.folder.save(self.run.accelerator, progress, config.keep_checkpoints, best_step)
+
+    def _gradients(self, micro_batches: list[Batch], counts: list[torch.Tensor], labelled: float) -> float:
         # the mean loss over the step's labels, of all processes
         accelerator, total = self.run.accelerator, torch.zeros((), device=self.run.accelerator.device)
         scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / labelled
@@ -178,32 +203,30 @@ def train(run: Run, task: Task, model: PreTrainedModel, loader: DataLoader, sour
         Stopped: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
     config, accelerator, folder = run.config, run.accelerator, run.folder
-    loop, predictions = Loop(run, task, model), None
+    loop, predictions, ended = Loop(run, task, model), None, None
     folder.begin(accelerator, sources)
     progress = folder.restore(accelerator)
     bar = progress_bar(accelerator, progress, loop.total)
     loop.model.train()
     with lost_process(accelerator, folder.kept), Interrupt() as interrupt, bar:
-        for step in range(progress.step + 1, loop.total + 1):
-            stop = loop.step(step, progress, interrupt.signal != 0)
-            show(loop, progress, bar)
-            best = False
-            if step % (config.eval_every or loop.order.steps_per_epoch) == 0 or step == loop.total:
-                predictions = _evaluate(loop, progress, loader, bar)
-                best = config.checkpoint_every is not None and progress.best(task.evaluation.best) == step
-            if best or stop or (config.checkpoint_every and step % config.checkpoint_every == 0):
-                folder.save(accelerator, progress, config.keep_checkpoints, progress.best(task.evaluation.best))
-            if stop and step < loop.total:
-                raise Stopped(
-                    interrupt.signal, f"stopped after step {step} of {loop.total}; --resume goes on; {folder.kept()}"
-                )
+        while progress.step < loop.total and not (ended := loop.standstill(progress)):
             # what is trained on needs the memory
-            if step < loop.total:
-                predictions = None
+            predictions = None
+            stop = loop.step(progress.step + 1, progress, interrupt.signal != 0)
+            show(loop, progress, bar)
+            if progress.step % (config.eval_every or loop.order.steps_per_epoch) == 0 or progress.step == loop.total:
+                predictions = _evaluate(loop, progress, loader, bar)
+            loop.save(progress, predictions is not None, stop)
+            if stop and progress.step < loop.total:
+                done = f"stopped after step {progress.step} of {loop.total}"
+                raise Stopped(interrupt.signal, f"{done}; --resume goes on; {folder.kept()}")
+    if ended:
+        ended = f"stopped after step {progress.step} of {loop.total}: {ended}"
+        accelerator.print(ended)
     if config.final_model == "best" and (best_step := progress.best(task.evaluation.best)) != progress.step:
         accelerator.load_state(str(folder.checkpoint(best_step)))
         predictions = None
-    return Trained(loop.model, progress, predictions)
+    return Trained(loop.model, progress, predictions, ended)
 
 
 def show(loop: Loop, progress: Progress, bar: tqdm) -> None:
@@ -211,7 +234,7 @@ def show(loop: Loop, progress: Progress, bar: tqdm) -> None:
     loss, norm = progress.losses[-1], progress.grad_norms[-1]
     bar.set_postfix(loss=f"{loss:.4f}", tokens_per_second=round(progress.tokens_per_second), refresh=False)
     bar.update()
-    rate = loop.schedule.get_last_lr()[0]
+    rate = max(loop.schedule.get_last_lr())
     loop.run.accelerator.log({"loss": loss, "grad_norm": norm, "learning_rate": rate}, progress.step)
 
 

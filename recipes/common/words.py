@@ -8,50 +8,109 @@ import evaluate
 import numpy as np
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from .data import Classes
+from .data import Classes, as_names
 from .errors import UserError, one_line
+from .model import SavedHead
 
 
 # What is predicted for a word without a token.
 NOTHING = ""
+# The last word of an entity, and the only one, in BILOU and in IOBES.
+ENDS = {"L-": "E-", "U-": "S-"}
+MARKS = {"B-", "I-", *ENDS, *ENDS.values()}
 
 
 def word_labels(
-    splits: dict[str, datasets.Dataset], words: str, labels: str, num_labels: int | None
+    splits: dict[str, datasets.Dataset],
+    words: str,
+    labels: str | None,
+    num_labels: int | None,
+    names: list[str] | None = None,
+    head: SavedHead | None = None,
+    classes: Classes | None = None,
 ) -> tuple[dict[str, list[list[int]]], dict[str, Any]]:
     """Turn a column with a list of labels per row into class numbers; see ``data.Classes``.
 
+    Args:
+        splits: the rows of each.
+        words: column of the words.
+        labels: column of the labels; None where they are not asked for, and every word's is -100.
+        num_labels: how many classes there must be.
+        names: see ``data.Classes``.
+        head: see ``data.Classes``.
+        classes: those of a saved model; default those of the train split.
     Returns:
         the class numbers of each split, and the config entries of a model that predicts them.
     Raises:
         UserError: for the first row that does not hold a list of words and as many labels, or a label that is no
             class, naming split, row and word (counted from 0) and value.
     """
+    if labels is None:
+        assert classes is not None
+        for split, rows in splits.items():
+            for row, texts in enumerate(rows[words]):
+                _check_words(f"{split} row {row}", words, texts)
+        return {split: [[-100] * len(texts) for texts in rows[words]] for split, rows in splits.items()}, classes.head
     for split, rows in splits.items():
         for row, (texts, tags) in enumerate(zip(rows[words], rows[labels], strict=True)):
             _check_row(f"{split} row {row}", {words: texts, labels: tags})
-    train = splits["train"]
-    classes = Classes(labels, train.features[labels].feature, list(chain.from_iterable(train[labels])), num_labels)
+    tags_of = {split: as_names(rows[labels], rows.features[labels]) for split, rows in splits.items()}
+    if classes is None:
+        feature, found = splits["train"].features[labels].feature, list(chain.from_iterable(tags_of["train"]))
+        classes = Classes(labels, feature, found, num_labels, names, head)
     numbers = {
         split: [
             [classes.number(tag, split, row, f" at word {number}") for number, tag in enumerate(tags)]
-            for row, tags in enumerate(rows[labels])
+            for row, tags in enumerate(rows)
         ]
-        for split, rows in splits.items()
+        for split, rows in tags_of.items()
     }
+    if not are_entities(classes.names) and any(name.startswith(("B-", "I-")) for name in classes.names):
+        others = one_line(", ".join(name for name in classes.names if name != "O" and name[:2] not in MARKS), 80)
+        classes.remarks.append(f"beside labels of entities there are {others}: words are measured, and no entities")
+    classes.report()
     return numbers, classes.head
 
 
 def _check_row(place: str, columns: dict[str, Any]) -> None:
-    for column, value in columns.items():
-        if not isinstance(value, list):
-            raise UserError(f"{place}: column {column!r} holds {one_line(repr(value))}, not a list with one per word")
     (words, texts), (labels, tags) = columns.items()
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"{place}: column {words!r} holds {text!r} at word {number}, not text")
+    _check_words(place, words, texts)
+    _check_list(place, labels, tags)
     if len(texts) != len(tags):
         raise UserError(f"{place}: column {words!r} holds {len(texts)} words and column {labels!r} {len(tags)} labels")
+
+
+def _check_list(place: str, column: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise UserError(f"{place}: column {column!r} holds {one_line(repr(value))}, not a list with one per word")
+
+
+def _check_words(place: str, column: str, texts: Any) -> None:
+    _check_list(place, column, texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{place}: column {column!r} holds {text!r} at word {number}, not text")
+
+
+def of_words(shares: list[Any], first_tokens: list[list[int]], names: list[str]) -> dict[str, list[list]]:
+    """Of every row what is predicted for each word, and its probability; ``NOTHING`` and 0 for one without a token.
+
+    Args:
+        shares: of every row the probabilities, ``[tokens, classes]``.
+        first_tokens: of every row, see ``first_tokens``.
+        names: of the classes.
+    """
+    best = [row.max(-1) for row in shares]
+    return {
+        "prediction": [
+            [names[tokens[place]] if place >= 0 else NOTHING for place in places]
+            for tokens, places in zip((row.indices.tolist() for row in best), first_tokens, strict=True)
+        ],
+        "probability": [
+            [round(tokens[place], 6) if place >= 0 else 0.0 for place in places]
+            for tokens, places in zip((row.values.tolist() for row in best), first_tokens, strict=True)
+        ],
+    }
 
 
 def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:
@@ -77,8 +136,9 @@ def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:
 
 
 def are_entities(names: list[str]) -> bool:
-    """Whether labels mark entities, with B-, I- and O."""
-    return any(name.startswith("B-") for name in names) and all(name[:2] in ("O", "B-", "I-") for name in names)
+    """Whether labels mark entities: O and B-, I- (IOB1, IOB2), with E-, S- (IOBES) or L-, U- (BILOU)."""
+    marks = {name[:2] for name in names if name != "O"}
+    return bool(marks & {"B-", "I-"}) and marks <= MARKS
 
 
 class _WordMetric(evaluate.Metric):
@@ -102,6 +162,11 @@ class WordAccuracy(_WordMetric):
         return {"accuracy": float(np.mean([found == true for found, true in pairs]))}
 
 
+def as_iobes(label: str) -> str:
+    """A label as seqeval reads it, which does not know BILOU; a word without a prediction is in no entity."""
+    return ENDS.get(label[:2], label[:2]) + label[2:] if label else "O"
+
+
 class _EntityMetric(_WordMetric):
     """A figure over whole entities, of all types together: one is right if its type and all its words are.
 
@@ -114,8 +179,8 @@ class _EntityMetric(_WordMetric):
     score: Any
 
     def _compute(self, predictions, references):
-        found = [[label or "O" for label in row] for row in predictions]
-        return {self.figure: float(type(self).score(references, found, zero_division=0))}
+        rows = [[[as_iobes(label) for label in row] for row in part] for part in (references, predictions)]
+        return {self.figure: float(type(self).score(*rows, zero_division=0))}
 
 
 class EntityF1(_EntityMetric):

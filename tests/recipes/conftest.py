@@ -126,6 +126,20 @@ def recipe(written):
 
 
 @pytest.fixture
+def use(tmp_path):
+    """Evaluate or predict with what a run has saved, by its record; returns the files that were written."""
+
+    def call(do: str, *args: str, run: str = "run", main=finetune_text.main) -> list[Path]:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        before = set(tmp_path.rglob("*"))
+        main(["--config", str(tmp_path / run / "run.json"), "--do", do, *args])
+        return [path for path in tmp_path.rglob("*") if path not in before and path.is_file()]
+
+    return call
+
+
+@pytest.fixture
 def two_processes(written):
     """Run a recipe with two processes of one thread; returns its result JSON, and what the first printed.
 

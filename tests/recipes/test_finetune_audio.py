@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import math
 import random
 import wave
@@ -94,6 +95,22 @@ def listen(recipe):
         return recipe(config, *args, main=finetune_audio.main)
 
     return call
+
+
+@pytest.mark.parametrize("task", ["classification", "ctc"])
+def test_a_saved_model_hears_without_labels(speech, listen, use, tones, tmp_path, task):
+    result = listen(speech | {"task": task, "max_steps": 6})
+    figures = json.loads(use("evaluate", main=finetune_audio.main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    kept = Dataset.from_parquet(tones["validation_file"]).select_columns(["wav", "name"])
+    kept.to_parquet(tmp_path / "new.parquet")
+    [path] = use("predict", "--file", str(tmp_path / "new.parquet"), main=finetune_audio.main)
+    found = Dataset.from_parquet(str(path))
+    assert found["name"][:] == kept["name"][:]
+    assert [name for name in found.column_names if not name.startswith("probability")] == ["name", "prediction"]
+    if task == "classification":
+        assert set(found["prediction"]) <= set(WORDS)
+        assert found[0]["probability"] == max(found[0][f"probability_{word}"] for word in WORDS)
 
 
 def test_script_is_short():
@@ -250,8 +267,8 @@ def test_error_rates():
             "train row 2: column 'label' holds 2; the classes are whole numbers from 0 to 1",
         ),
         (
-            {"label_names": WORDS[::-1], "label_column": "words"},
-            "label_names are o a, ole, ah, and column 'words' has",
+            {"label_names": ["ah", "o a"], "label_column": "words"},
+            "label_names are ah, o a, and column 'words' has the classes ah, o a, ole",
         ),
         (
             {"task": "ctc", "label_names": ["a long word", "b", "c"]},

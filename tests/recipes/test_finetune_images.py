@@ -1,6 +1,7 @@
 """Image classification: a small ViT on the digits, what is done to images, and what is refused."""
 
 import io
+import json
 import random
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from common import data, images
 from common.errors import UserError
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Picture
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    pipeline,
+)
 
 
 VIT = {
@@ -82,6 +91,24 @@ def test_script_is_short():
     assert len(Path(finetune_images.__file__).read_text().splitlines()) < 180
 
 
+@pytest.mark.parametrize("column", ["picture", "name"])
+def test_a_saved_model_classifies_without_labels(pictures, classify, use, tmp_path, column):
+    result = classify(pictures | {"image_column": column})
+    figures = json.loads(use("evaluate", main=finetune_images.main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    Dataset.from_parquet(pictures["validation_file"]).remove_columns("label").to_parquet(tmp_path / "new.parquet")
+    [path] = use("predict", "--file", str(tmp_path / "new.parquet"), main=finetune_images.main)
+    assert path.name == "new_predictions.parquet"
+    found = Dataset.from_parquet(str(path))
+    # no pixels
+    assert found.column_names == ["name", "prediction", "probability", "probability_bright", "probability_dark"]
+    folder = str(tmp_path / "run" / "model")
+    asked = pipeline("image-classification", folder)
+    for row in found:
+        best = asked(row["name"])[0]
+        assert (best["label"], best["score"]) == (row["prediction"], pytest.approx(row["probability"], rel=1e-4))
+
+
 def test_digits_are_split_once():
     splits = images.digits()
     assert splits.num_rows == {"train": 1437, "validation": 360}
@@ -107,7 +134,7 @@ def test_digits_and_what_they_leave(new, classify, tmp_path):
     classifier = pipeline("image-classification", str(tmp_path / "run" / "model"))
     picture = Picture.open(io.BytesIO(png((20, 30), 180)))
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
-    pixels = images.Pixels(classifier.image_processor, model.config.image_size)
+    pixels = images.Pixels(classifier.image_processor, model)
     row = {"pixels": pixels._sized(picture).tobytes()}
     with torch.no_grad():
         expected = model(**pixels.batch([row])).logits.softmax(-1)[0]
@@ -206,3 +233,102 @@ def test_checkpoint_without_an_image_processor(pictures, classify, tmp_path):
     pictures |= {"checkpoint": str(tmp_path / "bare"), "model_config": {}}
     with pytest.raises(UserError, match=r"cannot load the image processor of .*bare: "):
         classify(pictures)
+
+
+def picture_of(pixels, mode=None, **options) -> bytes:
+    file = io.BytesIO()
+    picture = Picture.fromarray(pixels) if mode is None else Picture.fromarray(pixels).convert(mode)
+    picture.save(file, options.pop("format", "PNG"), **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("data", ["digits", "pictures"])
+def test_grey_images(new, pictures, classify, tmp_path, data):
+    config = (new if data == "digits" else pictures) | {"model_config": VIT | {"num_channels": 1}, "max_steps": 2}
+    result = classify(config)
+    assert result["model_config"]["num_channels"] == 1
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.vit.embeddings.patch_embeddings.projection.weight.shape == (16, 1, 4, 4)
+    # and again from what was saved
+    again = {"checkpoint": str(tmp_path / "run" / "model"), "model_config": {}, "output_dir": str(tmp_path / "again")}
+    assert classify(config | again)["data"] == result["data"]
+    # weights for colours, of which the config is taken alone
+    colours = {"model_config": VIT, "output_dir": str(tmp_path / "colours")}
+    classify(config | colours)
+    anew = {
+        "checkpoint": str(tmp_path / "colours" / "model"),
+        "new_weights": True,
+        "model_config": {"num_channels": 1},
+    }
+    assert classify(config | anew | {"output_dir": str(tmp_path / "anew")})["data"] == result["data"]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_modes(channels):
+    grey = np.arange(0, 240, 4, dtype=np.uint8).reshape(6, 10)
+    colours = np.stack([grey, grey // 2, grey // 4], -1)
+    mode = images.MODES[channels]
+    plain = np.asarray(images.opened(picture_of(grey), mode))
+    assert plain.shape[:2] == (6, 10)
+    assert (plain.reshape(6, 10, channels)[..., 0] == grey).all()
+    # 16 bits, which Pillow itself would cut to 255
+    deep = picture_of((grey.astype(np.uint16) << 8) + 7)
+    assert (np.asarray(images.opened(deep, mode)) == plain).all()
+    # rows of pixels, with and without colours
+    assert (np.asarray(images.opened(grey.tolist(), mode)) == plain).all()
+    assert np.asarray(images.opened(colours.tolist(), mode)).reshape(6, 10, -1).shape == (6, 10, channels)
+    for other in ("1", "P", "LA", "RGBA", "CMYK"):
+        options = {"format": "TIFF"} if other == "CMYK" else {}
+        found = np.asarray(images.opened(picture_of(colours, other, **options), mode))
+        assert found.reshape(6, 10, -1).shape == (6, 10, channels)
+    # turned in the camera, as the pipeline turns it too
+    exif = Picture.Exif()
+    exif[274] = 6
+    assert np.asarray(images.opened(picture_of(grey, exif=exif), mode)).shape[:2] == (10, 6)
+    with pytest.raises(ValueError, match="pixels of Pillow's mode F; allowed are those of 8 or 16 bits"):
+        images.opened(picture_of(grey.astype(np.float32), format="TIFF"), mode)
+    for wrong in ([[0.1, 0.9]], [[0, 256]], [[-1, 0]]):
+        with pytest.raises(ValueError, match=r"pixels from .* to .*, and not whole numbers from 0 to 255"):
+            images.opened(wrong, mode)
+
+
+def saved_vit(folder, **entries):
+    """A ViT whose image processor has other entries."""
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in VIT.items() if key != "model_type"}
+    channels = entries.pop("num_channels", 3)
+    ViTForImageClassification(ViTConfig(**sizes, num_channels=channels)).save_pretrained(folder)
+    ViTImageProcessorPil(**({"size": {"height": 8, "width": 8}} | entries)).save_pretrained(folder)
+    return {"checkpoint": str(folder), "model_config": {}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        (
+            {"num_channels": 1},
+            "the model takes images of 1 channels, and image_mean of its image processor has 3 values: give one per",
+        ),
+        (
+            {"num_channels": 1, "image_mean": [0.5], "image_std": [0.5], "do_convert_rgb": True},
+            "the image processor makes images of 3 x 8 x 8, and the model takes 1 channels: set do_convert_rgb",
+        ),
+        ({"num_channels": 2}, "the model takes images of 2 channels; there are 1, 3, 4"),
+        (
+            {"size": {"height": 12, "width": 8}},
+            r"does not take the images of its image processor, 3 x 12 x 8: Input image size \(12\*8\) doesn't match",
+        ),
+    ],
+)
+def test_images_that_the_model_does_not_take(pictures, classify, tmp_path, entries, sentence):
+    with pytest.raises(UserError, match=sentence):
+        classify(pictures | saved_vit(tmp_path / "vit", **entries))
+    assert not Path(pictures["output_dir"]).exists()
+
+
+def test_a_model_that_says_no_size(pictures, classify, tmp_path):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+    ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
+    result = classify(pictures | {"checkpoint": str(tmp_path / "resnet"), "model_config": {}, "max_steps": 1})
+    assert result["model"] == "ResNetForImageClassification"

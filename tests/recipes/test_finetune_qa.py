@@ -60,6 +60,31 @@ def ask(recipe):
     return lambda config, *args: recipe(config, *args, main=finetune_qa.main)
 
 
+@pytest.mark.parametrize("unanswered", [False, True])
+def test_a_saved_model_answers_without_being_told(asking, ask, use, tmp_path, unanswered):
+    result = ask(with_files(asking | {"epochs": 12}, tmp_path, unanswered=unanswered))
+    figures = json.loads(use("evaluate", main=finetune_qa.main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    assert figures["model_config"]["may_have_no_answer"] is unanswered
+    asked = {key: values for key, values in rows(5, 3, unanswered).items() if key != "answers"}
+    Dataset.from_dict(asked).to_json(tmp_path / "new.jsonl")
+    [path] = use(
+        "predict",
+        "--file",
+        str(tmp_path / "new.jsonl"),
+        "--predictions",
+        str(tmp_path / "a.jsonl"),
+        main=finetune_qa.main,
+    )
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["context"] for row in found] == asked["context"]
+    for row in found:
+        text, start = row["prediction"], row["prediction_start"]
+        assert (start is None) == (text == "")
+        assert start is None or row["context"][start : start + len(text)] == text
+        assert unanswered or text
+
+
 def test_windows_cover_the_text_and_learn_the_answer_where_it_is_whole(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     table = rows(40, 0)
@@ -147,7 +172,10 @@ def test_the_best_window_wins():
     contexts = ["one two six", "no", "unseen"]
 
     def find(may_be_none, size=3):
-        return answers.find_answers(contexts, [0, 0, 1], spans, starts, ends, 20, size, may_be_none)
+        found = answers.find_answers(contexts, [0, 0, 1], spans, starts, ends, 20, size, may_be_none)
+        for answer, context in zip(found, contexts, strict=True):
+            assert answer.start is None or context[answer.start :].startswith(answer.text)
+        return [answer.text for answer in found]
 
     assert find(False) == ["six", "no", ""]
     # token 0 counts as much as in the window where it counts least: 1 against 6, 18 against 2

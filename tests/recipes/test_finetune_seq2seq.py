@@ -1,5 +1,6 @@
 """The recipe for translation and summarisation, whole runs of a tiny encoder-decoder, and its metrics."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_it_learns_the_pairs(pairs, translate):
     result = translate(pairs | {"epochs": 60, "eval_every": 1000, "learning_rate": 5e-3, "num_beams": 2})
     assert result["metrics"]["chrf"] > 90 > 40 > result["copied_source"]["chrf"]
     assert result["metrics"]["tokenized_chrf"] == result["metrics"]["chrf"]
+
+
+def test_a_saved_model_writes_without_targets(pairs, translate, use, tmp_path):
+    result = translate(pairs | {"epochs": 6, "add_norm": "pre_ln", "decoder_add_norm": "deepnorm"})
+    main = finetune_seq2seq.main
+    figures = json.loads(use("evaluate", run="1", main=main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    sources = [example["source"] for example in result["examples"]]
+    Dataset.from_dict({"source": sources}).to_csv(tmp_path / "new.csv")
+    [path] = use("predict", "--file", str(tmp_path / "new.csv"), run="1", main=main)
+    found = list(csv.DictReader(path.open()))
+    assert [row["source"] for row in found] == sources
+    assert [row["prediction"] for row in found] == [example["written"] for example in result["examples"]]
+    assert "add_norm" in result["model_config"]["encoder"]
 
 
 NEW = {"model_type": "bert", "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4}

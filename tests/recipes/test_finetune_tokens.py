@@ -1,5 +1,7 @@
 """Token classification: which token carries a word's label, what counts as wrong, the figures, what is refused."""
 
+import csv
+import json
 import random
 from pathlib import Path
 
@@ -78,6 +80,28 @@ def test_labels_stand_at_first_tokens_alone(tiny):
     assert cut["first_tokens"][0] == [1, 3, -1, -1]
 
 
+def test_a_saved_model_tags_words_without_labels(tagging, tag, use, tmp_path):
+    result = tag(tagging | {"epochs": 10})
+    figures = json.loads(use("evaluate", main=finetune_tokens.main)[0].read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in figures["metrics"]}
+    texts = [["films", "good"], ["bad", "\u200d", "films", "the", "a"]]
+    Dataset.from_dict({"tokens": texts, "id": [7, 8]}).to_json(tmp_path / "new.jsonl")
+    [path] = use("predict", "--file", str(tmp_path / "new.jsonl"), main=finetune_tokens.main)
+    assert path == tmp_path / "run" / "new_predictions.csv"
+    found = list(csv.DictReader(path.open()))
+    assert [list(row) for row in found] == 2 * [["tokens", "id", "prediction", "probability"]]
+    assert [json.loads(row["tokens"]) for row in found] == texts
+    tags, shares = ([json.loads(row[name]) for row in found] for name in ("prediction", "probability"))
+    assert tags[1][1] == "" and shares[1][1] == 0
+    assert {name for row in tags for name in row} <= {"", *NAMES}
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "run" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    logits = model(**tokenizer("films good", return_tensors="pt")).logits[0]
+    # [CLS] film ##s good [SEP]
+    assert tags[0] == [model.config.id2label[number] for number in logits.argmax(-1)[[1, 3]].tolist()]
+    assert shares[0] == pytest.approx(logits.softmax(-1).max(-1).values[[1, 3]].tolist(), rel=1e-4)
+
+
 def entities(tags: list[str]) -> set[tuple]:
     # one per B-, with the I- of its type behind it; an I- without such a begin is one of its own
     found, begin = set(), None
@@ -112,6 +136,51 @@ def test_which_labels_are_entities():
     assert not words.are_entities(["NOUN", "VERB", "X"])
     assert not words.are_entities(["O", "X"])
     assert not words.are_entities(["B-good", "other"])
+    assert not words.are_entities(["O", "S-Bahn", "E-mail"])
+    for others in (
+        ["I-good", "O"],
+        ["B-good", "E-good", "I-good", "O", "S-good"],
+        ["B-good", "L-good", "O", "U-good"],
+    ):
+        assert words.are_entities(others)
+
+
+# Two entities of one type beside each other, and one of another type, as each scheme writes them.
+SCHEMES = {
+    "IOB1": ["I-a", "I-a", "B-a", "O", "I-b"],
+    "IOB2": ["B-a", "I-a", "B-a", "O", "B-b"],
+    "IOBES": ["B-a", "E-a", "S-a", "O", "S-b"],
+    "BILOU": ["B-a", "L-a", "U-a", "O", "U-b"],
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_entities_of_every_scheme(scheme):
+    true = SCHEMES[scheme]
+    metric = metrics.load_metrics(["f1", "precision", "recall"], words.ENTITIES)
+    assert metric.compute(predictions=[true], references=[true])["f1"] == 1
+    # the first entity is found as far as its first word
+    found = [
+        {"I-a": "O", "E-a": "O", "L-a": "O"}.get(label, label) if place == 1 else label
+        for place, label in enumerate(true)
+    ]
+    values = metric.compute(predictions=[found], references=[true])
+    assert values == pytest.approx({"f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3})
+
+
+def test_entities_in_iob1_are_measured(tagging, tag, tmp_path):
+    path = str(tmp_path / "iob1.parquet")
+    kinds = [[f"I-{label[2:]}" if label[0] == "B" else label for label in row] for row in rows(27, 0)["ner_tags"]]
+    Dataset.from_dict({"tokens": rows(27, 0)["tokens"], "ner_tags": kinds}).to_parquet(path)
+    result = tag(tagging | {"train_file": path, "validation_file": path, "max_steps": 1})
+    assert list(result["metrics"]) == ["step", "epoch", "f1", "precision", "recall", "accuracy"]
+
+
+def test_labels_beside_entities_are_said(tagging, tag, tmp_path, capsys):
+    path = str(tmp_path / "more.jsonl")
+    Dataset.from_dict({"tokens": [["good", "film", "it"]], "ner_tags": [["B-good", "X", "O"]]}).to_json(path)
+    tag(tagging | {"train_file": path, "validation_file": path, "max_steps": 1})
+    assert "beside labels of entities there are X: words are measured, and no entities" in capsys.readouterr().out
 
 
 def test_entities_are_learned(tagging, tag, tmp_path):
@@ -206,7 +275,7 @@ def test_declared_classes_without_entities(tagging, tag, tmp_path):
             "the train split has no column 'ner_tags'; it has tokens, upos",
         ),
         (
-            {"tokens": [["good"]], "ner_tags": [["NOUN"]]},
+            {"tokens": [["good", "was"]], "ner_tags": [["NOUN", "VERB"]]},
             {"metrics": ["f1"]},
             "metric 'f1' is not one of this task's: accuracy",
         ),

@@ -105,6 +105,20 @@ def test_emulated_bf16_is_warned_of_once_and_first(config, recipe, without_bf16,
     assert err.index(WARNING) < err.index("0/1 [")
 
 
+@pytest.mark.parametrize("launched", ["fp16", "fp8"])
+def test_a_precision_of_the_launcher_that_there_is_not(config, recipe, with_bf16, capfd, monkeypatch, launched):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    config = _by_the_machine(config)
+    assert recipe(config)["used"]["mixed_precision"] == "bf16"
+    err = capfd.readouterr().err
+    sentence = f"the launcher asks for {launched}, and these recipes have bf16 and float32 alone: this run is in bf16"
+    assert err.count(sentence) == err.count("warning: ") == 1
+    # what it says to write
+    again = config | {"output_dir": config["output_dir"] + "_2"}
+    assert recipe(again, "--mixed_precision", "no")["used"]["mixed_precision"] == "no"
+    assert "warning: " not in capfd.readouterr().err
+
+
 def test_what_the_warning_says_to_write_works(config, recipe, without_bf16, capfd, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert recipe(_by_the_machine(config), "--mixed_precision", "no")["used"]["mixed_precision"] == "no"

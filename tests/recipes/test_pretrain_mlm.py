@@ -1,5 +1,6 @@
 """Masked-LM training: packed rows, which tokens are masked, whole runs however a step is split, figures, bad input."""
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -36,6 +37,15 @@ def mlm(config, recipe):
         return recipe({**base, **keys}, *args, main=pretrain_mlm.main)
 
     return call
+
+
+def test_a_saved_model_is_evaluated_alone(mlm, use, files):
+    result = mlm(max_steps=2)
+    [path] = use("evaluate", "--file", files["validation_file"], main=pretrain_mlm.main)
+    figures = json.loads(path.read_text())
+    assert figures["metrics"] == {key: result["metrics"][key] for key in ("loss", "perplexity", "accuracy")}
+    with pytest.raises(UserError, match="do is predict, and a masked LM has nothing to say to a file of texts"):
+        use("predict", main=pretrain_mlm.main)
 
 
 def test_script_is_short():
@@ -162,11 +172,11 @@ def test_resume_draws_the_same_masks(mlm, tmp_path):
         ({"text_column": "score"}, "train row 0: column 'score' holds -?[0-9.]+, not text"),
         (
             {"new_weights": True, "model_config": {"vocab_size": 9}},
-            "the model's vocab_size is 9, and its input needs 23",
+            "the tokenizer has '##s' as token 22, and the model's table has 9 rows: take",
         ),
         (
             {"new_weights": True, "model_config": {"max_position_embeddings": 8}},
-            "the model's max_position_embeddings is 8, and its input needs 16",
+            "max_length is 16, and the model has 8 positions: set max_length to 8 or less",
         ),
     ],
 )

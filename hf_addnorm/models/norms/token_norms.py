@@ -14,9 +14,11 @@ from ..base.token_mask import current
 from .norm_base import Norm, in_full_precision, slices, unit
 
 
-def real_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def real_tokens(x: torch.Tensor, keep_padding: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """`x` [batch, seq, ..., hidden] with 0 in the padded places, and which are not, [..., 1].
 
+    Args:
+        keep_padding (`bool`, *optional*, defaults to `False`): leave what the padded places hold, if it is finite.
     Raises:
         ValueError: if `x` has no tokens.
     """
@@ -29,22 +31,25 @@ def real_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if real is None:
         return x, torch.ones([*x.shape[:-1], 1], dtype=torch.bool, device=x.device)
     real = real.expand(*x.shape[:-1], 1)
-    return torch.where(real, x, 0.0), real
+    return torch.where(real | x.isfinite() if keep_padding else real, x, 0.0), real
 
 
 class TokenNorm(Norm):
     """Base of the norms whose statistics are taken over tokens: padding counts nowhere.
 
     Padded places are taken to hold 0 and then normalised like the rest: whatever they hold, infinities too, the output
-    is finite there, and no gradient comes from them.
+    is finite there, and no gradient comes from them. A norm that counts them in its backward, as its authors' code
+    does, keeps what they hold.
     """
+
+    keeps_padding = False
 
     @staticmethod
     def mixes_tokens(**options: OptionValue) -> bool:
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, real = real_tokens(x.to(torch.promote_types(x.dtype, torch.float32)))
+        y, real = real_tokens(x.to(torch.promote_types(x.dtype, torch.float32)), self.keeps_padding)
         return self.transform(y, real).to(x.dtype)
 
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -165,7 +165,7 @@ RESIDUAL_REFERENCES = {
     ),
     "gru_gate": Reference(
         formula=gru_gate,
-        start=lambda width, *, start, biases, **_: {
+        start=lambda width, *, start=2.0, biases="z", **_: {
             **{f"{side}.{name}.weight": _xavier(width) for side in ("branch", "stream") for name in "rzh"},
             "bias": ((width,), start),
             **({f"branch.{name}.bias": ((width,), 0.0) for name in "rh"} if biases == "all" else {}),

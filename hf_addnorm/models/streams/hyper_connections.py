@@ -87,7 +87,7 @@ class HyperConnection(HyperMixing):
         return self.alpha, self.beta
 
 
-# the scalars that dynamic weights are multiplied by; of three, the first two are for alpha's columns, the last for beta
+# the scalars of dynamic weights; of three, the first two are for the columns of alpha, the last for beta
 _SCALES = {"two": ("alpha", "beta"), "three": ("read", "mix", "write")}
 _INPUT_NORMS: dict[str, Callable[[int, float], nn.LayerNorm | RMSNorm]] = {
     "layer_norm": lambda width, eps: nn.LayerNorm(width, eps=eps),
@@ -228,7 +228,13 @@ class HyperConnectionStream(SeveralStreams):
     ):
         super().__init__(streams, reduce)
         self.fractions, self.dynamic = fractions, dynamic
-        self.of_dynamic = {"tanh": tanh, "norm": norm, "eps": eps, "scales": scales, "scale_start": scale_start}
+        self.of_dynamic: dict[str, Any] = {
+            "tanh": tanh,
+            "norm": norm,
+            "eps": eps,
+            "scales": scales,
+            "scale_start": scale_start,
+        }
 
     @staticmethod
     def contradiction(dynamic: bool, **options: OptionValue) -> str | None:

@@ -11,7 +11,7 @@ from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import Positive, number, whole
 from ..base.token_mask import current
-from .norm_base import Norm, in_full_precision, slices, unit
+from .norm_base import Norm, centred, in_full_precision, slices, unit
 
 
 def real_tokens(x: torch.Tensor, keep_padding: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,9 +94,9 @@ class InstanceNorm(TokenNorm):
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         count = real.sum(1, keepdim=True).to(x.dtype)
-        centred = x - x.sum(1, keepdim=True) / count.clamp(min=1.0)
-        squares = torch.where(real, centred, 0.0).square().sum(1, keepdim=True)
-        return centred / torch.sqrt(squares / (count - self.correction).clamp(min=1.0) + self.eps)
+        y = centred(x, lambda z: torch.where(real, z, 0.0).sum(1, keepdim=True) / count.clamp(min=1.0))
+        squares = torch.where(real, y, 0.0).square().sum(1, keepdim=True)
+        return y / torch.sqrt(squares / (count - self.correction).clamp(min=1.0) + self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, correction={self.correction}"
@@ -140,13 +140,18 @@ class SequenceGroupNorm(TokenNorm):
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         parts, real = x.unflatten(-1, (self.groups, -1)), real.unsqueeze(-1)
         count = (real.sum(1, keepdim=True) * parts.shape[-1]).to(x.dtype).clamp(min=1.0)
-        centred = parts - parts.sum((1, -1), keepdim=True) / count
-        squares = torch.where(real, centred, 0.0).square().sum((1, -1), keepdim=True)
-        normalized: torch.Tensor = centred / torch.sqrt(squares / count + self.eps)
+        y = centred(parts, lambda z: torch.where(real, z, 0.0).sum((1, -1), keepdim=True) / count)
+        squares = torch.where(real, y, 0.0).square().sum((1, -1), keepdim=True)
+        normalized: torch.Tensor = y / torch.sqrt(squares / count + self.eps)
         return normalized.flatten(-2)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, groups={self.groups}, eps={self.eps}"
+
+
+def _without_mean(x: torch.Tensor) -> torch.Tensor:
+    """Each token less its mean over the features."""
+    return centred(x, lambda z: z.mean(-1, keepdim=True))
 
 
 @NORMS.register("contra_norm")
@@ -192,16 +197,20 @@ class ContraNorm(TokenNorm):
         self.scale, self.identity, self.temperature, self.over, self.eps = scale, identity, temperature, over, eps
 
     def mix_tokens(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """A x, of [..., tokens, features]."""
+        """A x without its mean over the features, of [..., tokens, features]."""
         cosines = directions @ directions.transpose(-1, -2)
         # not -inf: a sequence may have no real token
         scores = (cosines / self.temperature).masked_fill(~real.transpose(-1, -2), torch.finfo(tokens.dtype).min)
-        return torch.softmax(scores, dim=-1) @ tokens
+        # that of a token without its mean, which is then not what a rounded sum is of
+        return torch.softmax(scores, dim=-1) @ _without_mean(tokens)
 
     def mix_features(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """x A, of the same; the direction of a padded token is 0."""
         products = directions.transpose(-1, -2) @ directions
-        return tokens @ torch.softmax(products / self.temperature, dim=-1)
+        shares = torch.softmax(products / self.temperature, dim=-1)
+        # what the mean becomes beyond itself
+        gained = tokens.mean(-1, keepdim=True) * (shares.sum(-2, keepdim=True) - 1)
+        return _without_mean(tokens) @ shares + gained
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         # where a token has heads, the tokens of each head meet each other
@@ -209,9 +218,9 @@ class ContraNorm(TokenNorm):
         mix = self.mix_tokens if self.over == "tokens" else self.mix_features
         with in_full_precision(x):
             mixed = mix(tokens, unit(tokens, 1e-12), real.transpose(1, -2)).transpose(1, -2)
-        y = (1 + self.scale if self.identity else 1) * x - self.scale * mixed
-        centred = y - y.mean(-1, keepdim=True)
-        return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        # LayerNorm sees no mean of x
+        y = _without_mean((1 + self.scale if self.identity else 1) * _without_mean(x) - self.scale * mixed)
+        return y / torch.sqrt(y.square().mean(-1, keepdim=True) + self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, over={self.over}, eps={self.eps}"

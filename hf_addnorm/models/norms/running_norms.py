@@ -203,8 +203,10 @@ class RegularizedBatchNorm(BatchNorm):
     before this batch. In training a model with a head adds the penalties of all its norms to its loss. A base model
     has no loss: `outputs, losses = hf_addnorm.collect_losses(model, **inputs)` gives them beside its outputs. A
     forward of fewer than two tokens has no penalty. Every process adds the whole of it, and every micro-batch: it is
-    right where gradients are averaged over them. A loss that is computed outside of the model (label smoothing in
-    Trainer) misses it. Reentrant checkpointing would lose its gradient and is refused.
+    right where gradients are averaged over them; where Trainer has a head divide its loss by the labels of a whole
+    step, the penalty has the same share of it. A loss that is computed outside of the model (label smoothing and
+    `compute_loss_func` of Trainer) misses it, which a warning says: `hf_addnorm.trainer.AddNormTrainer` adds it there.
+    Reentrant checkpointing would lose its gradient and is refused.
 
     Source: Wang et al., "Understanding the Failure of Batch Normalization for Transformers in NLP", 2022,
     arXiv 2210.05153. The penalty is documented there; it was not checked against a run of the authors' code, whose

@@ -13,6 +13,7 @@ from token_specs import (
     RUNNING,
     build,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_addnorm import collect_losses
 from hf_addnorm.models.base.token_mask import TokenMask, running_with
@@ -251,6 +252,31 @@ def test_few_tokens_have_a_defined_result(kind):
     two_rows = torch.tensor([[True] * 4, [False] * 4])
     x = torch.randn(2, 4, 5, dtype=torch.float64)
     assert running_with(TokenMask(two_rows), norm, x).isfinite().all()
+
+
+class _WritesOfSize(TorchDispatchMode):
+    """The operations whose result has this many numbers."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers, self.names = numbers, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor) and result.numel() == self.numbers:
+            self.names.append(operation.overloadpacket.__name__)
+        return result
+
+
+@pytest.mark.parametrize("kind", RUNNING)
+def test_evaluation_is_one_multiply_add(kind, padded):
+    x, real = padded
+    norm = build(kind, 5)
+    for shift in (0.0, 3.0):
+        running_with(TokenMask(real), norm, x + shift)
+    with torch.no_grad(), _WritesOfSize(x.numel()) as writes:
+        running_with(TokenMask(real), norm.eval(), x)
+    assert writes.names == ["addcmul"]
 
 
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not beside the repository")

@@ -54,11 +54,13 @@ class QuadraticNorm(RunningNorm):
         self.keep("running_gradient", 0.0, hidden_size)
         self.keep("iterations_done", 0, dtype=torch.long)
 
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = self.times_gain(torch.rsqrt(self.running_square + self.eps))
+        return scale, self.plus_bias(torch.zeros_like(scale))
+
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            quotient: torch.Tensor = self.divide(x, real)[0]
-            return quotient
-        return x / torch.sqrt(self.running_square + self.eps)
+        quotient: torch.Tensor = self.divide(self.prepare(x), real)[0]
+        return quotient
 
     # what a backward writes to buffers cannot be traced
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -150,11 +152,12 @@ class PowerNorm(QuadraticNorm):
         if hidden_size % (self.groups or 1):
             raise ValueError(f"power_norm: groups is {groups}, which does not divide the width {hidden_size}.")
 
-    def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if self.groups is not None:
-            slices = x.unflatten(-1, (self.groups, -1))
-            x = (slices / torch.sqrt(slices.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
-        return super().transform(x, real)
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        if self.groups is None:
+            return x
+        slices = x.unflatten(-1, (self.groups, -1))
+        scaled: torch.Tensor = slices / torch.sqrt(slices.square().mean(-1, keepdim=True) + self.eps)
+        return scaled.flatten(-2)
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         square, count = batch
@@ -265,8 +268,6 @@ class UnifiedNorm(QuadraticNorm):
         self.keep("window_gradients", 0.0, window, hidden_size)
 
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().transform(x, real)
         z, *_, ratio = self.divide(x, real)
         return self.plus_bias(_ScaledGradient.apply(self.times_gain(z), ratio))
 

@@ -14,20 +14,29 @@ from ..base.token_mask import current
 from .norm_base import Norm, centred, in_full_precision, slices, unit
 
 
-def real_tokens(x: torch.Tensor, keep_padding: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x` [batch, seq, ..., hidden] with 0 in the padded places, and which are not, [..., 1].
+def mask_of(x: torch.Tensor) -> torch.Tensor | None:
+    """Which tokens of `x` [batch, seq, ..., hidden] are real, [batch, seq, ..., 1]; None if all are.
 
-    Args:
-        keep_padding (`bool`, *optional*, defaults to `False`): leave what the padded places hold, if it is finite.
     Raises:
-        ValueError: if `x` has no tokens.
+        ValueError: if `x` has no tokens, or it cannot be known which are real.
     """
     if x.dim() < 3:
         raise ValueError(
             f"a norm that takes statistics over tokens needs [batch, seq, ..., features] and was given "
             f"{list(x.shape)}: a head that pools its tokens cannot have one."
         )
-    real = current().on(x)
+    return current().on(x)
+
+
+def real_tokens(x: torch.Tensor, keep_padding: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x` [batch, seq, ..., hidden] with 0 in the padded places, and which are not, [..., 1].
+
+    Args:
+        keep_padding (`bool`, *optional*, defaults to `False`): leave what the padded places hold, if it is finite.
+    Raises:
+        ValueError: as `mask_of`.
+    """
+    real = mask_of(x)
     if real is None:
         return x, torch.ones([*x.shape[:-1], 1], dtype=torch.bool, device=x.device)
     real = real.expand(*x.shape[:-1], 1)

@@ -21,6 +21,7 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliary
     # whether a norm of the whole's own takes statistics over tokens; the parts tell theirs
     mixes_tokens = False
     asks_model = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -41,13 +42,7 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliary
         """The models that it is made of, in order."""
         raise NotImplementedError
 
-    @property
-    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
-        """Whether any part does."""
-        return any(part.supports_gradient_checkpointing for part in self.parts)
-
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        # each part may refuse what its state does not survive; ALBERT, as in Transformers, has no checkpoints
+        # each part may refuse what its state does not survive
         for part in self.parts:
-            if part.supports_gradient_checkpointing:
-                part._set_gradient_checkpointing(*args, **kwargs)
+            part._set_gradient_checkpointing(*args, **kwargs)

@@ -6,9 +6,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..base.forward_context import put_buffer
+from ..base.protocols import AutogradContext
 from ..base.registries import NORMS
 from ..base.registry import Fraction, Positive, whole
-from .running_norms import AutogradContext, RunningNorm, over_processes, over_tokens, processes
+from .running_norms import RunningNorm, over_processes, over_tokens, processes
 
 
 class _ApproximateDivision(torch.autograd.Function):

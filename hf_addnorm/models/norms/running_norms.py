@@ -5,7 +5,7 @@ Those without a mean, with statistics of gradients too, are in quadratic_norms.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch import nn
 
 from ..base.auxiliary_loss import contribute
 from ..base.forward_context import put_buffer
+from ..base.protocols import AutogradContext
 from ..base.registries import NORMS
 from ..base.registry import Finite, Fraction, Positive, number, whole
 from ..base.token_mask import current
@@ -21,9 +22,6 @@ from .token_norms import TokenNorm, mask_of
 
 
 NonNegative = Annotated[float, number(at_least=0)]
-
-# torch's context between a forward and its backward, which holds whatever they give it
-AutogradContext = Any
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -2,8 +2,9 @@
 
     python benchmarks/attention_residuals_memory.py [--layers 6 24 96] [--json FILE]
 
-A pre-norm BERT, 64 wide, [4, 16] tokens, without dropout; the unit is one tensor [batch, seq, hidden] of the dtype that
-is computed in. Each storage counts once, parameters do not. This is counted, not timed: it is the same on every machine.
+A pre-norm BERT, 64 wide, [4, 16] tokens, without dropout; the unit is one tensor [batch, seq, hidden] of the dtype
+that is computed in. Each storage counts once, parameters do not. This is counted, not timed: every machine gives the
+same figures.
 """
 
 import argparse

@@ -19,6 +19,8 @@ from hf_addnorm import (
     AddNormCamembertConfig,
     AddNormData2VecTextConfig,
     AddNormDebertaV2Config,
+    AddNormDeiTConfig,
+    AddNormDistilBertConfig,
     AddNormElectraConfig,
     AddNormErnieConfig,
     AddNormGPT2Config,
@@ -301,6 +303,27 @@ def bert_shaped(config_class: type[Any], inputs: Any = two_segment_inputs, tiny:
     return Family(config_class, {**_TWO_SEGMENTS, **dict(tiny)}, inputs, position_table=True, shape="bert", **row)
 
 
+FAMILIES["distilbert"] = Family(
+    AddNormDistilBertConfig,
+    {
+        "dim": 32,
+        "n_layers": 4,
+        "n_heads": 4,
+        "hidden_dim": 37,
+        "vocab_size": 99,
+        "max_position_embeddings": 64,
+    },
+    text_inputs,
+    position_table=True,
+)
+FAMILIES["deit"] = Family(
+    AddNormDeiTConfig,
+    {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+    image_inputs,
+    more_models=("AddNormDeiTForImageClassificationWithTeacher",),
+    without=_NO_TABLES,
+    shape="vit",
+)
 FAMILIES |= {
     "roberta": bert_shaped(AddNormRobertaConfig),
     "xlm_roberta": bert_shaped(AddNormXLMRobertaConfig),

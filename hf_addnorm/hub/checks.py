@@ -250,6 +250,7 @@ def _visit(folder: Path, check: Check) -> None:
                 command,
                 env=_environment(temporary),
                 cwd=temporary,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 timeout=_TIMEOUT,

@@ -38,6 +38,8 @@ def test_what_is_pushed_loads_bit_for_bit(choice, new_client, hub):
             modules = {"model": f"{code}.modeling_addnorm_{ALL[repo][0]}"}
             modules |= {"config": modules["model"].replace("modeling", "configuration")}
             assert found == right | modules | {"class": case.model}, repo
+            found_processor = do("prepare", repo=repo, auto=load["prepares"])
+            assert found_processor == {"prepared": True, "package": "transformers"}, repo
         for trust in ({}, {"trust_remote_code": False}):
             refused = do("load_all", **load, **trust)
             assert refused["error"] == "ValueError"

@@ -110,7 +110,7 @@ class Visit:
                 self.attempt("one forward of AutoModel", partial(self.forward, model))
         if kind in INPUT_KINDS:
             auto = INPUT_KINDS[kind].processor
-            # a class of Transformers; without the argument, some of these Auto classes ask whether to run the model's code
+            # a class of Transformers; without the argument, some Auto classes ask whether to run the model's code
             load = partial(getattr(transformers, auto).from_pretrained, self.folder, trust_remote_code=False)
             self.attempt(auto, load)
 

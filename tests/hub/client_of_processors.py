@@ -1,7 +1,7 @@
 """A process in which hf_addnorm cannot be imported: loads what prepares inputs from folders that hold a model's code.
 
-Usage: python client_of_processors.py CASES.json, a list of {"folder", "auto", "class"}. Writes for each case how it was
-loaded: "refusing" with `trust_remote_code=False`, "silent" without the argument where nobody answers.
+Usage: python client_of_processors.py CASES.json, a list of {"folder", "auto"}. Writes the classes that each
+gives: "refusing" with `trust_remote_code=False`, "silent" without the argument where nobody answers.
 """
 
 import builtins

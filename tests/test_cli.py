@@ -34,10 +34,12 @@ def _fresh_processes_start_fast(request, monkeypatch):
         return
 
     def run_there(command, env, cwd, timeout, **kwargs):
-        assert command[0] == sys.executable and kwargs == {"capture_output": True, "text": True, "check": False}
+        assert command[0] == sys.executable
+        # nothing there waits for somebody at the terminal
+        assert kwargs == {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
         return forked_python.run(command[1:], env=env, cwd=cwd, timeout=timeout)
 
-    there = types.SimpleNamespace(run=run_there, TimeoutExpired=subprocess.TimeoutExpired)
+    there = types.SimpleNamespace(run=run_there, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(checks, "subprocess", there)
 
 

@@ -15,6 +15,7 @@ from .. import hub
 from ..hub.card import CARD, CardOptions, count_parameters, create_card, is_placeholder, read_config, write_card
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
+from ..hub.failures import failing_as
 from ..launch import launch_file, launch_files
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
@@ -182,7 +183,8 @@ def _config(what: str, family: str, revision: str | None) -> tuple[PreTrainedCon
         near = difflib.get_close_matches(what, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {one_of(near)}?" if near else "hf-addnorm presets lists the presets."
         raise ValueError(f"{what!r} is no preset, no folder and no repository (OWNER/NAME): {hint}")
-    config = as_ours(read_config(what, revision=revision))
+    with failing_as(f"{what} cannot be read"):
+        config = as_ours(read_config(what, revision=revision))
     return config, None, config.model_type
 
 

@@ -83,10 +83,8 @@ def command(function: Callable[..., Report]) -> Callable[..., None]:
     def run(*, json_: bool, **kwargs: object) -> None:
         try:
             report = function(**kwargs)
-        except (ValueError, FileNotFoundError, NotADirectoryError) as error:
-            _fail(error, json_, USAGE)
-        except (OSError, ImportError) as error:
-            _fail(error, json_, PROBLEM)
+        except Exception as error:
+            _fail(error, json_)
         if json_:
             sys.stdout.write(redact(json.dumps(report.data, indent=2)) + "\n")
         else:
@@ -110,8 +108,17 @@ def command(function: Callable[..., Report]) -> Callable[..., None]:
     return run
 
 
-def _fail(error: Exception, as_json: bool, code: int) -> None:
-    sentence = redact(" ".join(str(error).split()))
+def _fail(error: Exception, as_json: bool) -> None:
+    """Say what went wrong in a sentence, and end with the exit code; an error that nobody foresaw goes on."""
+    from ..hub.failures import HubError, failure
+    from ..hub.redaction import redact
+
+    reason = None if isinstance(error, HubError) else failure(error)
+    if reason is None and not isinstance(error, (ValueError, OSError, ImportError)):
+        raise error
+    is_usage = reason is None and isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError))
+    code = USAGE if is_usage else PROBLEM
+    sentence = redact(" ".join((reason or str(error)).split()))
     if as_json:
         sys.stdout.write(json.dumps({"error": sentence}, indent=2) + "\n")
     else:

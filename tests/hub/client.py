@@ -149,6 +149,19 @@ def package(load: bool = False) -> Any:
 
 
 @verb
+def cli(*, args: list[str]) -> Any:
+    """The console script: its exit code, and what it says."""
+    from typer.testing import CliRunner
+
+    from hf_addnorm.cli.app import app
+
+    result = CliRunner().invoke(app, args)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return {"code": result.exit_code, "said": result.output}
+
+
+@verb
 def api(method: str, **arguments: Any) -> Any:
     """A method of `HfApi`."""
     return str(getattr(huggingface_hub.HfApi(), method)(**arguments))

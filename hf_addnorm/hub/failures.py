@@ -18,7 +18,7 @@ _ANSWERS = {
     400: "the Hub refused what it was sent",
     401: f"the Hub does not know who asks, or there is no such repository: {_LOG_IN}",
     403: f"this login has no right to do that: {_LOG_IN} with a token that may write there",
-    404: f"there is no such repository, revision or file, or this login may not see it: look at the name, or {_LOG_IN}",
+    404: f"there is no such repository, revision or file, or this login may not see it: see the name, or {_LOG_IN}",
     412: "somebody else has pushed in between: push again",
     413: "the Hub refused a file because of its size",
     429: "the Hub was asked too often: wait, and try again",
@@ -33,7 +33,7 @@ _NO_SPACE = {
 
 
 class HubError(OSError):
-    """Something that the Hub, the way there or the disk did not do; its text is one sentence, and says what was done."""
+    """Something that the Hub, the way there or the disk did not do; its text says what was done."""
 
 
 @contextmanager

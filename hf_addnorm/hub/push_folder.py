@@ -83,8 +83,8 @@ class Push:
             operations.append(CommitOperationAdd(CARD, self.card.encode()))
         kwargs.setdefault("commit_message", "Upload model")
         progress.append(
-            f"no commit was made, so {repo} is as it was, unless only the answer to the commit was lost; to push again is "
-            "safe, and sends only what is missing"
+            f"no commit was made, so {repo} is as it was, unless only the answer to the commit was lost; to push "
+            "again is safe, and sends only what is missing"
         )
         return str(api.create_commit(repo, operations, **kwargs).commit_url)
 

@@ -139,7 +139,9 @@ def test_show_a_folder_ours_and_stock(saved, tmp_path):
     ("args", "sentence"),
     [
         (("show", "pre_lnn"), "'pre_lnn' is no preset, no folder and no repository (OWNER/NAME): did you mean pre_ln"),
-        (("show", "./nowhere"), "'./nowhere' is no preset, no folder"),
+        (("show", "./nowhere"), "./nowhere does not exist."),
+        (("show", "/tmp/nowhere/normforme"), "/tmp/nowhere/normforme does not exist."),
+        (("show", "runs/nowhere/pre_ln"), "runs/nowhere/pre_ln does not exist."),
         (("show", "pre_ln", "--family", "bart"), "unknown family 'bart'. Did you mean bert"),
         (("check", "nowhere"), "nowhere is not a folder."),
         (("card", "nowhere"), "nowhere holds no model: there is no config.json."),
@@ -466,3 +468,38 @@ def test_an_encoder_decoder_is_shown_and_looked_at(tmp_path):
     del written["auto_map"]["AutoModelForSeq2SeqLM"]
     (folder / "config.json").write_text(json.dumps(written))
     assert "AutoModelForSeq2SeqLM" in check_folder(folder, load=False).errors[0].what
+
+
+def test_light_commands_import_neither_torch_nor_transformers(tmp_path):
+    script = tmp_path / "light.py"
+    script.write_text(
+        "import sys\nfrom hf_addnorm_script import main\ntry:\n    main()\nfinally:\n"
+        "    found = [name for name in ('torch', 'transformers', 'jinja2') if name in sys.modules]\n"
+        "    sys.stderr.write(f'imported: {found}')\n"
+    )
+    for args in (["launch", "cpu2"], ["launch", "nope"], ["presets", "--json"]):
+        # not forked: a process that has imported nothing
+        done = subprocess.run(
+            [sys.executable, script, *args],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr.endswith("imported: []"), done.stderr
+        assert (done.returncode, done.stdout) == (2 * (args[1] == "nope"), "" if args[1] == "nope" else run(*args))
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_sentences_are_broken_between_words(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    said = run("show", "hyper_connections")
+    monkeypatch.setenv("COLUMNS", "10000")
+    whole = run("show", "hyper_connections")
+    prose = [line for line in whole.splitlines() if line.startswith(("  x is", "  note: ", "  source: "))]
+    assert prose and any(len(line) > columns for line in prose)
+    assert said.split() == whole.split()
+    lines = said.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("  x is the stream"))
+    end = next(number for number, line in enumerate(lines) if number > begin and not line.startswith("  "))
+    assert all(len(line) <= columns for line in lines[begin:end])

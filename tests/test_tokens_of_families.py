@@ -139,16 +139,13 @@ def test_a_head_that_pools_its_tokens_is_told_that_it_has_none(kind, masked):
             assert model(**inputs).loss.isfinite()
 
 
-CHECKPOINTED = [f for f in ENCODERS if FAMILIES[f].stock_class(base_model(f)).supports_gradient_checkpointing]
-
-
 # reentrant checkpointing walks twice through the norm of the relative embeddings that all layers share
-REENTRANT = [family for family in CHECKPOINTED if family != "deberta_v2_conv"]
+REENTRANT = [family for family in ENCODERS if family != "deberta_v2_conv"]
 
 
 @pytest.mark.parametrize("spec", ["post_batch", "pre_instance"])
 @pytest.mark.parametrize(
-    ("family", "reentrant"), [(f, False) for f in CHECKPOINTED] + [(f, True) for f in REENTRANT], ids=str
+    ("family", "reentrant"), [(f, False) for f in ENCODERS] + [(f, True) for f in REENTRANT], ids=str
 )
 def test_a_recomputation_counts_in_no_family(family, reentrant, spec):
     inputs = FAMILIES[family].inputs(base_model(family))

@@ -22,6 +22,7 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel
     asks_model = False
     # whether a module in it adds to the loss
     adds_loss = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -42,13 +43,7 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel
         """The models that it is made of, in order."""
         raise NotImplementedError
 
-    @property
-    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
-        """Whether any part does."""
-        return any(part.supports_gradient_checkpointing for part in self.parts)
-
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        # each part may refuse what its state does not survive; ALBERT, as in Transformers, has no checkpoints
+        # each part may refuse what its state does not survive
         for part in self.parts:
-            if part.supports_gradient_checkpointing:
-                part._set_gradient_checkpointing(*args, **kwargs)
+            part._set_gradient_checkpointing(*args, **kwargs)

@@ -15,7 +15,7 @@ from .configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig, 
 from .part_families import DECODER_CONFIGS, DECODERS, ENCODER_CONFIGS, ENCODERS
 
 
-class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):  # type: ignore[override]
+class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
     """`EncoderDecoderModel` of two AddNorm models; same arguments, same outputs, same keys of the weights.
 
         source -> encoder -> (enc_to_dec_proj, where the widths differ) -+

@@ -6,6 +6,7 @@ quantisers replace a Linear, and a norm that it owned would be lost, or would se
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -77,17 +78,40 @@ NO_BRANCH_NORMS = BranchNorms({})
 
 
 class ModuleView:
-    """A module (or a config) as a stock forward sees it while some of its parts are replaced."""
+    """A module (or a config) as a stock forward sees it while some of its parts are replaced.
+
+    Methods and properties of the module run on the view, so that they see the replaced parts too (one that calls
+    `super()` fails: the view is no instance of the module's class). What the forward sets is set on the module.
+
+    Args:
+        module: whose forward runs.
+        replaced (`dict`): what stands in the place of its parts, by name.
+    """
 
     def __init__(self, module: Any, replaced: Mapping[str, Any]):
-        self._module = module
-        self._replaced = replaced
+        vars(self).update(_module=module, _replaced=replaced)
 
     def __getattr__(self, name: str) -> Any:
         replaced = self._replaced
         if name in replaced:
             return replaced[name]
-        return getattr(self._module, name)
+        found = getattr(type(self._module), name, None)
+        if isinstance(found, property):
+            return found.__get__(self)
+        value = getattr(self._module, name)
+        # torch.compile traces a partial, but no new bound method
+        return partial(value.__func__, self) if _is_method_of(value, self._module) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._replaced:
+            raise AttributeError(
+                f"the forward of {type(self._module).__name__} sets {name!r}, which its add & norm block has replaced."
+            )
+        setattr(self._module, name, value)
+
+
+def _is_method_of(value: Any, owner: Any) -> bool:
+    return isinstance(value, MethodType) and value.__self__ is owner
 
 
 class WithBranchNorms(nn.Module):

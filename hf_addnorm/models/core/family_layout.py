@@ -60,6 +60,8 @@ class FamilyLayout:
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
         other_parts (`dict[str, type]`): further stock modules, and the class that recasts each.
         output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
+    Raises:
+        ValueError: if a norm that a spec asks for after the embeddings or after the last layer would have no place.
     """
 
     layer: Any
@@ -75,6 +77,17 @@ class FamilyLayout:
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
     output_scale: float | ComponentSpec = 1.0
+
+    def __post_init__(self) -> None:
+        for place, paths in {
+            "embed": {"embed_norm": self.embed_norm, "embed_dropout": self.embed_dropout},
+            "final": {"final_norm": self.final_norm, "encoder_class": self.encoder_class},
+        }.items():
+            if not any(paths.values()):
+                raise ValueError(
+                    f"the layout of {self.layer.__name__} says neither {' nor '.join(paths)}: a norm that a spec "
+                    f"asks for in {place!r} would be left out."
+                )
 
 
 def numbered(path: str) -> Callable[[Any], list[str]]:

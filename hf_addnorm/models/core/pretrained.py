@@ -169,8 +169,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
             put_positions(self, table, POSITIONS.build(spec.positions, width))
         if layout.embed_norm is not None:
             self._place_at((layout.embed_norm,), spec, spec.embed, "embed")
-        elif layout.embed_dropout is not None and spec.embed not in ("auto", False):
-            recast_at(self, layout.embed_dropout, EmbedDropout).embed_norm = self._place_norm(
+        elif spec.embed not in ("auto", False):
+            recast_at(self, cast(str, layout.embed_dropout), EmbedDropout).embed_norm = self._place_norm(
                 spec, spec.embed, "embed"
             )
 

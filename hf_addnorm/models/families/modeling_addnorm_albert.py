@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.albert import modeling_albert as stock
 
@@ -37,10 +38,12 @@ class AddNormAlbertAttention(WithBranchNorms, stock.AlbertAttention):
         return {**super().replaced(branch_norms), **parts}
 
 
-class AddNormAlbertLayer(AddNormLayer, stock.AlbertLayer):
+class AddNormAlbertLayer(AddNormLayer, GradientCheckpointingLayer, stock.AlbertLayer):
     """An ALBERT layer whose sublayers run through the add & norm blocks of the depth that it is run at.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
+
+    It can be checkpointed, which the stock layer cannot.
     """
 
     sublayers: ClassVar = {
@@ -112,6 +115,7 @@ def _layers(config: Any) -> list[str]:
 class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, stock.AlbertPreTrainedModel):
     config: AddNormAlbertConfig
     base_model_prefix = "albert"
+    supports_gradient_checkpointing = True
     layout = FamilyLayout(
         layer=AddNormAlbertLayer,
         layers=_layers,

@@ -1,0 +1,96 @@
+"""Norms inside a sublayer: what a stock forward sees while some of its parts are replaced."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_addnorm.models.core.branch_norms import BranchNorms, ModuleView, WithBranchNorms
+
+
+class Base(nn.Module):
+    def enter(self, x):
+        return self.up(x)
+
+
+class Split(Base):
+    """A feed-forward as some model might write it: its forward is spread over methods and a property."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+        self.dropout = nn.Dropout(0.5)
+        self.calls = 0
+
+    @property
+    def last(self):
+        return self.dropout
+
+    def leave(self, x):
+        return self.last(self.down(x))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.leave(torch.tanh(self.enter(x)))
+
+
+class Chunked(Split):
+    def forward(self, x):
+        return x if len(x) == 0 else torch.cat([self.of_one(row) for row in x.split(1)])
+
+    def of_one(self, row):
+        return self.leave(torch.tanh(self.enter(row)))
+
+
+class Setting(Split):
+    def forward(self, x):
+        self.dropout = nn.Identity()
+        return x
+
+
+def recast_class(stock):
+    return type(
+        f"AddNorm{stock.__name__}",
+        (WithBranchNorms, stock),
+        {"linear_roles": {"up": "w1", "down": "w2"}, "left_to_block": ("dropout",)},
+    )
+
+
+@pytest.mark.parametrize("stock", [Split, Chunked])
+def test_parts_are_replaced_in_methods_and_properties_of_a_stock_class(stock):
+    torch.manual_seed(0)
+    module = recast_class(stock)()
+    module.train()
+    up, mid = nn.LayerNorm(6), nn.RMSNorm(6)
+    x = torch.randn(5, 4)
+    expected = module.down(mid(torch.tanh(up(module.up(x)))))
+    # with its dropout left to the block nothing is random in it
+    torch.testing.assert_close(module(x, branch_norms=BranchNorms({"up": up, "mid": mid})), expected)
+    torch.testing.assert_close(module(x), module.down(torch.tanh(module.up(x))))
+
+
+def test_a_stock_class_with_methods_compiles_as_one_graph():
+    module = recast_class(Chunked)()
+    norms = BranchNorms({"up": nn.LayerNorm(6)})
+    x = torch.randn(3, 4)
+    compiled = torch.compile(lambda x: module(x, branch_norms=norms), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), module(x, branch_norms=norms))
+
+
+def test_what_a_stock_forward_sets_is_set_on_the_module():
+    module = recast_class(Split)()
+    for calls in (1, 2):
+        module(torch.randn(5, 4))
+        assert module.calls == calls
+
+
+def test_a_stock_forward_that_sets_a_replaced_part_is_refused():
+    with pytest.raises(AttributeError, match="sets 'dropout', which its add & norm block has replaced"):
+        recast_class(Setting)()(torch.randn(5, 4))
+
+
+def test_a_view_shows_what_is_not_replaced_as_it_is():
+    module = Split()
+    view = ModuleView(module, {"up": nn.Identity()})
+    assert view.down is module.down and view.training is module.training
+    assert not hasattr(view, "sideways")
+    assert dict(view.named_parameters()).keys() == dict(module.named_parameters()).keys()

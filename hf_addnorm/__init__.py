@@ -18,6 +18,7 @@ from .models.families.configuration_addnorm_bert import *
 from .models.families.configuration_addnorm_camembert import *
 from .models.families.configuration_addnorm_data2vec_text import *
 from .models.families.configuration_addnorm_deberta_v2 import *
+from .models.families.configuration_addnorm_deit import *
 from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_camembert import *
     from .models.families.modeling_addnorm_data2vec_text import *
     from .models.families.modeling_addnorm_deberta_v2 import *
+    from .models.families.modeling_addnorm_deit import *
     from .models.families.modeling_addnorm_distilbert import *
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *

@@ -19,6 +19,7 @@ from hf_addnorm import (
     AddNormCamembertConfig,
     AddNormData2VecTextConfig,
     AddNormDebertaV2Config,
+    AddNormDeiTConfig,
     AddNormDistilBertConfig,
     AddNormElectraConfig,
     AddNormErnieConfig,
@@ -314,6 +315,14 @@ FAMILIES["distilbert"] = Family(
     },
     text_inputs,
     position_table=True,
+)
+FAMILIES["deit"] = Family(
+    AddNormDeiTConfig,
+    {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+    image_inputs,
+    more_models=("AddNormDeiTForImageClassificationWithTeacher",),
+    without=_NO_TABLES,
+    shape="vit",
 )
 FAMILIES |= {
     "roberta": bert_shaped(AddNormRobertaConfig),

@@ -102,7 +102,8 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
     assert set(expected) - set(row.config_class.auto_classes) <= {"AutoModelWithLMHead"}
 
 
-# the families that share BERT's paths
+# the families that share ViT's paths, and BERT's
+VIT_SHAPED = ("vit", *(family for family, row in FAMILIES.items() if row.shape == "vit"))
 BERT_SHAPED = ("bert", "deberta_v2", "deberta_v2_conv", "toy")
 BERT_SHAPED += tuple(family for family, row in FAMILIES.items() if row.shape == "bert")
 
@@ -113,7 +114,9 @@ def test_config_alone_carries_its_code(family, tmp_path):
     row.config("").save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.glob("*.py")}
     modules = [sys.modules[cls.__module__] for cls in (row.config_class, row.model_class(row.models[0]))]
-    own = {Path(module.__file__).name for module in modules} | ({"bert_shape.py"} if family in BERT_SHAPED else set())
+    own = {Path(module.__file__).name for module in modules}
+    own |= {"bert_shape.py"} if family in BERT_SHAPED else set()
+    own |= {"vit_shape.py"} if family in VIT_SHAPED else set()
     assert files == {f"{room}.py" for room in MACHINERY} | own
     assert len(files) in (9, 10)
 

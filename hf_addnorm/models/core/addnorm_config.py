@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -214,6 +215,13 @@ class AddNormConfig(CodeCarryingConfig):
             "model_width": self.hidden_size,
         }
         return build_norm(norm, width or self.hidden_size, **from_model)
+
+    def __repr__(self) -> str:
+        # what differs from the family's defaults; of the spec, what differs from its preset
+        plain = family_class(self)().to_dict()
+        shown = {key: value for key, value in self.to_dict().items() if key not in plain or plain[key] != value}
+        shown["add_norm"] = self.add_norm.short()
+        return f"{type(self).__name__} {json.dumps(shown, indent=2, sort_keys=True, default=str)}"
 
     def to_dict(self) -> dict[str, Any]:
         """As in Transformers; `add_norm` in its JSON form."""

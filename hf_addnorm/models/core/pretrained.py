@@ -31,8 +31,9 @@ from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_table
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
-from .loading import reraise_damaged_weights
+from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
+from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
 from .transformers_internals import keep_in_float32, keep_whole, mark_not_started, register_key_layout
@@ -64,10 +65,18 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers; weights that are cut short or damaged are named in a sentence."""
+        """As in Transformers; weights that are cut short or damaged are named in a sentence.
+
+        A warning says so where the model computes another function than the checkpoint's: its add & norm is another.
+        """
         register_key_layout(cls)
         with reraise_damaged_weights(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = result[0] if isinstance(result, tuple) else result
+        before = add_norm_of_checkpoint(cls.config_class, model.config, pretrained_model_name_or_path, kwargs)
+        if before is not None:
+            warn_of_another_function(model, pretrained_model_name_or_path, before)
+        return result
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As in Transformers, in the layout of keys that the stock family has on disk."""

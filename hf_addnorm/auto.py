@@ -111,7 +111,8 @@ def load_pretrained(
     Returns:
         The model. Weights that have a place in the scheme are the checkpoint's, all others have their start values.
     Raises:
-        ValueError: unknown Auto class, a family that has no AddNorm model, or a spec that is not valid.
+        ValueError: unknown Auto class, a family that has no AddNorm model or none with this head, or a spec that is
+            not valid.
         OSError: a file that is missing, truncated or damaged.
     """
     auto_class = _auto_class(auto_class)
@@ -122,11 +123,24 @@ def load_pretrained(
         with reraise_damaged_weights(checkpoint):
             return auto_class.from_pretrained(checkpoint, **kwargs)
     hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
-    stock_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
-    config_class = _FAMILIES.get(stock_type)
-    if config_class is None and stock_type not in [config.model_type for config in _FAMILIES.values()]:
+    model_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
+    found = [config for stock, config in _FAMILIES.items() if model_type in (stock, config.model_type)]
+    if not found:
         raise ValueError(
-            f"{checkpoint} is a {stock_type!r} model, which has no AddNorm family; families are {one_of(_FAMILIES)}."
+            f"{checkpoint} is a {model_type!r} model, which has no AddNorm family; families are {one_of(_FAMILIES)}."
         )
-    loader = auto_class if config_class is None else auto_class._model_mapping[config_class]
-    return loader.from_pretrained(checkpoint, add_norm=add_norm, **kwargs)
+    return _model_of(auto_class, found[0]).from_pretrained(checkpoint, add_norm=add_norm, **kwargs)
+
+
+def _model_of(auto_class: Any, config_class: type[AddNormConfig]) -> Any:
+    """The model that an Auto class finds for a family.
+
+    Raises:
+        ValueError: if the family has none.
+    """
+    if config_class not in auto_class._model_mapping:
+        raise ValueError(
+            f"{auto_class.__name__} finds no model of the family {config_class.stock_model_type!r}; allowed are "
+            f"{one_of(config_class.auto_classes)}."
+        )
+    return auto_class._model_mapping[config_class]

@@ -49,6 +49,7 @@ def load_with_package_hidden(tmp_path):
         done = forked_python.run([Path(__file__).with_name("package_hidden.py"), file], env=env, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.split() == ["checked", str(len(cases))]
+        assert "computes another function" not in done.stderr
 
     return load
 

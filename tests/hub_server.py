@@ -52,6 +52,16 @@ def cut_reply(request: Request, proceed: Callable[[], Reply]) -> Reply:
     return Reply(reply.json, reply.status, reply.headers, reply.content, cut_at=len(reply.body) // 2)
 
 
+def answering(status: int) -> Fault:
+    """The Hub answers with this status, and nothing happens."""
+
+    def act(request: Request, proceed: Callable[[], Reply]) -> Reply:
+        _ = request.body
+        raise HubError(status, f"refused with {status}")
+
+    return act
+
+
 def before(action: Callable[[], Any]) -> Fault:
     """Something happens just before the request is carried out."""
 

@@ -13,7 +13,7 @@ import forked_python
 import pytest
 import torch
 import transformers
-from families import FAMILIES, PRESET_NAMES, slow_unless
+from families import BASE_MODELS, FAMILIES, PRESET_NAMES, slow_unless
 from typer.testing import CliRunner
 
 import hf_addnorm
@@ -34,10 +34,12 @@ def _fresh_processes_start_fast(request, monkeypatch):
         return
 
     def run_there(command, env, cwd, timeout, **kwargs):
-        assert command[0] == sys.executable and kwargs == {"capture_output": True, "text": True, "check": False}
+        assert command[0] == sys.executable
+        # nothing there waits for somebody at the terminal
+        assert kwargs == {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
         return forked_python.run(command[1:], env=env, cwd=cwd, timeout=timeout)
 
-    there = types.SimpleNamespace(run=run_there, TimeoutExpired=subprocess.TimeoutExpired)
+    there = types.SimpleNamespace(run=run_there, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(checks, "subprocess", there)
 
 
@@ -137,7 +139,9 @@ def test_show_a_folder_ours_and_stock(saved, tmp_path):
     ("args", "sentence"),
     [
         (("show", "pre_lnn"), "'pre_lnn' is no preset, no folder and no repository (OWNER/NAME): did you mean pre_ln"),
-        (("show", "./nowhere"), "'./nowhere' is no preset, no folder"),
+        (("show", "./nowhere"), "./nowhere does not exist."),
+        (("show", "/tmp/nowhere/normforme"), "/tmp/nowhere/normforme does not exist."),
+        (("show", "runs/nowhere/pre_ln"), "runs/nowhere/pre_ln does not exist."),
         (("show", "pre_ln", "--family", "bart"), "unknown family 'bart'. Did you mean bert"),
         (("check", "nowhere"), "nowhere is not a folder."),
         (("card", "nowhere"), "nowhere holds no model: there is no config.json."),
@@ -279,6 +283,33 @@ def test_what_could_be_better_is_no_problem(folder):
     assert [finding.what[:12] for finding in check_folder(folder, load=False).findings] == ["is not there"]
 
 
+@pytest.mark.parametrize("family", [slow_unless(name == "vit", name) for name in ("vit", "bert", "wav2vec2")])
+def test_a_model_as_it_was_saved_has_no_error(family, tmp_path):
+    row = FAMILIES[family]
+    row.model_class(BASE_MODELS[family])(row.config("", "pre_ln")).save_pretrained(tmp_path)
+    found = run_json("check", tmp_path)
+    assert found["ok"] and "AutoModel" in found["loaded"]
+    # no card, no license, nothing that prepares inputs
+    assert [finding["level"] for finding in found["findings"]] == ["warning"] * 3
+    if family == "vit":
+        # something that is there and does not load
+        (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
+        assert [finding.where for finding in check_folder(tmp_path).errors] == ["AutoImageProcessor"]
+
+
+def test_a_saved_pipeline_is_clean(tmp_path):
+    config = FAMILIES["vit"].config("AddNormViTForImageClassification", "pre_rms_norm")
+    pipe = transformers.pipeline(
+        "image-classification",
+        model=hf_addnorm.AddNormViTForImageClassification(config),
+        image_processor=transformers.ViTImageProcessor(size={"height": 16, "width": 16}),
+    )
+    pipe.save_pretrained(tmp_path)
+    found = check_folder(tmp_path)
+    assert not found.errors and "AutoImageProcessor" in found.loaded
+    assert {finding.where for finding in found.findings} == {"README.md"}
+
+
 def test_unknown_code_is_not_run_unless_asked_for(folder, tmp_path):
     trace = tmp_path / "trace"
     code = folder / "modeling_addnorm_bert.py"
@@ -315,7 +346,9 @@ def test_what_only_loading_shows_is_found(folder):
     found = check_folder(folder)
     said = {finding.where: finding.what for finding in found.errors}
     assert "missing_keys: classifier.bias" in said["AutoModelForSequenceClassification"]
-    assert "finds nothing here (tokenizer.json" in said["AutoTokenizer"]
+    # what prepares the inputs may be elsewhere
+    (advice,) = [finding for finding in found.findings if finding.level == "warning"]
+    assert advice.where == "AutoTokenizer" and advice.what.startswith("finds nothing here (tokenizer.json")
     assert "AutoModel" in found.loaded
 
 
@@ -435,3 +468,38 @@ def test_an_encoder_decoder_is_shown_and_looked_at(tmp_path):
     del written["auto_map"]["AutoModelForSeq2SeqLM"]
     (folder / "config.json").write_text(json.dumps(written))
     assert "AutoModelForSeq2SeqLM" in check_folder(folder, load=False).errors[0].what
+
+
+def test_light_commands_import_neither_torch_nor_transformers(tmp_path):
+    script = tmp_path / "light.py"
+    script.write_text(
+        "import sys\nfrom hf_addnorm_script import main\ntry:\n    main()\nfinally:\n"
+        "    found = [name for name in ('torch', 'transformers', 'jinja2') if name in sys.modules]\n"
+        "    sys.stderr.write(f'imported: {found}')\n"
+    )
+    for args in (["launch", "cpu2"], ["launch", "nope"], ["presets", "--json"]):
+        # not forked: a process that has imported nothing
+        done = subprocess.run(
+            [sys.executable, script, *args],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr.endswith("imported: []"), done.stderr
+        assert (done.returncode, done.stdout) == (2 * (args[1] == "nope"), "" if args[1] == "nope" else run(*args))
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_sentences_are_broken_between_words(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    said = run("show", "hyper_connections")
+    monkeypatch.setenv("COLUMNS", "10000")
+    whole = run("show", "hyper_connections")
+    prose = [line for line in whole.splitlines() if line.startswith(("  x is", "  note: ", "  source: "))]
+    assert prose and any(len(line) > columns for line in prose)
+    assert said.split() == whole.split()
+    lines = said.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("  x is the stream"))
+    end = next(number for number, line in enumerate(lines) if number > begin and not line.startswith("  "))
+    assert all(len(line) <= columns for line in lines[begin:end])

@@ -6,6 +6,7 @@ import json
 import types
 
 import pytest
+from families import SPECS
 from specs import AXES, EVERYTHING, LAYERS, NEEDED, accepts, config, parse, through_json
 
 from hf_addnorm import AddNormBertConfig, AddNormSpec, presets
@@ -231,3 +232,24 @@ def test_every_option_has_a_type_that_is_read():
                     # a depth rule may be one
                     rule = isinstance(default, ComponentSpec) and parse_depth_value(default, "") == default
                     assert rule or accepts(option.annotation, default), (kind, name)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_repr_is_short_and_says_the_spec(name):
+    spec = AddNormSpec.parse(SPECS[name])
+    assert eval(repr(spec), {"AddNormSpec": AddNormSpec}) == spec
+    if isinstance(SPECS[name], str):
+        assert repr(spec) == f"AddNormSpec.parse({SPECS[name]!r})"
+    else:
+        assert len(repr(spec)) < 600
+
+
+def test_repr_of_a_config_says_what_was_set():
+    config = AddNormBertConfig(add_norm={"preset": "post_ln", "norm": "rms_norm"}, num_hidden_layers=2)
+    name, shown = repr(config).split(" ", 1)
+    said = json.loads(shown)
+    assert name == "AddNormBertConfig" and len(shown.splitlines()) < 10
+    assert said["add_norm"] == {"preset": "post_ln", "norm": "rms_norm"} and said["num_hidden_layers"] == 2
+    assert AddNormBertConfig(**said).to_dict() == config.to_dict()
+    # what is saved is all of it
+    assert json.loads(config.to_json_string())["add_norm"] == config.add_norm.to_dict()

@@ -1,5 +1,6 @@
 """The console script `hf-addnorm`."""
 
+import importlib
 import sys
 
 
@@ -7,10 +8,14 @@ import sys
 _NEEDED = ("typer", "rich", "jinja2")
 
 
-def main() -> None:
-    """Run the console script; if one of its packages is missing, say what to install."""
+def main(commands: str = "app") -> None:
+    """Run the console script; if one of its packages is missing, say what to install.
+
+    Args:
+        commands (`str`): the file that has the commands: "app" has all, "light" those that need no model.
+    """
     try:
-        from .app import app
+        app = importlib.import_module(f".{commands}", __name__).app
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise

@@ -15,22 +15,15 @@ from .. import hub
 from ..hub.card import CARD, CardOptions, count_parameters, create_card, is_placeholder, read_config, write_card
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
-from ..launch import launch_file, launch_files
+from ..hub.failures import failing_as
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
-from .report import Line, Report, command, table
+from .light import launch, presets
+from .report import Line, Prose, Report, make_app, table
 
 
 Folder = Annotated[Path, typer.Argument(help="Where the model was saved.", show_default=False)]
-
-
-def presets() -> Report:
-    """List every preset with its formula and its source."""
-    rows = [(name, preset.formula, preset.source) for name, preset in PRESETS.items()]
-    keys = ("formula", "flow", "source", "note", "spec")
-    data = {name: {key: getattr(preset, key) for key in keys} for name, preset in PRESETS.items()}
-    return Report(data, [table("preset", "one sublayer", "source", rows=rows)])
 
 
 def show(
@@ -134,27 +127,9 @@ def check(
     return Report(found.to_dict(), lines, ok=not found.errors)
 
 
-def launch(
-    name: Annotated[str | None, typer.Argument(help="Of a launch file; without, they are listed.")] = None,
-) -> Report:
-    """Print the path of a launch file, for `accelerate launch --config_file`."""
-    if name is None:
-        return Report(launch_files(), [table("launch file", "for", rows=list(launch_files().items()))])
-    path = str(launch_file(name))
-    return Report({"path": path}, [path])
-
-
 COMMANDS = (presets, show, card, push, check, launch)
 
-app = typer.Typer(
-    help="Add & norm of transformer encoders: look at it, describe it, check it, push it.",
-    no_args_is_help=True,
-    add_completion=False,
-    # a traceback with local variables could show a token
-    pretty_exceptions_enable=False,
-)
-for _function in COMMANDS:
-    app.command()(command(_function))
+app = make_app(COMMANDS)
 
 
 @app.callback()
@@ -177,23 +152,33 @@ def _config(what: str, family: str, revision: str | None) -> tuple[PreTrainedCon
         _refuse_no_model(Path(what))
         config = as_ours(read_config(what))
         return config, count_parameters(Path(what)), config.model_type
+    is_path = Path(what).is_absolute() or what.startswith((".", "~")) or what.count("/") > 1
+    if is_path and not Path(what).exists():
+        raise FileNotFoundError(f"{what} does not exist.")
     # a name without an owner is more likely a misspelt preset than one of the few such repositories
-    if "/" not in what or Path(what).exists() or what.startswith((".", "/", "~")):
+    if "/" not in what or Path(what).exists():
         near = difflib.get_close_matches(what, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {one_of(near)}?" if near else "hf-addnorm presets lists the presets."
         raise ValueError(f"{what!r} is no preset, no folder and no repository (OWNER/NAME): {hint}")
-    config = as_ours(read_config(what, revision=revision))
+    with failing_as(f"{what} cannot be read"):
+        config = as_ours(read_config(what, revision=revision))
     return config, None, config.model_type
 
 
 def _said(part: Description) -> list[Line]:
     lines: list[Line] = [Text(part.title.upper(), style="bold")] if part.title else []
     lines += [f"add_norm = {part.add_norm}", "", *_indented(part.flow), "", *_indented(part.formula), ""]
-    lines.append(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
-    lines += [f"  {kind}: {said.replace('`', '')}" for kind, said in part.explained.items()]
-    lines += [f"  note: {part.note}"] if part.note and not part.changes else []
-    lines += [Text(f"  unusual: {warning.replace('`', '')}", style="yellow") for warning in part.warnings]
-    return [*lines, *(f"  source: {source}" for source in part.sources), table("place", "norm", rows=part.places())]
+    lines.append(
+        Prose(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
+    )
+    lines += [Prose(f"  {kind}: {said.replace('`', '')}") for kind, said in part.explained.items()]
+    lines += [Prose(f"  note: {part.note}")] if part.note and not part.changes else []
+    lines += [Prose(f"  unusual: {warning.replace('`', '')}", style="yellow") for warning in part.warnings]
+    return [
+        *lines,
+        *(Prose(f"  source: {source}") for source in part.sources),
+        table("place", "norm", rows=part.places()),
+    ]
 
 
 def _indented(text: str) -> list[str]:

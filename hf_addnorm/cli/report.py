@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
@@ -23,8 +25,29 @@ OK, PROBLEM, USAGE = 0, 1, 2
 _WIDTH = 160
 
 
-# what a command prints: text as it is, text with a style, a table
-Line = str | Text | Table
+@dataclass(frozen=True)
+class Prose:
+    """A sentence that is broken between words at the width of the terminal, 80 columns where there is none.
+
+    Args:
+        text (`str`): the sentence; further lines are indented as its first one, and by two more.
+        style (`str`): of rich.
+    """
+
+    text: str
+    style: str = ""
+
+    def wrapped(self, width: int) -> Text:
+        """The sentence in lines of at most `width` columns; a longer word stays whole."""
+        indent = " " * (len(self.text) - len(self.text.lstrip()) + 2)
+        lines = textwrap.wrap(
+            self.text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        return Text("\n".join(lines), style=self.style)
+
+
+# what a command prints: text as it is, text with a style, a sentence, a table
+Line = str | Text | Prose | Table
 
 
 @dataclass
@@ -83,15 +106,15 @@ def command(function: Callable[..., Report]) -> Callable[..., None]:
     def run(*, json_: bool, **kwargs: object) -> None:
         try:
             report = function(**kwargs)
-        except (ValueError, FileNotFoundError, NotADirectoryError) as error:
-            _fail(error, json_, USAGE)
-        except (OSError, ImportError) as error:
-            _fail(error, json_, PROBLEM)
+        except Exception as error:
+            _fail(error, json_)
         if json_:
             sys.stdout.write(redact(json.dumps(report.data, indent=2)) + "\n")
         else:
             out = console(sys.stdout)
+            width = shutil.get_terminal_size().columns
             for line in report.lines:
+                line = line.wrapped(width) if isinstance(line, Prose) else line
                 # a drawing is not to be broken into lines
                 out.print(line, soft_wrap=not isinstance(line, Table))
         raise typer.Exit(OK if report.ok else PROBLEM)
@@ -110,8 +133,30 @@ def command(function: Callable[..., Report]) -> Callable[..., None]:
     return run
 
 
-def _fail(error: Exception, as_json: bool, code: int) -> None:
-    sentence = redact(" ".join(str(error).split()))
+def make_app(commands: Sequence[Callable[..., Report]]) -> typer.Typer:
+    """The console script with these commands."""
+    app = typer.Typer(
+        help="Add & norm of transformer encoders: look at it, describe it, check it, push it.",
+        no_args_is_help=True,
+        add_completion=False,
+        # a traceback with local variables could show a token
+        pretty_exceptions_enable=False,
+    )
+    for function in commands:
+        app.command()(command(function))
+    return app
+
+
+def _fail(error: Exception, as_json: bool) -> None:
+    """Say what went wrong in a sentence, and end with the exit code; an error that nobody foresaw goes on."""
+    from ..hub.failures import HubError, failure
+
+    reason = None if isinstance(error, HubError) else failure(error)
+    if reason is None and not isinstance(error, (ValueError, OSError, ImportError)):
+        raise error
+    is_usage = reason is None and isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError))
+    code = USAGE if is_usage else PROBLEM
+    sentence = redact(" ".join((reason or str(error)).split()))
     if as_json:
         sys.stdout.write(json.dumps({"error": sentence}, indent=2) + "\n")
     else:

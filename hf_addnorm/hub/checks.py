@@ -41,10 +41,11 @@ _TIMEOUT = 900
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a folder.
+    """Something about a folder that is wrong or could be better.
 
     Args:
-        level (`str`): "error", which breaks loading or is dangerous, or "warning".
+        level (`str`): "error" where somebody cannot load the model, or a class that its config names, as it was saved,
+            where the Hub would refuse it, or where it is dangerous; "warning" where something is merely advisable.
         where (`str`): a file, or what was tried.
         what (`str`): one sentence.
     """
@@ -60,7 +61,7 @@ class Check:
 
     Args:
         folder (`str`): the folder.
-        findings (`list[Finding]`): what is wrong.
+        findings (`list[Finding]`): what is wrong or could be better.
         loaded (`dict`): what a stranger could load, and the class that came of it.
         code (`dict`): the code files, and the releases that have exactly these.
     """
@@ -250,6 +251,7 @@ def _visit(folder: Path, check: Check) -> None:
                 command,
                 env=_environment(temporary),
                 cwd=temporary,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 timeout=_TIMEOUT,
@@ -269,10 +271,10 @@ def _visit(folder: Path, check: Check) -> None:
     for name, reason in found["failed"].items():
         files = _PROCESSORS.get(name, ())
         if files and not any((folder / file).is_file() for file in files):
-            reason = (
-                f"finds nothing here ({', '.join(files)}): save it beside the model, so that it can read its inputs."
-            )
-        check.findings.append(Finding("error", name, redact(reason)))
+            what = f"finds nothing here ({', '.join(files)}): save what prepares the inputs beside the model."
+            check.findings.append(Finding("warning", name, what))
+        else:
+            check.findings.append(Finding("error", name, redact(reason)))
 
 
 def _environment(home: str) -> dict[str, str]:

@@ -110,7 +110,9 @@ class Visit:
                 self.attempt("one forward of AutoModel", partial(self.forward, model))
         if kind in INPUT_KINDS:
             auto = INPUT_KINDS[kind].processor
-            self.attempt(auto, lambda: getattr(transformers, auto).from_pretrained(self.folder))
+            # a class of Transformers; without the argument, some Auto classes ask whether to run the model's code
+            load = partial(getattr(transformers, auto).from_pretrained, self.folder, trust_remote_code=False)
+            self.attempt(auto, load)
 
     def model(self, loader: "type[_BaseAutoModelClass]", is_saved: bool) -> "PreTrainedModel":
         """A loaded model, whose weights are all there if it is the one that was saved."""

@@ -10,6 +10,7 @@ from ..models.base.protocols import JsonValue, StockValue
 from ..models.core.single_commit_push import stale_weights
 from .card import CARD, create_card
 from .checks import Check, check_folder, files_of, is_pickle
+from .failures import failing_as
 
 
 # what Trainer keeps in its folder for itself
@@ -56,14 +57,22 @@ class Push:
             The address of the commit.
         Raises:
             ValueError: if something stands in the way.
+            HubError: if the Hub or the way there fails; the sentence says what was sent.
         """
         if self.obstacles:
             raise ValueError(f"{self.folder} is not pushed: {self.obstacles[0]}")
+        progress = ["nothing was sent"]
+        with failing_as(f"{self.folder} is not pushed to {self.repo}", then=lambda: progress[-1]):
+            return self._send(kwargs, progress)
+
+    def _send(self, kwargs: dict[str, StockValue], progress: list[str]) -> str:
+        """`send`; what was done so far goes to the end of `progress`."""
         api = HfApi(token=kwargs.pop("token", None))
         repo = api.create_repo(self.repo, private=kwargs.pop("private", None), exist_ok=True).repo_id
         revision = kwargs.get("revision")
         if revision is not None and not revision.startswith("refs/pr/"):
             api.create_branch(repo, branch=revision, exist_ok=True)
+        progress.append(f"no file was sent; the repository {repo} is there")
         there = api.list_repo_files(repo, revision=revision)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(name, str(Path(self.folder, name))) for name in self.files if not self._is_made(name)
@@ -73,6 +82,10 @@ class Push:
         if self.card is not None and CARD not in there:
             operations.append(CommitOperationAdd(CARD, self.card.encode()))
         kwargs.setdefault("commit_message", "Upload model")
+        progress.append(
+            f"no commit was made, so {repo} is as it was, unless only the answer to the commit was lost; to push "
+            "again is safe, and sends only what is missing"
+        )
         return str(api.create_commit(repo, operations, **kwargs).commit_url)
 
     def _is_made(self, name: str) -> bool:

@@ -110,6 +110,17 @@ def load_all(repo: str, auto: str, prepares: str, record: str | None = None, **m
 
 
 @verb
+def prepare(repo: str, auto: str, record: str | None = None) -> Any:
+    """Load what prepares the inputs, without the model and where its code may not run, and compare with the record."""
+    known = torch.load(_file_of(record or repo), weights_only=True)
+    made = getattr(transformers, auto).from_pretrained(repo, trust_remote_code=False)
+    return {
+        "prepared": _equal(prepared_by(made, known["sample"]), known["prepared"]),
+        "package": type(made).__module__.split(".")[0],
+    }
+
+
+@verb
 def push_again(repo: str, auto: str, to: str, record: str | None = None, **more: Any) -> Any:
     """Load a model, and push it as it is, to the same or to another repository."""
     net, found = _load(repo, auto, record, **more)
@@ -135,6 +146,19 @@ def package(load: bool = False) -> Any:
         importlib.import_module("hf_addnorm")
     found = sys.modules.get("hf_addnorm")
     return None if found is None else found.__file__
+
+
+@verb
+def cli(*, args: list[str]) -> Any:
+    """The console script: its exit code, and what it says."""
+    from typer.testing import CliRunner
+
+    from hf_addnorm.cli.app import app
+
+    result = CliRunner().invoke(app, args)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return {"code": result.exit_code, "said": result.output}
 
 
 @verb

@@ -2,6 +2,7 @@
 
 import pytest
 from cases import CASES, SPECS
+from families import slow_unless
 
 
 ALL = {f"ann/{case}-{spec}": (case, spec) for case in CASES for spec in SPECS}
@@ -14,10 +15,11 @@ FEW = [
     "stack-batch_norm",
     "encoder_decoder-hyper_connections",
 ]
-CHOICES = {"few": [f"ann/{name}" for name in FEW], "all": list(ALL)}
+# two a run: each has fresh processes of its own
+CHOICES = {f"few {first + 1}": [f"ann/{name}" for name in FEW[first::3]] for first in range(3)} | {"all": list(ALL)}
 
 
-@pytest.mark.parametrize("choice", ["few", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choice", [slow_unless(name != "all", name) for name in CHOICES])
 def test_what_is_pushed_loads_bit_for_bit(choice, new_client, hub):
     loads = {}
     with new_client("ann").process() as do:
@@ -38,6 +40,8 @@ def test_what_is_pushed_loads_bit_for_bit(choice, new_client, hub):
             modules = {"model": f"{code}.modeling_addnorm_{ALL[repo][0]}"}
             modules |= {"config": modules["model"].replace("modeling", "configuration")}
             assert found == right | modules | {"class": case.model}, repo
+            found_processor = do("prepare", repo=repo, auto=load["prepares"])
+            assert found_processor == {"prepared": True, "package": "transformers"}, repo
         for trust in ({}, {"trust_remote_code": False}):
             refused = do("load_all", **load, **trust)
             assert refused["error"] == "ValueError"

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -225,6 +226,13 @@ class AddNormConfig(CodeCarryingConfig):
             for ours, theirs in pairs
             for name in self.add_norm_sublayers()
         )
+
+    def __repr__(self) -> str:
+        # what differs from the family's defaults; of the spec, what differs from its preset
+        plain = family_class(self)().to_dict()
+        shown = {key: value for key, value in self.to_dict().items() if key not in plain or plain[key] != value}
+        shown["add_norm"] = self.add_norm.short()
+        return f"{type(self).__name__} {json.dumps(shown, indent=2, sort_keys=True, default=str)}"
 
     def to_dict(self) -> dict[str, Any]:
         """As in Transformers; `add_norm` in its JSON form."""

@@ -1,8 +1,10 @@
-"""Weights on disk that are damaged."""
+"""Checkpoints that are loaded: damaged weights, and the add & norm that they were trained with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from ..spec.spec import AddNormSpec
 
 
 try:
@@ -22,3 +24,33 @@ def reraise_damaged_weights(checkpoint: Any) -> Iterator[None]:
         raise OSError(
             f"the weights of {checkpoint} are truncated or damaged ({error}): copy or download them again."
         ) from error
+
+
+# where a checkpoint is, beside its name
+_PLACE = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
+
+
+def add_norm_of_checkpoint(
+    config_class: Any, config: Any, checkpoint: Any, kwargs: Mapping[str, Any]
+) -> AddNormSpec | None:
+    """The add & norm in the config of a checkpoint, or the stock one; None where the weights have no config.
+
+    Args:
+        config_class: of the model that was loaded.
+        config: of that model.
+        checkpoint: a folder or a Hub name; None where the weights were given as they are.
+        kwargs: of `from_pretrained`.
+    """
+    if checkpoint is None:
+        return None
+    place = {key: kwargs[key] for key in _PLACE if key in kwargs}
+    try:
+        # what was just loaded is in the cache, and is looked up by its commit
+        found, _ = config_class.get_config_dict(
+            checkpoint, **place, _commit_hash=getattr(config, "_commit_hash", None)
+        )
+        spec: AddNormSpec = config_class.from_dict(found).add_norm
+    except (OSError, ValueError):
+        # none is needed where the model's is given as `config`
+        return None
+    return spec

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..base.auxiliary_loss import SharesAuxiliaryLosses
 from ..base.depth import Position, at_depth
 from ..base.registries import INITS, POSITIONS, STREAMS
 from ..norms.norm_base import Norm
@@ -30,8 +31,9 @@ from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_table
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
-from .loading import reraise_damaged_weights
+from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
+from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
 from .transformers_internals import keep_in_float32, keep_whole, mark_not_started, register_key_layout
@@ -41,7 +43,7 @@ _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast 
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
-class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
+class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
@@ -53,8 +55,6 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
     asks_model = False
-    # whether a module in it adds to the loss
-    adds_loss = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -65,10 +65,18 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers; weights that are cut short or damaged are named in a sentence."""
+        """As in Transformers; weights that are cut short or damaged are named in a sentence.
+
+        A warning says so where the model computes another function than the checkpoint's: its add & norm is another.
+        """
         register_key_layout(cls)
         with reraise_damaged_weights(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = result[0] if isinstance(result, tuple) else result
+        before = add_norm_of_checkpoint(cls.config_class, model.config, pretrained_model_name_or_path, kwargs)
+        if before is not None:
+            warn_of_another_function(model, pretrained_model_name_or_path, before)
+        return result
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As in Transformers, in the layout of keys that the stock family has on disk."""

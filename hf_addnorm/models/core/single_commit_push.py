@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -37,6 +37,19 @@ class SingleCommitPush(PushToHubMixin):
 
     Of several processes that push, the first one, which has written the files, makes it; the others get None at once.
     """
+
+    # for types, the method stays Transformers' own
+    if not TYPE_CHECKING:
+
+        def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+            """As in Transformers; an error's note says what has become of the repository."""
+            try:
+                return super().push_to_hub(*args, **kwargs)
+            except Exception as error:
+                # an error of the commit has its note already
+                if not getattr(error, "__notes__", ()):
+                    error.add_note("Nothing was sent.")
+                raise
 
     def _upload_modified_files(
         self,

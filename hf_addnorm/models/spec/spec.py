@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from ..base.depth import parse_depth_value
-from ..base.registries import INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from ..base.registries import DEPTH_RULES, INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 from ..base.registry import ComponentSpec, Fraction, Registry, as_key, one_of, parse_option, to_json, unknown, whole
 from ..norms.norm_base import mixes_tokens
 from .presets import PRESETS
@@ -425,6 +425,17 @@ class AddNormSpec:
             return place
         return self.norm if place in (True, "auto") else None
 
+    def short(self) -> str | dict[str, Any]:
+        """The least that a config has to say to mean this spec: a preset's name, or a dict of what differs from it."""
+        form = {"preset": self.preset} | ({} if self.variant == "paper" else {"variant": self.variant})
+        plain = AddNormSpec.parse(form).to_dict()
+        changed = {axis: value for axis, value in self.to_dict().items() if value != plain[axis]}
+        form |= {axis: _short(axis, value) for axis, value in changed.items()}
+        return form if len(form) > 1 else self.preset
+
+    def __repr__(self) -> str:
+        return f"AddNormSpec.parse({self.short()!r})"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form: every axis, resolved. `AddNormSpec.parse(spec.to_dict()) == spec`."""
         return {
@@ -433,6 +444,34 @@ class AddNormSpec:
             else to_json(getattr(self, f.name))
             for f in fields(self)
         }
+
+
+# what the components of an axis are registered in; those of any other axis are norms
+_REGISTRIES: dict[str, Registry] = {
+    "positions": POSITIONS,
+    "residual": RESIDUALS,
+    "pre_scale": DEPTH_RULES,
+    "drop_path": DEPTH_RULES,
+    "stream": STREAMS,
+    "wiring": WIRINGS,
+    "weights": WEIGHTS,
+    "init": INITS,
+}
+
+
+def _short(axis: str, value: Any) -> Any:
+    """The JSON form of an axis, without the options that have their default."""
+    if isinstance(value, list):
+        return [_short(axis, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "kind" not in value:
+        # of an override by axis, of slots and of residuals by sublayer
+        short = {key: _short(key if axis == "layers" else axis, item) for key, item in value.items()}
+        return list(short) if axis in SUBLAYERS and all(norm is True for norm in short.values()) else short
+    kind, options = value["kind"], _REGISTRIES.get(axis, NORMS).options(value["kind"])
+    given = {key: item for key, item in value.items() if key != "kind" and item != to_json(options[key].default)}
+    return {"kind": kind, **given} if given else kind
 
 
 _NO_AXES = ("format_version", "preset", "variant")

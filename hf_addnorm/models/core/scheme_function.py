@@ -1,0 +1,181 @@
+"""Whether the weights of a checkpoint mean the same function in another add & norm.
+
+It is tried, not looked up: the add & norm of both schemes runs alone, in a stack as deep and wide as the model, around
+branches that are drawn at random and are the same in both. So a scheme that is registered later needs no entry here.
+"""
+
+import copy
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from ..base.registries import WEIGHTS
+from ..norms.norm_base import Norm
+from ..residuals.residuals import Residual
+from ..spec.spec import AddNormSpec
+from ..weights.weight_transforms import transforms
+from .addnorm_config import AddNormConfig
+from .block_building import BlockBuilder
+from .branch_norms import INNER_SLOTS, BranchNorms
+from .family_layout import FamilyLayout
+from .layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall
+
+
+logger = logging.get_logger(__name__)
+
+# of the branches that are drawn: features inside, and the role of the layer that writes to the stream
+_INSIDE = 4
+_WRITES = {"attention": "o", "cross_attention": "o", "feed_forward": "w2"}
+# the sizes of the tokens: beside a small one, an eps counts
+_SIZES = (1.0, 1.0, 0.1, 0.02)
+# largest difference that counts as none, in parts of a token's largest value: some gates start near the identity
+_TOLERANCE = 1e-2
+
+
+def warn_of_another_function(model: Any, checkpoint: object, before: AddNormSpec) -> None:
+    """Say, once for a load, that a checkpoint's weights are read by another add & norm, if it is another function.
+
+    Args:
+        model (`AddNormPreTrainedModel`): as loaded.
+        checkpoint: what it was loaded from.
+        before (`AddNormSpec`): the add & norm that the weights were trained with.
+    """
+    # as remote code, a config may be of another copy of these files
+    before, after = AddNormSpec.parse(before), AddNormSpec.parse(model.config.add_norm)
+    if not is_another_function(model.config, model.layout_of(model.config), before, after):
+        return
+    layers = model.config.add_norm_depth()
+    said = [f"{spec.short()!r} ({_kinds(spec, layers)})" for spec in (before, after)]
+    logger.warning(
+        f"{type(model).__name__}: the weights of {checkpoint} were trained with the add & norm {said[0]} and are read "
+        f"by {said[1]}. The model computes another function than before, until it is trained with it."
+    )
+
+
+def _kinds(spec: AddNormSpec, layers: int) -> str:
+    """The kinds of norm in it, for a sentence."""
+    return ", ".join(dict.fromkeys(norm.kind for _, norm in spec.norms(layers))) or "no norm"
+
+
+def is_another_function(config: AddNormConfig, layout: FamilyLayout, before: AddNormSpec, after: AddNormSpec) -> bool:
+    """Whether the weights of a model with `before` make another function with `after`, as evaluation computes it.
+
+    What a scheme has beside them has its start values.
+
+    Args:
+        config: of the model.
+        layout: of its family.
+        before, after (`AddNormSpec`): the scheme that the weights were trained with, and that of the model.
+    """
+    if before == after:
+        return False
+    if _stated(before, config) != _stated(after, config):
+        return True
+    # the caller's random numbers, device and dtype are left alone
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        torch.manual_seed(0)
+        old, new = (AddNormAlone(config, layout, spec) for spec in (before, after))
+        for parameter in old.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        new.take(old)
+        sizes = torch.tensor(_SIZES, dtype=torch.float64)[:, None]
+        x = sizes * (torch.randn(1, len(_SIZES), int(config.hidden_size), dtype=torch.float64) + 0.5)
+        expected, found = old(x), new(x)
+        differences = (found - expected).abs().amax(-1) / expected.abs().amax(-1)
+        # written so that no number counts as a difference
+        return not bool((differences <= _TOLERANCE).all())
+
+
+def _stated(spec: AddNormSpec, config: AddNormConfig) -> list[Any]:
+    """What the stack of `AddNormAlone` leaves out: norms inside a branch or in a head, positions, inner weights."""
+    layers, names = config.add_norm_depth(), config.add_norm_sublayers()
+    inside = [
+        [
+            {slot: norm for slot, norm in layer.slot_norms(name).items() if slot in INNER_SLOTS}
+            for name in names
+            if layer.slot_norms(name).keys() & INNER_SLOTS
+        ]
+        for layer in spec.by_layer(layers)
+    ]
+    positions = "stock" if spec.positions.kind == "learned" else spec.positions
+    head = "stock" if spec.head == "stock" else spec.place_norm(spec.head)
+    roles: Any = spec.weights.options.get("roles") or WEIGHTS[spec.weights.kind].possible_roles
+    weights = spec.weights if set(roles) - set(_WRITES.values()) else None
+    return [inside, positions, head, spec.place_norm(spec.logits), weights]
+
+
+class AddNormAlone(nn.Module):
+    """The add & norm of a model without the rest: its branches are drawn, and there are no embeddings.
+
+    Args:
+        config: of the model; with another `add_norm`, it is copied.
+        layout: of its family.
+        spec (`AddNormSpec`): the scheme.
+    """
+
+    def __init__(self, config: Any, layout: FamilyLayout, spec: AddNormSpec):
+        super().__init__()
+        config = copy.deepcopy(config)
+        config.add_norm = spec
+        self.builder, self.spec = BlockBuilder(spec, config), spec
+        self.layers = nn.ModuleList(self._layer(depth) for depth in range(self.builder.layers))
+        self.embed, self.final = self._place(spec.embed), self._place(spec.final)
+        if layout.embed_norm is None and (spec.embed in ("auto", False) or layout.embed_dropout is None):
+            self.embed = nn.Identity()
+        for module in self.modules():
+            if isinstance(module, (Norm, Residual)):
+                module.reset_parameters()
+        self.double().eval()
+
+    def _place(self, place: Any) -> nn.Module:
+        norm = self.spec.place_norm(place)
+        return nn.Identity() if norm is None else AddNormConfig.build_norm(self.builder.config, norm)
+
+    def _layer(self, depth: int) -> LayerAddNorm:
+        builder, spec, shared = self.builder, self.builder.layer_spec(depth), None
+        blocks: dict[str, SublayerAddNorm] = {}
+        for name, position in builder.positions.of_layer(depth).items():
+            filled = builder.build_norms(spec, name)
+            norms = {slot: norm.module for slot, norm in filled.items() if slot not in INNER_SLOTS}
+            residual = builder.build_residual(spec, name, position)
+            if spec.residual_of(name).options.get("share") == "layer":
+                shared, residual = shared or residual, None
+            blocks[name] = SublayerAddNorm(spec, position, set(norms), norms, residual, None)
+        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, depth, builder.build_stream_modules(depth))
+
+    def take(self, other: "AddNormAlone") -> None:
+        """Load what another one has under the same name and of the same shape, as a checkpoint is loaded."""
+        own = self.state_dict()
+        found = {key: value for key, value in other.state_dict().items() if key in own}
+        self.load_state_dict(
+            {key: value for key, value in found.items() if own[key].shape == value.shape}, strict=False
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From the sum of the embeddings to the last hidden state, [batch, seq, hidden]."""
+        generator = torch.Generator().manual_seed(1)
+        state: Any = self.embed(x)
+        for layer in cast(Iterable[LayerAddNorm], self.layers):
+            calls = [
+                SublayerCall(layer, name, self._branch(name, x.shape[-1], generator), None, {})
+                for name in self.builder.names
+            ]
+            state = layer(state, calls)
+        return self.final(state)
+
+    def _branch(self, name: str, width: int, generator: torch.Generator) -> Any:
+        draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+        into, weight, bias = draw(_INSIDE, width) / width**0.5, draw(width, _INSIDE) / 2, draw(width) / 2
+        for transform in transforms(self.spec.weights, (_WRITES[name],), width, _INSIDE) or ():
+            transform.double().start(weight)
+            bias = transform.of_bias(bias) if transform.has_bias_too else bias
+            weight = transform(weight)
+
+        def branch(u: torch.Tensor, norms: BranchNorms) -> torch.Tensor:
+            return nn.functional.linear(nn.functional.linear(u, into).tanh(), weight, bias)
+
+        return branch

@@ -1,0 +1,24 @@
+"""The entry of the console script `hf-addnorm`, beside the package: importing the package imports torch, which takes
+seconds, and some commands need neither.
+"""
+
+import importlib.util
+import sys
+
+
+# commands that need no model, and the packages whose `__init__` they go without
+_LIGHT = ("launch", "presets")
+_PACKAGES = ("hf_addnorm", "hf_addnorm.hub", "hf_addnorm.models", "hf_addnorm.models.base", "hf_addnorm.models.spec")
+
+
+def main() -> None:
+    """Run the console script."""
+    is_light = sys.argv[1:2] != [] and sys.argv[1] in _LIGHT
+    for name in _PACKAGES if is_light else ():
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        # not executed: its files can be imported, and nothing else of it is there
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+    from hf_addnorm.cli import main as run
+
+    run("light" if is_light else "app")

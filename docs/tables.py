@@ -7,6 +7,7 @@ Each part stands between two comments, `<!-- name: ... -->` and `<!-- end name -
 made by `recipes/results_table.py` and `recipes/depth_report.py`.
 """
 
+import importlib
 import inspect
 import json
 import re
@@ -14,11 +15,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from transformers import PreTrainedModel
+
 import hf_addnorm
-from hf_addnorm import AddNormSpec, Part, Preset
+from hf_addnorm import AddNormConfig, AddNormSpec, Part, Preset
 from hf_addnorm.catalogue import depth_rules
+from hf_addnorm.hub.description import families as family_configs
 from hf_addnorm.models.base.registry import to_json
 
 
@@ -108,6 +113,31 @@ def missing_table() -> str:
     return rows("scheme", "axis", "source", "status", "reason", cells=cells)
 
 
+def _stock_scheme(config_class: type[AddNormConfig]) -> str:
+    """The stock scheme as `add_norm` says it, with what a config of the default size adds to the preset."""
+    scheme = config_class().stock_add_norm()
+    others = [key for key in scheme if key != "preset"]
+    return f"`{scheme['preset']}`" + (f", with `{others[0]}`" if others else "")
+
+
+def families_table() -> str:
+    cells = []
+    for config_class in family_configs().values():
+        module = importlib.import_module(config_class.__module__.replace("configuration_", "modeling_"))
+        beginning = config_class.__name__.removesuffix("Config")
+        models = [name for name, value in vars(module).items() if is_model(value, module)]
+        heads = [f"`{name.removeprefix(beginning)}`" for name in models if name != f"{beginning}Model"]
+        title = (module.__doc__ or "").partition(" with another")[0]
+        cells.append((title, f"`{config_class.__name__}`", ", ".join(heads), _stock_scheme(config_class)))
+    return rows("family", "config", "heads, beside `Model`", "stock scheme", cells=cells)
+
+
+def is_model(value: object, module: ModuleType) -> bool:
+    """Whether it is a model that a module defines and that a user would name."""
+    defined = isinstance(value, type) and value.__module__ == module.__name__
+    return defined and issubclass(value, PreTrainedModel) and not value.__name__.endswith("PreTrainedModel")
+
+
 # What an addition consists of: the file, and where in it the first and the last line are, or nothing for a whole file.
 Added = tuple[str, str, str]
 
@@ -124,11 +154,11 @@ PRESET: list[Added] = [
     ("hf_addnorm/layer_schemes.py", '_wiring.built(\n        "parallel"', "\n    ),"),
 ]
 FAMILY: list[Added] = [
-    ("hf_addnorm/models/families/configuration_addnorm_vit.py", "", ""),
-    ("hf_addnorm/models/families/modeling_addnorm_vit.py", "", ""),
-    ("hf_addnorm/__init__.py", "from .models.families.configuration_addnorm_vit", ""),
-    ("hf_addnorm/__init__.py", "from .models.families.modeling_addnorm_vit", ""),
-    ("tests/families.py", '"vit": Family(', ""),
+    ("hf_addnorm/models/families/configuration_addnorm_roberta.py", "", ""),
+    ("hf_addnorm/models/families/modeling_addnorm_roberta.py", "", ""),
+    ("hf_addnorm/__init__.py", "from .models.families.configuration_addnorm_roberta ", ""),
+    ("hf_addnorm/__init__.py", "from .models.families.modeling_addnorm_roberta ", ""),
+    ("tests/families.py", '"roberta": bert_shaped(', ""),
 ]
 
 
@@ -154,6 +184,7 @@ def diff(parts: list[Added]) -> str:
 # by page, the parts that are made, by name
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "presets.md": {"presets": preset_table, "drawings": preset_pages},
+    "families.md": {"families": families_table},
     "catalogue.md": {"counts": catalogue_counts, "built": built_table, "missing": missing_table},
     "adding.md": {"norm": lambda: diff(NORM), "preset": lambda: diff(PRESET), "family": lambda: diff(FAMILY)},
     "spec.md": {

@@ -15,11 +15,23 @@ from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
 from .models.families.configuration_addnorm_bert import *
+from .models.families.configuration_addnorm_camembert import *
+from .models.families.configuration_addnorm_data2vec_text import *
 from .models.families.configuration_addnorm_deberta_v2 import *
+from .models.families.configuration_addnorm_deit import *
+from .models.families.configuration_addnorm_distilbert import *
+from .models.families.configuration_addnorm_electra import *
+from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
+from .models.families.configuration_addnorm_layoutlm import *
+from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
+from .models.families.configuration_addnorm_roberta import *
+from .models.families.configuration_addnorm_roberta_prelayernorm import *
+from .models.families.configuration_addnorm_roc_bert import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.spec.presets import PRESETS, Preset
 from .models.spec.spec import AddNormSpec
 from .scheme import Scheme
@@ -33,11 +45,23 @@ if TYPE_CHECKING:
     from .models.composites.modeling_addnorm_stack import *
     from .models.families.modeling_addnorm_albert import *
     from .models.families.modeling_addnorm_bert import *
+    from .models.families.modeling_addnorm_camembert import *
+    from .models.families.modeling_addnorm_data2vec_text import *
     from .models.families.modeling_addnorm_deberta_v2 import *
+    from .models.families.modeling_addnorm_deit import *
+    from .models.families.modeling_addnorm_distilbert import *
+    from .models.families.modeling_addnorm_electra import *
+    from .models.families.modeling_addnorm_ernie import *
     from .models.families.modeling_addnorm_gpt2 import *
+    from .models.families.modeling_addnorm_layoutlm import *
+    from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
+    from .models.families.modeling_addnorm_roberta import *
+    from .models.families.modeling_addnorm_roberta_prelayernorm import *
+    from .models.families.modeling_addnorm_roc_bert import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_xlm_roberta import *
     from .parameters import add_norm_parameters
 
 

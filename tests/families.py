@@ -16,12 +16,24 @@ from hf_addnorm import (
     AddNormAlbertConfig,
     AddNormBertConfig,
     AddNormBertModel,
+    AddNormCamembertConfig,
+    AddNormData2VecTextConfig,
     AddNormDebertaV2Config,
+    AddNormDeiTConfig,
+    AddNormDistilBertConfig,
+    AddNormElectraConfig,
+    AddNormErnieConfig,
     AddNormGPT2Config,
+    AddNormLayoutLMConfig,
+    AddNormMegatronBertConfig,
     AddNormModernBertConfig,
+    AddNormRobertaConfig,
+    AddNormRobertaPreLayerNormConfig,
+    AddNormRoCBertConfig,
     AddNormSpec,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
+    AddNormXLMRobertaConfig,
     presets,
 )
 
@@ -45,6 +57,8 @@ class Family:
     causal: bool = False
     # whether a table's row is added to the embeddings for a token's position
     position_table: bool = False
+    # the family whose layers it shares: it runs a few specs, the other one all
+    shape: str = ""
 
     @property
     def models(self) -> list[str]:
@@ -100,6 +114,29 @@ def text_inputs(model: str) -> dict[str, torch.Tensor]:
         "ForQuestionAnswering": {"start_positions": _draw(7, 3), "end_positions": _draw(7, 3)},
     }
     return inputs | next((value for key, value in labels.items() if key in model), {})
+
+
+def electra_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with labels that say of each token whether it was replaced, for the model that finds these."""
+    inputs = two_segment_inputs(model)
+    return inputs | ({"labels": _draw(2, 3, 10)} if model.endswith("ForPreTraining") else {})
+
+
+def glyph_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with each token's shape and pronunciation."""
+    inputs = two_segment_inputs(model)
+    if model.endswith("ForPreTraining"):
+        labels = {"labels_input_ids": inputs.pop("labels"), "attack_input_ids": inputs["input_ids"].flip(-1)}
+        del inputs["next_sentence_label"]
+        inputs |= labels
+    return inputs | {"input_shape_ids": inputs["input_ids"] % 7, "input_pronunciation_ids": inputs["input_ids"] % 5}
+
+
+def page_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with each token's box on a page: left, top, right, bottom."""
+    inputs = two_segment_inputs(model)
+    corner = torch.stack([inputs["input_ids"] % 9, inputs["input_ids"] % 8], dim=-1)
+    return inputs | {"bbox": torch.cat([corner, corner + 3], dim=-1)}
 
 
 def two_segment_inputs(model: str) -> dict[str, torch.Tensor]:
@@ -257,6 +294,58 @@ FAMILIES = {
     ),
 }
 
+# families that share BERT's layers
+_TWO_SEGMENTS = {**TINY_TEXT, "type_vocab_size": 2}
+
+
+def bert_shaped(config_class: type[Any], inputs: Any = two_segment_inputs, tiny: Any = (), **row: Any) -> Family:
+    """The row of a member of BERT's shape."""
+    return Family(config_class, {**_TWO_SEGMENTS, **dict(tiny)}, inputs, position_table=True, shape="bert", **row)
+
+
+FAMILIES["distilbert"] = Family(
+    AddNormDistilBertConfig,
+    {
+        "dim": 32,
+        "n_layers": 4,
+        "n_heads": 4,
+        "hidden_dim": 37,
+        "vocab_size": 99,
+        "max_position_embeddings": 64,
+    },
+    text_inputs,
+    position_table=True,
+)
+FAMILIES["deit"] = Family(
+    AddNormDeiTConfig,
+    {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+    image_inputs,
+    more_models=("AddNormDeiTForImageClassificationWithTeacher",),
+    without=_NO_TABLES,
+    shape="vit",
+)
+FAMILIES |= {
+    "roberta": bert_shaped(AddNormRobertaConfig),
+    "xlm_roberta": bert_shaped(AddNormXLMRobertaConfig),
+    "camembert": bert_shaped(AddNormCamembertConfig),
+    "electra": bert_shaped(AddNormElectraConfig, electra_inputs, {"embedding_size": 16}, without=_NO_SPHERE),
+    "ernie": bert_shaped(AddNormErnieConfig, tiny={"task_type_vocab_size": 3, "use_task_id": True}),
+    "data2vec_text": bert_shaped(AddNormData2VecTextConfig),
+    "roc_bert": bert_shaped(
+        AddNormRoCBertConfig,
+        glyph_inputs,
+        {
+            "pronunciation_vocab_size": 5,
+            "pronunciation_embed_dim": 6,
+            "shape_vocab_size": 7,
+            "shape_embed_dim": 8,
+        },
+    ),
+    "layoutlm": bert_shaped(AddNormLayoutLMConfig, page_inputs, {"max_2d_position_embeddings": 16}),
+    "roberta_prelayernorm": bert_shaped(AddNormRobertaPreLayerNormConfig),
+    "megatron_bert": bert_shaped(AddNormMegatronBertConfig, attentions=("eager",)),
+}
+
 # and those of other packages, by the modules that have their rows: see test_toy_family.py
 for _module in filter(None, os.environ.get("MORE_FAMILIES", "").split(",")):
     FAMILIES |= importlib.import_module(_module).ROWS
@@ -412,7 +501,10 @@ CAUSAL = [name for name, spec in SPECS.items() if not AddNormSpec.parse(spec).to
 def specs_of(family: str, model: str) -> list[str]:
     """The specs that a family's model can have."""
     row = FAMILIES[family]
-    return [spec for spec in (CAUSAL if row.is_causal(model) else SPECS) if spec not in row.without]
+    specs = [spec for spec in (CAUSAL if row.is_causal(model) else SPECS) if spec not in row.without]
+    if not row.shape:
+        return specs
+    return [spec for spec in specs if spec in (FEW_SPECS if model == BASE_MODELS[family] else ["post_dyt_everywhere"])]
 
 
 def slow_unless(quick: bool, *values: Any) -> Any:
@@ -437,18 +529,29 @@ def deal(specs: Iterable[str], hands: Iterable[Any], allowed: Callable[[Any, str
     return dealt | {(hand, able[0]) for hand, able in empty if able}
 
 
-OTHER_FAMILIES = [family for family in FAMILIES if family != "bert"]
+# those that share another family's layers: of what that one runs, they run a part
+MEMBERS = [family for family, row in FAMILIES.items() if row.shape]
+# those with layers of their own, beside BERT
+OTHER_FAMILIES = [family for family in FAMILIES if family not in ("bert", *MEMBERS)]
 
 
 def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
     """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
 
-    With `bert=False` it has every spec once, in some family.
+    With `bert=False` it has every spec once, in some family. A member of a shape has one spec, each another one.
     """
     pairs = list(pairs)
-    specs = dict.fromkeys(spec for _, spec in pairs)
-    quick = deal(specs, OTHER_FAMILIES if bert else FAMILIES, lambda family, spec: (family, spec) in pairs)
-    return [slow_unless((bert and pair[0] == "bert") or pair in quick, *pair) for pair in pairs]
+    specs = dict.fromkeys(spec for family, spec in pairs if family not in MEMBERS)
+    hands = OTHER_FAMILIES if bert else ["bert", *OTHER_FAMILIES]
+    quick = deal(specs, hands, lambda family, spec: (family, spec) in pairs)
+    for index, member in enumerate(MEMBERS):
+        able = [pair for pair in pairs if pair[0] == member]
+        quick |= {able[index % len(able)]} if able else set()
+    return [
+        slow_unless((bert and pair[0] == "bert") or pair in quick, *pair)
+        for pair in pairs
+        if pair in quick or pair[0] not in MEMBERS
+    ]
 
 
 # each spec in one family beside BERT
@@ -458,16 +561,18 @@ _DEALT = deal(
     lambda family, spec: spec in specs_of(family, BASE_MODELS[family]),
 )
 # each of these in many heads
-_HEADS = [model for model in MODELS if model[1] != BASE_MODELS[model[0]]]
+_HEADS = [(family, model) for family, model in MODELS if model != BASE_MODELS[family] and family not in MEMBERS]
 _DEALT_TO_HEADS = dict(zip(_HEADS, itertools.cycle(FEW_SPECS), strict=False))
 
 
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model.
 
-    A base model: all for BERT; a few, and its share of all, for each other family. A model with a head: one that
-    changes every norm, and one of the few.
+    A member of a shape: all that it has. A base model: all for BERT; a few, and its share of all, for each other
+    family. A model with a head: one that changes every norm, and one of the few.
     """
+    if family in MEMBERS:
+        return specs_of(family, model)
     if model != BASE_MODELS[family]:
         return ["post_dyt_everywhere", _DEALT_TO_HEADS[family, model]]
     own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]

@@ -11,7 +11,8 @@ def counted(family, add_norm, **sizes):
 
 
 CASES = [("bert", spec) for spec in SPECS]
-CASES += [(family, spec) for family in FAMILIES if family != "bert" for spec in FEW_SPECS]
+# Megatron-BERT's stock model looks at the numbers of the mask that it makes
+CASES += [(family, spec) for family in FAMILIES if family not in ("bert", "megatron_bert") for spec in FEW_SPECS]
 
 
 @pytest.mark.parametrize(("family", "spec"), covering(CASES))

@@ -29,7 +29,7 @@ REFUSED = {
 REASONS = dict.fromkeys(["deepnorm", "scaled_branch", "nanochat"], "depends on the number of layers, ") | {
     "every_residual": "no gradient where it is 0"
 }
-STOCK_IS_PRE = {"modernbert", "vit", "gpt2"}
+STOCK_IS_PRE = {"modernbert", "vit", "gpt2", "deit", "roberta_prelayernorm", "megatron_bert", "toy"}
 
 
 def _model(family, spec, model="AutoModel", **kwargs):

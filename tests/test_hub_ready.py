@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,10 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
     assert set(expected) - set(row.config_class.auto_classes) <= {"AutoModelWithLMHead"}
 
 
-# the families that share BERT's paths
+# the families that share ViT's paths, and BERT's
+VIT_SHAPED = ("vit", *(family for family, row in FAMILIES.items() if row.shape == "vit"))
 BERT_SHAPED = ("bert", "deberta_v2", "deberta_v2_conv", "toy")
+BERT_SHAPED += tuple(family for family, row in FAMILIES.items() if row.shape == "bert")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,7 +114,9 @@ def test_config_alone_carries_its_code(family, tmp_path):
     row.config("").save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.glob("*.py")}
     modules = [sys.modules[cls.__module__] for cls in (row.config_class, row.model_class(row.models[0]))]
-    own = {Path(module.__file__).name for module in modules} | ({"bert_shape.py"} if family in BERT_SHAPED else set())
+    own = {Path(module.__file__).name for module in modules}
+    own |= {"bert_shape.py"} if family in BERT_SHAPED else set()
+    own |= {"vit_shape.py"} if family in VIT_SHAPED else set()
     assert files == {f"{room}.py" for room in MACHINERY} | own
     assert len(files) in (9, 10)
 
@@ -135,9 +140,23 @@ def _bert_tokenizer():
     return transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)})
 
 
+def _roc_bert_tokenizer():
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("vocab.txt", "shape.json", "pronunciation.json")]
+        files[0].write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello"]))
+        for file in files[1:]:
+            file.write_text(json.dumps({"hello": 1, "[UNK]": 0}))
+        return transformers.RoCBertTokenizer(*map(str, files))
+
+
 # the kinds of file that BERT's is not
 TOKENIZER_FILES = {
     "albert": transformers.AlbertTokenizer,
+    "camembert": transformers.CamembertTokenizer,
+    "roberta": transformers.RobertaTokenizer,
+    "data2vec-text": transformers.RobertaTokenizer,
+    "roc_bert": _roc_bert_tokenizer,
+    "xlm-roberta": transformers.XLMRobertaTokenizer,
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "gpt2": transformers.GPT2Tokenizer,
 }

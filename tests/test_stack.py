@@ -45,6 +45,7 @@ STACKS = {
         "norm": "batch_norm",
         "groups": [3, 1],
     },
+    "sequence_of_members": {"encoders": [_entry("roberta", add_norm="pre_ln"), _entry("electra"), _entry("ernie")]},
     "parallel_one_norm": {"encoders": TWO, "arrangement": "parallel", "norm": "dyt", "groups": [2]},
 }
 MODELS = sorted(set(AddNormStackConfig.auto_classes.values()))
@@ -393,7 +394,7 @@ def test_from_pretrained_encoders(tmp_path):
         AddNormStackModel.from_pretrained_encoders(folders, ["pre_ln"])
     row = FAMILIES["gpt2"]
     row.stock_class("AddNormGPT2Model")(row.stock_config("")).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(ValueError, match=r"is a 'gpt2' model; a stack is made of bert, .* or addnorm_deberta_v2"):
+    with pytest.raises(ValueError, match=r"is a 'gpt2' model; a stack is made of bert, .* or addnorm_xlm_roberta"):
         AddNormStackModel.from_pretrained_encoders([folders[0], str(tmp_path / "gpt2")])
 
 

@@ -57,6 +57,10 @@ def test_all_generated_suites_pass(tmp_path):
     assert _passed(_run(tmp_path, ALL, "not conformance")) >= 300
 
 
-def test_a_family_of_berts_shape_is_short():
-    for file, lines in (("configuration_addnorm_toy.py", 35), ("modeling_addnorm_toy.py", 60)):
-        assert len((TOY / file).read_text().splitlines()) <= lines
+@pytest.mark.parametrize(
+    "family", ["roberta", "xlm_roberta", "camembert", "electra", "ernie", "data2vec_text", "roc_bert", "layoutlm"]
+)
+def test_a_family_of_berts_shape_is_short(family):
+    folder = TESTS.parent / "hf_addnorm/models/families"
+    for kind, lines in (("configuration", 40), ("modeling", 60)):
+        assert len((folder / f"{kind}_addnorm_{family}.py").read_text().splitlines()) <= lines

@@ -1,1 +1,1 @@
-"""A family outside the package: RoBERTa, whose layers have BERT's shape."""
+"""A family outside the package: XLM-RoBERTa-XL, whose layers have BERT's shape."""

@@ -1,6 +1,6 @@
-"""RoBERTa with another add & norm: the base model and its six heads."""
+"""XLM-RoBERTa-XL with another add & norm: the base model and its six heads."""
 
-from transformers.models.roberta import modeling_roberta as stock
+from transformers.models.xlm_roberta_xl import modeling_xlm_roberta_xl as stock
 
 from hf_addnorm.models.core.encoder import AddNormEncoder
 from hf_addnorm.models.core.pretrained import AddNormPreTrainedModel
@@ -12,48 +12,68 @@ from hf_addnorm.models.families.bert_shape import (
     bert_sublayers,
 )
 
-from .configuration_addnorm_toy import AddNormRobertaConfig
+from .configuration_addnorm_toy import AddNormXLMRobertaXLConfig
 
 
-class AddNormRobertaSelfAttention(BertShapeAttention, stock.RobertaSelfAttention): ...
+class AddNormXLMRobertaXLSelfAttention(BertShapeAttention, stock.XLMRobertaXLSelfAttention): ...
 
 
-class AddNormRobertaCrossAttention(BertShapeAttention, stock.RobertaCrossAttention): ...
+class AddNormXLMRobertaXLCrossAttention(BertShapeAttention, stock.XLMRobertaXLCrossAttention): ...
 
 
-class AddNormRobertaIntermediate(BertShapeIntermediate, stock.RobertaIntermediate): ...
+class AddNormXLMRobertaXLIntermediate(BertShapeIntermediate, stock.XLMRobertaXLIntermediate): ...
 
 
-class AddNormRobertaLayer(BertShapeLayer, stock.RobertaLayer):
-    sublayers = bert_sublayers(AddNormRobertaSelfAttention, AddNormRobertaIntermediate, AddNormRobertaCrossAttention)
+class AddNormXLMRobertaXLLayer(BertShapeLayer, stock.XLMRobertaXLLayer):
+    sublayers = bert_sublayers(
+        AddNormXLMRobertaXLSelfAttention,
+        AddNormXLMRobertaXLIntermediate,
+        AddNormXLMRobertaXLCrossAttention,
+        slot="pre",
+        attention_norm="self_attn_layer_norm",
+        feed_forward_norm="LayerNorm",
+        feed_forward_dropout=None,
+    )
 
 
-class AddNormRobertaEncoder(AddNormEncoder, stock.RobertaEncoder): ...
+class AddNormXLMRobertaXLEncoder(AddNormEncoder, stock.XLMRobertaXLEncoder): ...
 
 
-class AddNormRobertaPreTrainedModel(AddNormPreTrainedModel, stock.RobertaPreTrainedModel):
-    config: AddNormRobertaConfig
-    layout = bert_layout(AddNormRobertaLayer, AddNormRobertaEncoder, head_norms=("lm_head.layer_norm",))
+class AddNormXLMRobertaXLPreTrainedModel(AddNormPreTrainedModel, stock.XLMRobertaXLPreTrainedModel):
+    config: AddNormXLMRobertaXLConfig
+    layout = bert_layout(
+        AddNormXLMRobertaXLLayer,
+        AddNormXLMRobertaXLEncoder,
+        head_norms=("lm_head.layer_norm",),
+        embed_dropout="embeddings.dropout",
+        final_norm="encoder.LayerNorm",
+    )
 
 
-class AddNormRobertaModel(AddNormRobertaPreTrainedModel, stock.RobertaModel): ...
+class AddNormXLMRobertaXLModel(AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLModel): ...
 
 
-class AddNormRobertaForCausalLM(AddNormRobertaPreTrainedModel, stock.RobertaForCausalLM): ...
+class AddNormXLMRobertaXLForCausalLM(AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLForCausalLM): ...
 
 
-class AddNormRobertaForMaskedLM(AddNormRobertaPreTrainedModel, stock.RobertaForMaskedLM): ...
+class AddNormXLMRobertaXLForMaskedLM(AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLForMaskedLM): ...
 
 
-class AddNormRobertaForSequenceClassification(
-    AddNormRobertaPreTrainedModel, stock.RobertaForSequenceClassification
+class AddNormXLMRobertaXLForSequenceClassification(
+    AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLForSequenceClassification
 ): ...
 
 
-class AddNormRobertaForMultipleChoice(AddNormRobertaPreTrainedModel, stock.RobertaForMultipleChoice): ...
+class AddNormXLMRobertaXLForMultipleChoice(
+    AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLForMultipleChoice
+): ...
 
 
-class AddNormRobertaForTokenClassification(AddNormRobertaPreTrainedModel, stock.RobertaForTokenClassification): ...
+class AddNormXLMRobertaXLForTokenClassification(
+    AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLForTokenClassification
+): ...
 
 
-class AddNormRobertaForQuestionAnswering(AddNormRobertaPreTrainedModel, stock.RobertaForQuestionAnswering): ...
+class AddNormXLMRobertaXLForQuestionAnswering(
+    AddNormXLMRobertaXLPreTrainedModel, stock.XLMRobertaXLForQuestionAnswering
+): ...

@@ -32,10 +32,10 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
     `format_version`: that of a checkpoint) stays as it is: weights were trained with it.
 
     Args:
-        encoder (*optional*, defaults to `"bert"`): a config of BERT, ALBERT, ModernBERT or DeBERTa-v2 (ours or stock),
-            its dict (with `model_type`, and `add_norm` if wanted), the name of a family (with its default sizes), or
-            a checkpoint's folder or Hub name, of which the config alone is taken.
-        decoder (*optional*, defaults to `"bert"`): likewise, of BERT or GPT-2.
+        encoder (*optional*, defaults to `"bert"`): a config of one of the encoders in `part_families.py` (ours or
+            stock), its dict (with `model_type`, and `add_norm` if wanted), the name of a family (with its default
+            sizes), or a checkpoint's folder or Hub name, of which the config alone is taken.
+        decoder (*optional*, defaults to `"bert"`): likewise, of one of the decoders there.
         share_embeddings (`bool`, *optional*, defaults to `False`): encoder and decoder have one table of word
             embeddings. (The decoder's own `tie_word_embeddings` ties its head to its table.)
         pad_token_id, decoder_start_token_id (`int`, *optional*): as in the stock config; needed for labels.

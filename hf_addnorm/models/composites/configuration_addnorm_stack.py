@@ -46,9 +46,9 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
     parallel; `num_hidden_layers` is the sum, `max_position_embeddings` the least, `vocab_size` that of the first.
 
     Args:
-        encoders (`list`): at least two, each a config of BERT, ALBERT, ModernBERT or DeBERTa-v2 (ours or stock), its
-            dict (with `model_type`, and `add_norm` if wanted), the name of a family (`"bert"`, with its default
-            sizes), or a checkpoint's folder or Hub name, of which the config alone is taken.
+        encoders (`list`): at least two, each a config of one of the text families in `part_families.py` (ours or
+            stock), its dict (with `model_type`, and `add_norm` if wanted), the name of a family (`"bert"`, with its
+            default sizes), or a checkpoint's folder or Hub name, of which the config alone is taken.
         arrangement (`str`, *optional*, defaults to `"sequence"`): in "sequence" each encoder's output is the next
             one's `inputs_embeds`; in "parallel" all read the words, and their outputs are added.
         mix (`str`, *optional*, defaults to `"sum"`): what multiplies the terms of a sum in parallel: nothing

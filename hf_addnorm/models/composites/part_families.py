@@ -206,3 +206,153 @@ class GPT2Part(PartFamily):
         from ..families.modeling_addnorm_gpt2 import AddNormGPT2LMHeadModel
 
         return AddNormGPT2LMHeadModel
+
+
+@part_family("camembert")
+class CamembertPart(PartFamily):
+    """CamemBERT."""
+
+    model_types = ("camembert", "addnorm_camembert")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_camembert import AddNormCamembertConfig
+
+        return AddNormCamembertConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_camembert import AddNormCamembertModel
+
+        return AddNormCamembertModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_camembert import AddNormCamembertForCausalLM
+
+        return AddNormCamembertForCausalLM
+
+
+@part_family("data2vec_text")
+class Data2VecTextPart(PartFamily):
+    """Data2VecText."""
+
+    model_types = ("data2vec-text", "addnorm_data2vec_text")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_data2vec_text import AddNormData2VecTextConfig
+
+        return AddNormData2VecTextConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_data2vec_text import AddNormData2VecTextModel
+
+        return AddNormData2VecTextModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_data2vec_text import AddNormData2VecTextForCausalLM
+
+        return AddNormData2VecTextForCausalLM
+
+
+@part_family("electra")
+class ElectraPart(PartFamily):
+    """ELECTRA."""
+
+    model_types = ("electra", "addnorm_electra")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_electra import AddNormElectraConfig
+
+        return AddNormElectraConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_electra import AddNormElectraModel
+
+        return AddNormElectraModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_electra import AddNormElectraForCausalLM
+
+        return AddNormElectraForCausalLM
+
+
+@part_family("ernie")
+class ErniePart(PartFamily):
+    """ERNIE."""
+
+    model_types = ("ernie", "addnorm_ernie")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_ernie import AddNormErnieConfig
+
+        return AddNormErnieConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_ernie import AddNormErnieModel
+
+        return AddNormErnieModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_ernie import AddNormErnieForCausalLM
+
+        return AddNormErnieForCausalLM
+
+
+@part_family("roberta")
+class RobertaPart(PartFamily):
+    """RoBERTa."""
+
+    model_types = ("roberta", "addnorm_roberta")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_roberta import AddNormRobertaConfig
+
+        return AddNormRobertaConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_roberta import AddNormRobertaModel
+
+        return AddNormRobertaModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_roberta import AddNormRobertaForCausalLM
+
+        return AddNormRobertaForCausalLM
+
+
+@part_family("xlm_roberta")
+class XLMRobertaPart(PartFamily):
+    """XLM-RoBERTa."""
+
+    model_types = ("xlm-roberta", "addnorm_xlm_roberta")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_xlm_roberta import AddNormXLMRobertaConfig
+
+        return AddNormXLMRobertaConfig
+
+    @staticmethod
+    def encoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_xlm_roberta import AddNormXLMRobertaModel
+
+        return AddNormXLMRobertaModel
+
+    @staticmethod
+    def decoder() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_xlm_roberta import AddNormXLMRobertaForCausalLM
+
+        return AddNormXLMRobertaForCausalLM

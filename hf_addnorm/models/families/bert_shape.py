@@ -30,12 +30,23 @@ def bert_sublayers(
     attention: type[WithBranchNorms],
     intermediate: type[WithBranchNorms],
     cross_attention: type[WithBranchNorms] | None = None,
+    slot: str = "post",
+    attention_norm: str = "output.LayerNorm",
+    feed_forward_norm: str = "output.LayerNorm",
+    feed_forward_dropout: str | None = "output.dropout",
 ) -> dict[str, SublayerLayout]:
-    """The sublayers of BERT's layer, and the classes that recast their parts."""
+    """The sublayers of BERT's layer.
+
+    Args:
+        attention, intermediate, cross_attention: the classes that recast their parts.
+        slot (`str`): the one that the stock norms fill.
+        attention_norm (`str`): the stock norm of an attention, from the attention.
+        feed_forward_norm (`str`), feed_forward_dropout (`str`, *optional*): of the feed-forward, from the layer.
+    """
     attentions = {"attention": ("attention", attention), "cross_attention": ("crossattention", cross_attention)}
     sublayers = {
         name: SublayerLayout(
-            norms={"post": f"{path}.output.LayerNorm"},
+            norms={slot: f"{path}.{attention_norm}"},
             dropout=f"{path}.output.dropout",
             parts={f"{path}.self": recast},
             linears={"o": f"{path}.output.dense"},
@@ -44,8 +55,8 @@ def bert_sublayers(
         if recast is not None
     }
     sublayers["feed_forward"] = SublayerLayout(
-        norms={"post": "output.LayerNorm"},
-        dropout="output.dropout",
+        norms={slot: feed_forward_norm},
+        dropout=feed_forward_dropout,
         parts={"intermediate": intermediate},
         linears={"w2": "output.dense"},
     )
@@ -59,8 +70,9 @@ def bert_layout(
 
     Args:
         layer, encoder: the classes that recast a layer and the encoder.
-        head_norms, others: as in `FamilyLayout`.
+        head_norms, others: as in `FamilyLayout`; with `embed_dropout` the stock model has no norm there.
     """
+    embed: dict[str, Any] = {} if "embed_dropout" in others else {"embed_norm": "embeddings.LayerNorm"}
     return FamilyLayout(
         layer=layer,
         layers=numbered("encoder.layer"),
@@ -68,8 +80,8 @@ def bert_layout(
         encoder_class=encoder,
         embeddings=("embeddings",),
         position_table="embeddings.position_embeddings",
-        embed_norm="embeddings.LayerNorm",
         head_norms=head_norms,
+        **embed,
         **others,
     )
 
@@ -84,7 +96,8 @@ class BertShapeLayer(AddNormLayer):
     crossattention: Any
     intermediate: Any
     output: Any
-    is_decoder: bool
+    # a family without decoders does not say
+    is_decoder: bool = False
     chunk_size_feed_forward: int
     seq_len_dim: int
 

@@ -33,12 +33,12 @@ class Positions(nn.Module):
 
 @POSITIONS.register("stock")
 def stock(width: int) -> None:
-    """The model's own: learned in BERT, ALBERT and GPT-2, in the attention of others (rotary, relative)."""
+    """The model's own: learned in BERT, RoBERTa, ALBERT and GPT-2, in the attention of others (rotary, relative)."""
 
 
 @POSITIONS.register("learned")
 def learned(width: int) -> None:
-    """A learned table, of `max_position_embeddings` rows; what BERT, ALBERT and GPT-2 have.
+    """A learned table, of `max_position_embeddings` rows; what BERT, RoBERTa, ALBERT and GPT-2 have.
 
     Source: BERT, Devlin et al., 2018, arXiv 1810.04805.
     """

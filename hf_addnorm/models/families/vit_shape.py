@@ -1,0 +1,67 @@
+"""What families whose layers are ViT's share: where a layer's parts are, and how they are called.
+
+Their stock layers have ViT's paths, and differ in nothing but their names: DeiT, ...
+"""
+
+from typing import Any, ClassVar
+
+import torch
+
+from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
+from ..core.layer import AddNormLayer
+from ..streams.streams import LayerState
+
+
+class ViTShapeAttention(WithBranchNorms):
+    """Mixin for a stock attention with its output projection."""
+
+    linear_roles: ClassVar = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
+
+
+class ViTShapeMLP(WithBranchNorms):
+    """Mixin for a stock feed-forward of two Linear layers."""
+
+    linear_roles: ClassVar = {"fc1": "w1", "fc2": "w2"}
+
+
+def vit_sublayers(attention: type[WithBranchNorms], mlp: type[WithBranchNorms]) -> dict[str, SublayerLayout]:
+    """The sublayers of ViT's layer, and the classes that recast their parts."""
+    return {
+        "attention": SublayerLayout(
+            norms={"pre": "layernorm_before"}, dropout="dropout", parts={"attention": attention}
+        ),
+        "feed_forward": SublayerLayout(norms={"pre": "layernorm_after"}, dropout="dropout", parts={"mlp": mlp}),
+    }
+
+
+def vit_layout(layer: type[AddNormLayer]) -> FamilyLayout:
+    """ViT's layout; the base model runs the layers itself.
+
+    Args:
+        layer: the class that recasts a layer.
+    """
+    return FamilyLayout(
+        layer=layer, layers=numbered("layers"), embed_dropout="embeddings.dropout", final_norm="layernorm"
+    )
+
+
+class ViTShapeLayer(AddNormLayer):
+    """Mixin for a stock layer of ViT's shape, whose sublayers run through add & norm blocks.
+
+    x -> attention -> feed-forward -> x      each inside its add & norm block
+    """
+
+    attention: Any
+    mlp: Any
+
+    def forward(
+        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> LayerState:
+        def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.attention(u, attention_mask, branch_norms=branch_norms, **kwargs)[0]
+
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            return self.mlp(u, branch_norms=branch_norms)
+
+        return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})

@@ -254,7 +254,13 @@ LAYER_SCHEMES = (
     ),
     _residual.built("gpas", "Chen et al., 2025, arXiv 2506.22049", {"preset": "pre_ln", "residual": "gpas"}),
     _residual.built("highway", "Srivastava et al., 2015, arXiv 1505.00387", {"residual": "highway"}),
-    _residual.built("gtrxl", "Parisotto et al., 2019, arXiv 1910.06764", "gtrxl", {"residual": "gru_gate"}),
+    _residual.built(
+        "gtrxl",
+        "Parisotto et al., 2019, arXiv 1910.06764",
+        "gtrxl",
+        {"residual": "gru_gate"},
+        {"preset": "gtrxl", "residual": {"kind": "gru_gate", "biases": "all"}},
+    ),
     _residual.left_out(
         "other_gtrxl_gates",
         "Parisotto et al., 2019, arXiv 1910.06764",
@@ -316,7 +322,15 @@ LAYER_SCHEMES = (
         },
     ),
     _stream.built("hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "hyper_connections"),
-    _stream.built("dynamic_hyper_connections", "Zhu et al., ICLR 2025, arXiv 2409.19606", "dynamic_hyper_connections"),
+    _stream.built(
+        "dynamic_hyper_connections",
+        "Zhu et al., ICLR 2025, arXiv 2409.19606",
+        "dynamic_hyper_connections",
+        {
+            "preset": "dynamic_hyper_connections",
+            "stream": {"kind": "hyper_connections", "dynamic": True, "norm": "rms_norm", "scales": "three"},
+        },
+    ),
     _stream.built("frac_connections", "Zhu et al., 2025, arXiv 2503.14125", "frac_connections"),
     _stream.built("mhc", "Xie et al., 2025, arXiv 2512.24880", "mhc"),
     _stream.expressible(

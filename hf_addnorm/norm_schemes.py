@@ -63,7 +63,12 @@ NORM_SCHEMES = (
         {"norm": "power_norm"},
         {"norm": {"kind": "power_norm", "variant": "official", "groups": "heads"}},
     ),
-    _norm.built("unified_norm", "Yang et al., ACM MM 2022, arXiv 2208.01313", {"norm": "unified_norm"}),
+    _norm.built(
+        "unified_norm",
+        "Yang et al., ACM MM 2022, arXiv 2208.01313",
+        {"norm": "unified_norm"},
+        {"norm": {"kind": "unified_norm", "variant": "official"}},
+    ),
     _norm.built("regularized_bn", "Wang et al., NeurIPS 2022, arXiv 2210.05153", {"norm": "regularized_bn"}),
     _norm.built(
         "dynamic_token_norm",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from norm_references import MODEL_EPS, NORM_REFERENCES
+from norm_references import MODEL_EPS, NORM_REFERENCES, rms_norm
 from sublayer_references import (
     ACTIVATIONS,
     SublayerCall,
@@ -235,6 +235,29 @@ OTHER_ENCODERS: dict[str, tuple[dict[str, Any], EncoderReference]] = {
             "stream": {"kind": "hyper_connections", "streams": 2, "fractions": 2, "dynamic": True, "tanh": False},
         },
         _hyper(2, _mean, dynamic_hyper_connected(2, act=same)),
+    ),
+    "hyper_with_rms_norm_and_three_scales": (
+        {
+            "preset": "dynamic_hyper_connections",
+            "stream": {
+                "kind": "hyper_connections",
+                "streams": 2,
+                "dynamic": True,
+                "norm": "rms_norm",
+                "eps": 1e-3,
+                "scales": "three",
+                "scale_start": 0.2,
+            },
+        },
+        _hyper(2, _mean, dynamic_hyper_connected(norm=rms_norm, eps=1e-3)),
+    ),
+    "hyper_with_layer_norm_without_bias": (
+        {
+            "preset": "pre_ln",
+            "stream": {"kind": "hyper_connections", "streams": 2, "fractions": 2, "dynamic": True}
+            | {"norm": "layer_norm_without_bias", "scales": "three"},
+        },
+        _hyper(2, _mean, dynamic_hyper_connected(2)),
     ),
     "official_mhc": (
         {

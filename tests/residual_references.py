@@ -55,9 +55,9 @@ def highway(x, f, p, **_):
 def gru_gate(x, f, p, *, relu=True, **_):
     w, u = ({name: p[f"{side}.{name}.weight"].T for name in "rzh"} for side in ("branch", "stream"))
     f = torch.where(f > 0, f, 0.0) if relu else f
-    r = sigmoid(f @ w["r"] + x @ u["r"])
+    r = sigmoid(f @ w["r"] + p.get("branch.r.bias", 0.0) + x @ u["r"])
     z = sigmoid(f @ w["z"] + x @ u["z"] - p["bias"])
-    h = torch.tanh(f @ w["h"] + (r * x) @ u["h"])
+    h = torch.tanh(f @ w["h"] + p.get("branch.h.bias", 0.0) + (r * x) @ u["h"])
     return (1 - z) * x + z * h
 
 
@@ -165,11 +165,12 @@ RESIDUAL_REFERENCES = {
     ),
     "gru_gate": Reference(
         formula=gru_gate,
-        start=lambda width, *, start, **_: {
+        start=lambda width, *, start=2.0, biases="z", **_: {
             **{f"{side}.{name}.weight": _xavier(width) for side in ("branch", "stream") for name in "rzh"},
             "bias": ((width,), start),
+            **({f"branch.{name}.bias": ((width,), 0.0) for name in "rh"} if biases == "all" else {}),
         },
-        samples={"start": [2.0, "admin"], "relu": [True, False]},
+        samples={"start": [2.0, "admin"], "relu": [True, False], "biases": ["z", "all"]},
     ),
     "gru_cell": Reference(formula=_gru_cell, start=_gru_cell_start, samples={}),
     "normalized_lerp": Reference(

@@ -2,7 +2,8 @@
 
 A row is a class with the state of a norm, named like its buffers. `train(x, cotangent)` takes the real tokens of one
 batch, [tokens, hidden], and gives output, gradient for x and gradients for the parameters of
-`(output * cotangent).sum()` plus what the norm adds to the loss; then the state is the one after the batch.
+`(output * cotangent).sum()` plus what the norm adds to the loss; then the state is the one after the batch. A class
+with `sees_padding` is given all places, [places, hidden], and which of them are real, as a third argument.
 """
 
 import torch
@@ -140,9 +141,13 @@ class Power:
 
 
 class OfficialPower(Power):
-    """The authors' code: group scaling first, warm-up, two updates during it, the batch's root in the backward."""
+    """The authors' code: group scaling first, warm-up, two updates during it, the batch's root in the backward.
+
+    `x` and `cotangent` hold the padded places too, which count in the means of the backward; `real` says which.
+    """
 
     warmup = 10_000
+    sees_padding = True
 
     def scaled(self, x):
         """Group scaling, one slice at a time."""
@@ -150,29 +155,44 @@ class OfficialPower(Power):
         slices = [x[:, i * size : (i + 1) * size] for i in range(self.groups)]
         return torch.cat([part / ((part * part).mean(-1, keepdim=True) + self.eps) ** 0.5 for part in slices], dim=-1)
 
-    def train(self, x, cotangent):
+    def train(self, x, cotangent, real):
         x = x.detach().requires_grad_()
         scaled = self.scaled(x)
-        y, gradient, parameters = super().train(scaled.detach(), cotangent)
-        return y, torch.autograd.grad(scaled, x, gradient)[0], parameters
+        used, own = self.squares(scaled[real].detach())
+        z = scaled.detach() / (used + self.eps) ** 0.5
+        # the code keeps the sum without momentum
+        step = 1 - self.alpha
+        ema_gz = self.state["running_gradient"] / step
+        left = cotangent * self.p["weight"] - step * ema_gz * z
+        if real.any():
+            ema_gz = ema_gz + (left * z).sum(0) / len(x)
+        self.state["running_gradient"] = step * ema_gz
+        gradient = torch.autograd.grad(scaled, x, left / (own + self.eps) ** 0.5)[0]
+        y = z * self.p["weight"] + self.p["bias"]
+        return y, gradient, {"weight": (cotangent * z).sum(0), "bias": cotangent.sum(0)}
 
-    def divide(self, x):
-        k, square = int(self.state["iterations_done"]), (x * x).mean(0)
+    def squares(self, x):
+        """What the forward and the backward divide by the roots of, from the real tokens."""
         phi = self.state["running_square"]
+        if not len(x):
+            return phi, phi
+        self.state["iterations_done"] = self.state["iterations_done"] + 1
+        k, square = int(self.state["iterations_done"]), (x * x).mean(0)
         used = square if k <= self.warmup else phi
         if k < self.warmup:
             phi = phi * (k - 1) / k + square / k
         self.state["running_square"] = self.alpha * phi + (1 - self.alpha) * square
-        return x / (used + self.eps) ** 0.5, (square + self.eps) ** 0.5
+        return used, square
 
     def evaluate(self, x):
         return super().evaluate(self.scaled(x))
 
 
 class Unified:
-    """The authors' algorithm, its backward written out; the windows are lists."""
+    """The authors' algorithm over the real tokens, its backward written out; the windows are lists."""
 
     eps = 1e-5
+    outlier_before_full = False
 
     def __init__(self, parameters, momentum=0.1, window=4, warmup=4000, outlier_filtration=False):
         self.p, self.keep = parameters, 1 - momentum
@@ -192,25 +212,31 @@ class Unified:
         rows[k % self.window] = value
         self.state[name] = torch.stack(rows)
 
+    def geometric(self):
+        product = 1.0
+        for row in self.state["window_squares"]:
+            product = product * row
+        return product ** (1 / self.window)
+
     def train(self, x, cotangent):
         if not len(x):
             return x, x, {name: torch.zeros_like(value) for name, value in self.p.items()}
+        return self.step(x, cotangent, (x * x).mean(0))
+
+    def step(self, x, cotangent, own):
         s = self.state
         k = int(s["iterations_done"]) + 1
         s["iterations_done"] = torch.tensor(k)
-        own, running = (x * x).mean(0), s["running_square"]
-        spread = s["window_squares"].sqrt().var()
+        running, spread = s["running_square"], s["window_squares"].sqrt().var()
         settled = k > self.window and k >= self.warmup
         outlier = self.window == 1
         self.put("window_squares", k, own)
-        product = torch.ones_like(own)
-        for row in s["window_squares"]:
-            product = product * row
-        geometric = product ** (1 / self.window)
-        if self.filtration and settled and ((s["window_squares"].mean(0) - geometric) > self.window * spread).any():
-            self.put("window_squares", k, running)
-            outlier = True
-        square = geometric if settled and not outlier else own
+        if self.filtration and (settled or (self.outlier_before_full and k >= self.warmup)):
+            gap = s["window_squares"].mean(0) - self.geometric()
+            if (gap > self.window * spread).any():
+                self.put("window_squares", k, running)
+                outlier = True
+        square = self.geometric() if settled and not outlier else own
         s["running_square"] = self.keep * running + (1 - self.keep) * square
         ratio = torch.ones_like(own)
         if k > max(1000, self.warmup) and not outlier:
@@ -231,6 +257,22 @@ class Unified:
     evaluate = Power.evaluate
 
 
+class OfficialUnified(Unified):
+    """The authors' code; `x` and `cotangent` hold the padded places too, which count in the means of the backward."""
+
+    sees_padding = outlier_before_full = True
+
+    def train(self, x, cotangent, real):
+        if real.any():
+            return self.step(x, cotangent, (x[real] * x[real]).mean(0))
+        # what the running statistics give; they do not move
+        root = (self.state["running_square"] + self.eps) ** 0.5
+        z = x / root
+        gradient = (cotangent * self.p["weight"] - self.state["running_gradient"] * z) / root
+        parameters = {"weight": (cotangent * z).sum(0), "bias": cotangent.sum(0)}
+        return z * self.p["weight"] + self.p["bias"], gradient, parameters
+
+
 # kind -> (the reference, the options it is tried with)
 RUNNING_REFERENCES = {
     "batch_norm": [(Batch, {}), (Batch, {"momentum": 0.3})],
@@ -241,7 +283,7 @@ RUNNING_REFERENCES = {
         (Power, {}),
         (Power, {"momentum": 0.3}),
         (OfficialPower, {"variant": "official"}),
-        (OfficialPower, {"variant": "official", "warmup": 3, "groups": 2}),
+        (OfficialPower, {"variant": "official", "warmup": 3, "groups": 4}),
         (OfficialPower, {"variant": "official", "warmup": 0}),
     ],
     "unified_norm": [
@@ -249,5 +291,8 @@ RUNNING_REFERENCES = {
         (Unified, {"window": 1, "warmup": 2}),
         (Unified, {"window": 2, "warmup": 3, "momentum": 0.3}),
         (Unified, {"window": 2, "warmup": 1, "outlier_filtration": True}),
+        (OfficialUnified, {"variant": "official"}),
+        (OfficialUnified, {"variant": "official", "window": 2, "warmup": 3, "momentum": 0.3}),
+        (OfficialUnified, {"variant": "official", "window": 2, "warmup": 1, "outlier_filtration": True}),
     ],
 }

@@ -324,21 +324,25 @@ def _put_back(pieces: list[torch.Tensor], fractions: int) -> list[torch.Tensor]:
     return [torch.cat(pieces[at : at + fractions], -1) for at in range(0, len(pieces), fractions)]
 
 
-def dynamic_hyper_connected(fractions: int = 1, act: Callable = torch.tanh) -> Callable:
+def dynamic_hyper_connected(
+    fractions: int = 1, act: Callable = torch.tanh, norm: Callable = layer_norm, eps: float = 1e-5
+) -> Callable:
     """Dynamic hyper-connections over a list of streams, each in so many fractions; pre-norm."""
 
     def sublayer(streams, s):
         p, m = s.params("gate"), fractions
         pieces = [piece for stream in streams for piece in stream.chunk(m, -1)]
-        normed = [layer_norm(h, {key: p[f"input_norm.{key}"] for key in ("weight", "bias")}, eps=1e-5) for h in pieces]
+        of_norm = {key.removeprefix("input_norm."): value for key, value in p.items() if key.startswith("input_norm.")}
+        normed = [norm(h, of_norm, eps=eps) for h in pieces]
+        # one scale for each column of alpha: the first are what is read
+        of_read = p["scale_norm.read" if "scale_norm.read" in p else "scale_norm.alpha"]
+        of_mix = p["scale_norm.mix" if "scale_norm.mix" in p else "scale_norm.alpha"]
+        of_write = p["scale_norm.write" if "scale_norm.write" in p else "scale_norm.beta"]
+        by_column = torch.cat([of_read] * m + [of_mix] * len(pieces))
         alpha = [
-            p["static_norm.alpha"][i] + p["scale_norm.alpha"] * act(normed[i] @ p["weight_alpha"])
-            for i in range(len(pieces))
+            p["static_norm.alpha"][i] + by_column * act(normed[i] @ p["weight_alpha"]) for i in range(len(pieces))
         ]
-        beta = [
-            p["static_norm.beta"][i] + p["scale_norm.beta"] * act(normed[i] @ p["weight_beta"])
-            for i in range(len(pieces))
-        ]
+        beta = [p["static_norm.beta"][i] + of_write * act(normed[i] @ p["weight_beta"]) for i in range(len(pieces))]
 
         def mix(column):
             return sum(alpha[i][..., column : column + 1] * pieces[i] for i in range(len(pieces)))

@@ -31,7 +31,7 @@ def _spoil_freed_memory() -> None:
 NORM_STARTS: dict[str, dict[str, float]] = {
     **{kind: {} for kind in ("LayerNorm", "DeviationNorm", "GroupNorm", "CenterNorm", "FixedSigmaNorm")},
     **{kind: {} for kind in ("RMSNorm", "PartialRMSNorm", "SumNorm", "Affine")},
-    **{kind: {} for kind in ("GroupedRMSNorm", "InputScaledRMSNorm")},
+    **{kind: {} for kind in ("GroupedRMSNorm", "InputScaledRMSNorm", "QueryGain")},
     **{kind: {} for kind in ("InstanceNorm", "ContraNorm", "SequenceGroupNorm")},
     "BoundedTanhNorm": {"alpha": 2.0},
     # the root of the width

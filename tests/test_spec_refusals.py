@@ -209,6 +209,14 @@ _ALLOWED = "allowed is"
         ({"preset": "pre_ln", "variant": "official"}, ["add_norm.variant", "'pre_ln'", "deepnorm", "mhc"]),
         ({"preset": "deepnorm", "variant": "authors"}, ["add_norm.variant", "'authors'", "'paper' or 'official'"]),
         ({"stream": {"kind": "hyper_connections", "tanh": False}}, ["add_norm.stream", "tanh", "dynamic"]),
+        (
+            {"stream": {"kind": "hyper_connections", "norm": "rms_norm"}},
+            ["add_norm.stream", "norm is", "dynamic is false"],
+        ),
+        (
+            {"stream": {"kind": "hyper_connections", "scales": "three"}},
+            ["add_norm.stream", "scales is", "dynamic is false"],
+        ),
         ({"stream": {"kind": "manifold_hyper_connections", "streams": 1}}, ["stream.streams is 1", "at least 2"]),
         ({"layers": [{"every": 1, "attention": []}]}, ["add_norm.layers[0].every is 1", "at least 2"]),
         ({"preset": "b2t", "stream": "dual"}, ["add_norm.wiring", "b2t", "several streams", "dual"]),

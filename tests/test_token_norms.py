@@ -13,6 +13,7 @@ from token_specs import (
     RUNNING,
     build,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_addnorm import collect_losses
 from hf_addnorm.models.base.token_mask import TokenMask, running_with
@@ -63,12 +64,12 @@ def test_every_running_norm_has_a_reference():
 
 
 def batches():
-    """[batch, seq, 6] and which tokens are real, one after the other: many, one, none; one batch is an outlier."""
+    """[batch, seq, 8] and which tokens are real, one after the other: many, one, none; one batch is an outlier."""
     draw = torch.Generator().manual_seed(5)
     for step, (rows, length, real) in enumerate(
         [(3, 7, 15), (2, 4, 8), (1, 5, 1), (2, 3, 0), (2, 5, 7), (3, 3, 9)] * 2
     ):
-        x = torch.randn(rows, length, 6, generator=draw, dtype=torch.float64) * (1 + step % 3) + 0.5
+        x = torch.randn(rows, length, 8, generator=draw, dtype=torch.float64) * (1 + step % 3) + 0.5
         x = x * 40 if step == 6 else x
         chosen = torch.zeros(rows * length, dtype=torch.bool)
         chosen[torch.randperm(rows * length, generator=draw)[:real]] = True
@@ -79,7 +80,7 @@ def batches():
 @pytest.mark.parametrize(("kind", "reference", "options"), CASES)
 def test_every_step_is_that_of_the_formula(kind, reference, options, late):
     """Output, gradients and state after each of a series of batches, and the evaluation after it."""
-    norm = build(kind, 6, **options)
+    norm = build(kind, 8, **options)
     expected = reference(dict(norm.named_parameters()), **{k: v for k, v in options.items() if k != "variant"})
     if late:
         # far into the training, where a warm-up is over
@@ -94,13 +95,16 @@ def test_every_step_is_that_of_the_formula(kind, reference, options, late):
     for x, real, cotangent in batches():
         z = x.clone().requires_grad_()
         y, losses = collect_losses(running_with, TokenMask(real), norm, z)
-        # what follows in the model sees no padding
-        objective = sum([(y[real] * cotangent[real]).sum(), *losses])
+        # what follows in the model sees no padding, but where the authors' code says something to it
+        sees_padding = getattr(expected, "sees_padding", False)
+        given = torch.ones_like(real) if sees_padding else real
+        objective = sum([(y[given] * cotangent[given]).sum(), *losses])
         grads = torch.autograd.grad(objective, [z, *norm.parameters()])
-        y_expected, x_grad, parameter_grads = expected.train(x[real].detach(), cotangent[real])
-        close(y[real], y_expected)
-        close(grads[0][real], x_grad)
-        assert (grads[0][~real] == 0).all()
+        told = [real.flatten()] if sees_padding else []
+        y_expected, x_grad, parameter_grads = expected.train(x[given].detach(), cotangent[given], *told)
+        close(y[given], y_expected)
+        close(grads[0][given], x_grad)
+        assert (grads[0][~given] == 0).all()
         for (name, _), grad in zip(norm.named_parameters(), grads[1:], strict=True):
             close(grad, parameter_grads[name], name)
         for name, value in expected.state.items():
@@ -136,6 +140,23 @@ def test_padding_may_hold_anything(kind, padded):
         assert y.isfinite().all()
         assert all(grad.isfinite().all() for grad in grads)
         results.append((y, *grads, *norm.buffers(), running_with(TokenMask(real), norm.eval(), z)[real]))
+    for other in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["power_norm", "unified_norm"])
+def test_padding_that_counts_may_hold_no_number(kind, padded):
+    """The authors' code counts padding in its backward; what is not finite there is taken as 0."""
+    x, real = padded
+    results = []
+    for value in (0.0, float("inf"), float("nan")):
+        norm = build(kind, 5, variant="official")
+        z = torch.where(real.unsqueeze(-1), x, value).requires_grad_()
+        for _ in range(2):
+            y = running_with(TokenMask(real), norm, z)
+            grads = torch.autograd.grad(y.sum(), [z, *norm.parameters()])
+        results.append((y[real], *(grad[real] if grad is grads[0] else grad for grad in grads), *norm.buffers()))
+        assert all(tensor.isfinite().all() for tensor in (y, *results[-1]))
     for other in results[1:]:
         assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
 
@@ -231,6 +252,31 @@ def test_few_tokens_have_a_defined_result(kind):
     two_rows = torch.tensor([[True] * 4, [False] * 4])
     x = torch.randn(2, 4, 5, dtype=torch.float64)
     assert running_with(TokenMask(two_rows), norm, x).isfinite().all()
+
+
+class _WritesOfSize(TorchDispatchMode):
+    """The operations whose result has this many numbers."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers, self.names = numbers, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor) and result.numel() == self.numbers:
+            self.names.append(operation.overloadpacket.__name__)
+        return result
+
+
+@pytest.mark.parametrize("kind", RUNNING)
+def test_evaluation_is_one_multiply_add(kind, padded):
+    x, real = padded
+    norm = build(kind, 5)
+    for shift in (0.0, 3.0):
+        running_with(TokenMask(real), norm, x + shift)
+    with torch.no_grad(), _WritesOfSize(x.numel()) as writes:
+        running_with(TokenMask(real), norm.eval(), x)
+    assert writes.names == ["addcmul"]
 
 
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not beside the repository")

@@ -1,7 +1,7 @@
 """Norms over tokens for several suites: their kinds, specs with them, tiny models."""
 
 import torch
-from families import BASE_MODELS, FAMILIES
+from families import BASE_MODELS, FAMILIES, MEMBERS
 
 from hf_addnorm.models.base.registries import NORMS
 from hf_addnorm.models.norms.running_norms import RunningNorm
@@ -13,6 +13,7 @@ RUNNING = {
 KINDS = ["instance_norm", *RUNNING]
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0,
+    "dropout": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "attention_dropout": 0.0,
     "mlp_dropout": 0.0,
@@ -54,7 +55,13 @@ OPTIONS = {
 RUNNING_SPECS = {kind: {"preset": "post_ln", "norm": {"kind": kind, **OPTIONS.get(kind, {})}} for kind in RUNNING} | {
     "power_norm_paper": {"preset": "post_ln", "norm": "power_norm"}
 }
-FAMILY_SPECS = [(family, spec) for family in ENCODERS for spec in SPECS]
+# of a shape's members two suffice: the layers are those of the family that has it
+FAMILY_SPECS = [
+    (family, spec)
+    for family in ENCODERS
+    for spec in SPECS
+    if family not in MEMBERS or spec in ("post_batch", "pre_instance")
+]
 # the places are the same for all: one family of those with their own loop, and one with the stock one
 FAMILY_SPECS += [(family, spec) for family in ("bert", "albert", "wav2vec2") for spec in RUNNING_SPECS]
 SPECS |= RUNNING_SPECS

@@ -46,24 +46,25 @@ def heights(model: nn.Module) -> dict[str, Height]:
     Raises:
         UserError: where a model's layers are is not known.
     """
-    bases = {
-        path: base
-        for path, base in model.named_modules()
+    bases = [
+        base
+        for base in model.modules()
         if isinstance(base, PreTrainedModel) and base.base_model is base and _parts(base) is not None
-    }
+    ]
     if not bases:
         kind = type(getattr(model, "base_model", model)).__name__
         raise UserError(f"where the layers of a {kind} are is not known: neither layers nor embeddings can be chosen")
     in_turn = getattr(getattr(model, "config", None), "arrangement", None) == "sequence"
-    counts = [len(_parts(base).layers) for base in bases.values()]
+    counts = [len(_parts(base).layers) for base in bases]
     top = sum(counts) + 1 if in_turn else max(counts) + 1
     found = {name: Height(top, top) for name, _ in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     offset = 0
-    for (path, base), count in zip(bases.items(), counts, strict=True):
+    for base, count in zip(bases, counts, strict=True):
         own_top = top if in_turn else count + 1
-        for name, level in _levels(base).items():
-            full = f"{path}.{name}" if path else name
-            if full in found:
+        for parameter, level in _levels(base).items():
+            # a table that the output layer shares may come under that one's name, and is a table all the same
+            if (full := names.get(id(parameter))) is not None:
                 # what follows an encoder that is not the last one of a sequence belongs to its last layer
                 last = offset + count if in_turn and offset + count + 1 < top else own_top
                 found[full] = Height(min(offset + level, last), own_top)
@@ -76,7 +77,7 @@ def _parts(base: PreTrainedModel) -> _Parts | None:
     layout = None
     if hasattr(base, "layout_of"):
         layout = base.layout_of(base.config)
-    elif (family := f"addnorm_{base.config.model_type}") in CONFIG_MAPPING:
+    elif (family := f"addnorm_{base.config.model_type.replace('-', '_')}") in CONFIG_MAPPING:
         layout = MODEL_MAPPING[CONFIG_MAPPING[family]].layout_of(base.config)
     if layout is not None:
         below = [*layout.embeddings, layout.embed_norm, layout.position_table]
@@ -86,11 +87,11 @@ def _parts(base: PreTrainedModel) -> _Parts | None:
     for path, module in base.named_modules():
         of_layers = isinstance(module, nn.ModuleList) and len(module) == size
         if of_layers and all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
-            return _Parts([f"{path}.{n}" for n in range(size)], path.rpartition(".")[0], (), ())
+            return _Parts([f"{path}.{n}" for n in range(size)], "", (), ())
     return None
 
 
-def _levels(base: PreTrainedModel) -> dict[str, int]:
+def _levels(base: PreTrainedModel) -> dict[nn.Parameter, int]:
     parts = _parts(base)
     assert parts is not None
     depths = {path: depth for depth, path in enumerate(parts.layers, start=1)}
@@ -101,14 +102,14 @@ def _levels(base: PreTrainedModel) -> dict[str, int]:
     first = next(place for place, name in enumerate(names) if _inside(name, depths))
     for place, (name, parameter) in enumerate(base.named_parameters()):
         if at := _inside(name, depths):
-            found[name] = depths[at]
+            found[parameter] = depths[at]
         elif _inside(name, parts.above):
-            found[name] = top
+            found[parameter] = top
         else:
             # an encoder that is not the whole model holds nothing else that comes after its layers
             in_encoder = parts.encoder and _inside(name, [parts.encoder])
             before = place < first or id(parameter) in tables or in_encoder or _inside(name, parts.below)
-            found[name] = 0 if before else top
+            found[parameter] = 0 if before else top
     return found
 
 

@@ -442,7 +442,7 @@ def _lora_targets(model: PreTrainedModel, wanted: str | list[str]) -> str | list
 
     # an AddNorm model has the Linear layers of its stock family
     kind = model.config.model_type
-    found = KNOWN.get(kind) or KNOWN.get(kind.removeprefix("addnorm_"))
+    found = KNOWN.get(kind) or KNOWN.get(getattr(model.config, "stock_model_type", kind))
     if found is None:
         raise UserError(f"lora_targets is default, and PEFT has none for {kind}: write all-linear, or a list of names")
     return found

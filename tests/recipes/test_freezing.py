@@ -17,7 +17,9 @@ import hf_addnorm
 
 
 HEAD = {
-    family: next(name for name in row.models if "For" in name and "LM" not in name) for family, row in FAMILIES.items()
+    # one without an output layer over the vocabulary, if there is any
+    family: min(row.models, key=lambda name: ("LM" in name, "For" not in name, name))
+    for family, row in FAMILIES.items()
 }
 # what is used inside of layers or between them, and belongs to what is below
 BELOW = ("rel_embeddings", "encoder.LayerNorm", "encoder.conv.", "embedding_hidden_mapping_in")

@@ -12,6 +12,9 @@ OptionValue = Any
 # An argument or an output of a stock model or layer, which is passed on as it came.
 StockValue = Any
 
+# torch's context between a forward and its backward, which holds whatever they give it.
+AutogradContext = Any
+
 
 class HasConfig(Protocol):
     """A model, of which only the config is needed."""

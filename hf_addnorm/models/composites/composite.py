@@ -4,13 +4,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..base.auxiliary_loss import SharesAuxiliaryLosses
 from ..core.embeddings_and_output import HasOutputLayer
 from ..core.hub_files import HubFiles
 from ..core.single_commit_push import SingleCommitPush
 from ..core.token_hooks import with_token_mask
 
 
-class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
+class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
     """Mixin for a model of several AddNorm models.
 
     What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add
@@ -20,8 +21,6 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel
     # whether a norm of the whole's own takes statistics over tokens; the parts tell theirs
     mixes_tokens = False
     asks_model = False
-    # whether a module in it adds to the loss
-    adds_loss = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

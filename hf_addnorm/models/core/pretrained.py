@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..base.auxiliary_loss import SharesAuxiliaryLosses
 from ..base.depth import Position, at_depth
 from ..base.registries import INITS, POSITIONS, STREAMS
 from ..norms.norm_base import Norm
@@ -41,7 +42,7 @@ _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast 
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
-class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrainedModel):
+class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
@@ -53,8 +54,6 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, PreTrai
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
     asks_model = False
-    # whether a module in it adds to the loss
-    adds_loss = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)

@@ -22,6 +22,12 @@ def offsets(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
     return torch.stack([dy.square() + dx.square(), dy, dx], -1).to(like.dtype)
 
 
+def over_real(x: torch.Tensor, real: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """The mean of `x` over some axes, where `real` is true, kept as axes of size 1; 0 where it is nowhere."""
+    real = real.expand_as(x)
+    return torch.where(real, x, 0.0).sum(axes, keepdim=True) / real.sum(axes, keepdim=True).clamp(min=1)
+
+
 @NORMS.register("dynamic_token_norm")
 class DynamicTokenNorm(TokenNorm):
     """DTN, mean and variance between LayerNorm's and those of the tokens around: `(x - mean) / sqrt(var + eps)`.
@@ -93,6 +99,8 @@ class DynamicTokenNorm(TokenNorm):
         if self.is_official:
             heads = x.unflatten(-1, (self.groups, -1))
             x = (heads / torch.sqrt(heads.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
+        # nothing here sees a shift of the whole sequence; without it a large mean is not rounded
+        x = x - over_real(x.detach(), real, (1, -1))
         # [batch, ..., groups, tokens, features of a head], of a token's own statistics [batch, ..., 1, tokens, 1]
         heads = x.unflatten(-1, (self.groups, -1)).movedim(1, -2)
         own = torch.var_mean(x, -1, correction=int(self.is_official), keepdim=True)
@@ -120,15 +128,17 @@ class DynamicTokenNorm(TokenNorm):
         """
         rows, columns = current().grid_of(heads.shape[-2])
         patches = heads[..., heads.shape[-2] - rows * columns :, :]
+        counts = torch.ones_like(patches[..., :1], dtype=torch.bool)
         shifts = offsets(rows, columns, heads)
         scores = torch.einsum("ijk,hk->hij", shifts, self.position_weights.to(heads.dtype))
         if real is not None:
             real = real[:, -rows * columns :].movedim(1, -1).unsqueeze(-2)
+            counts = real.transpose(-1, -2)
             # not -inf: a sequence may have no real token
             scores = scores.masked_fill(~real, torch.finfo(heads.dtype).min)
         weights = torch.softmax(scores, -1)
-        # variances do not see the shift, and are exact where the mean is large
-        shift = patches.detach().mean(-2, keepdim=True)
+        # variances do not see the shift of a feature, and are exact where its mean is large
+        shift = over_real(patches.detach(), counts, (-2,))
         patches = patches - shift
         mean = weights @ patches
         return mean + shift, (weights @ patches.square() - mean.square()).clamp(min=0.0)

@@ -110,7 +110,12 @@ class InverseSquareRootUnit(PointwiseNorm):
         super().__init__(hidden_size, alpha_init, shift_init)
 
     def squash(self, z: torch.Tensor) -> torch.Tensor:
-        return z / torch.sqrt(1 + z.square())
+        # beyond 1 by 1/z: the gradient of z / sqrt(1 + z^2) is a difference of two numbers that become the same
+        is_large = z.abs() > 1
+        inverse = torch.where(is_large, z, 1.0).reciprocal()
+        near = torch.where(is_large, 0.0, z)
+        beyond = torch.rsqrt(1 + inverse.square()) * inverse.sign()
+        return torch.where(is_large, beyond, near * torch.rsqrt(1 + near.square()))
 
 
 @NORMS.register("affine")

@@ -6,9 +6,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..base.forward_context import put_buffer
+from ..base.protocols import AutogradContext
 from ..base.registries import NORMS
 from ..base.registry import Fraction, Positive, whole
-from .running_norms import AutogradContext, RunningNorm, over_processes, over_tokens, processes
+from .running_norms import RunningNorm, over_processes, over_tokens, processes
 
 
 class _ApproximateDivision(torch.autograd.Function):
@@ -39,6 +40,8 @@ class QuadraticNorm(RunningNorm):
     the backward needs. Statistics of gradients move in the backward. Their unit is the loss (with several processes,
     the mean of theirs): a loss scale that changes, as in float16 training, changes it under them. torch.compile leaves
     these norms out in training (a break of the graph); there is no second derivative.
+
+    Where `keeps_padding` is true, the means of the backward are those over all places, padded ones too.
     """
 
     running_square: torch.Tensor
@@ -52,22 +55,28 @@ class QuadraticNorm(RunningNorm):
         self.keep("running_gradient", 0.0, hidden_size)
         self.keep("iterations_done", 0, dtype=torch.long)
 
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = self.times_gain(torch.rsqrt(self.running_square + self.eps))
+        return scale, self.plus_bias(torch.zeros_like(scale))
+
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            quotient: torch.Tensor = self.divide(x, real)[0]
-            return quotient
-        return x / torch.sqrt(self.running_square + self.eps)
+        quotient: torch.Tensor = self.divide(self.prepare(x), real)[0]
+        return quotient
 
     # what a backward writes to buffers cannot be traced
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def divide(self, x: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The quotient of training, and what `take_in` gave beside the divisor."""
         count = over_processes(real.sum().to(x.dtype))
-        square, *taken = self.counted(over_tokens(x.detach().square(), count), count)
-        return _ApproximateDivision.apply(x, square + self.eps, self, count, *taken), *taken
+        # what the means of the backward are over; 0 if this forward does not count
+        places = count
+        if self.keeps_padding:
+            places = torch.where(count > 0, over_processes(count.new_tensor(real.numel())), 0.0)
+        square, *taken = self.counted(over_tokens(torch.where(real, x.detach(), 0.0).square(), count), count)
+        return _ApproximateDivision.apply(x, square + self.eps, self, places, *taken), *taken
 
     def input_gradient(
-        self, grad: torch.Tensor, z: torch.Tensor, count: torch.Tensor, square: torch.Tensor, *taken: torch.Tensor
+        self, grad: torch.Tensor, z: torch.Tensor, places: torch.Tensor, square: torch.Tensor, *taken: torch.Tensor
     ) -> torch.Tensor:
         """The gradient for x from that for the quotient z. It moves the statistics of gradients."""
         raise NotImplementedError
@@ -96,8 +105,10 @@ class PowerNorm(QuadraticNorm):
     `variant="official"` is the authors' code. There each token is first divided by the root mean square of each of
     `groups` slices of its features (`sqrt(mean(x^2) + eps)`, differentiated exactly); the first `warmup` training
     forwards divide by the batch's own [x^2]; in those before number `warmup`, running_square first takes the batch
-    into a cumulative average, and then again by momentum, as always; and the backward divides by the root of the
-    batch's [x^2] even where the forward divided by the running one.
+    into a cumulative average, and then again by momentum, as always; the backward divides by the root of the
+    batch's [x^2] even where the forward divided by the running one; and the means of the backward are over all places,
+    the padded ones included, with what they hold and their gradients: running_gradient depends on how much padding
+    there is, and padded places get a gradient. The code's `ema_gz` is running_gradient / momentum.
 
     Source: Shen et al., "PowerNorm: Rethinking Batch Normalization in Transformers", 2020, arXiv 2003.07845. eps is
     the authors' code's, which divides so.
@@ -134,7 +145,7 @@ class PowerNorm(QuadraticNorm):
         super().__init__(hidden_size, gain, bias, eps, momentum)
         if groups == "heads":
             raise ValueError('power_norm: groups is "heads" and there is no model to take the number of heads from.')
-        self.official = variant == "official"
+        self.official = self.keeps_padding = variant == "official"
         self.groups = 1 if groups is None and self.official else groups
         if warmup is None:
             warmup = 10_000 if self.official else 0
@@ -142,11 +153,12 @@ class PowerNorm(QuadraticNorm):
         if hidden_size % (self.groups or 1):
             raise ValueError(f"power_norm: groups is {groups}, which does not divide the width {hidden_size}.")
 
-    def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if self.groups is not None:
-            slices = x.unflatten(-1, (self.groups, -1))
-            x = (slices / torch.sqrt(slices.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
-        return super().transform(x, real)
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        if self.groups is None:
+            return x
+        slices = x.unflatten(-1, (self.groups, -1))
+        scaled: torch.Tensor = slices / torch.sqrt(slices.square().mean(-1, keepdim=True) + self.eps)
+        return scaled.flatten(-2)
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         square, count = batch
@@ -160,12 +172,12 @@ class PowerNorm(QuadraticNorm):
         return used, torch.where(counts, square, before) if self.official else used
 
     def input_gradient(
-        self, grad: torch.Tensor, z: torch.Tensor, count: torch.Tensor, square: torch.Tensor, *taken: torch.Tensor
+        self, grad: torch.Tensor, z: torch.Tensor, places: torch.Tensor, square: torch.Tensor, *taken: torch.Tensor
     ) -> torch.Tensor:
         left = grad - self.running_gradient * z
         # [left * z] is [g * z] - running_gradient * [z^2]
-        moved = self.running_gradient + self.momentum * over_tokens(left * z, count)
-        put_buffer(self, "running_gradient", torch.where(count > 0, moved, self.running_gradient))
+        moved = self.running_gradient + self.momentum * over_tokens(left * z, places)
+        put_buffer(self, "running_gradient", torch.where(places > 0, moved, self.running_gradient))
         return left / torch.sqrt(square + self.eps)
 
     def extra_repr(self) -> str:
@@ -211,8 +223,13 @@ class UnifiedNorm(QuadraticNorm):
     window's roots before it. The running statistics then take its place in the window. In evaluation square is the
     running one. A forward without real tokens does not count, nor does its backward.
 
+    This is the authors' code but for two things, which `variant="official"` has as they have them: the means of the
+    backward are over all places, the padded ones included, with what they hold and their gradients, so that the
+    statistics of gradients depend on how much padding there is; and a batch may be an outlier before the window is
+    full.
+
     Source: Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", 2022,
-    arXiv 2208.01313, in the form of the authors' code but for one guard: no outlier before the window is full.
+    arXiv 2208.01313.
 
     Args:
         hidden_size (`int`): size of the last axis.
@@ -222,6 +239,7 @@ class UnifiedNorm(QuadraticNorm):
         window (`int`, *optional*, defaults to 4): batches; with 1, each is treated like an outlier.
         warmup (`int`, *optional*, defaults to 4000): training forwards.
         outlier_filtration (`bool`, *optional*, defaults to `False`): the authors suggest it for images, not for text.
+        variant (`str`, *optional*, defaults to `"paper"`): or "official".
     Dtype: computed in float32 at least, returned in `x.dtype`; running statistics stay in float32.
     Init: gain = 1, bias = 0, running_square = 1, all other statistics 0, no iteration done.
     """
@@ -242,15 +260,15 @@ class UnifiedNorm(QuadraticNorm):
         window: Annotated[int, whole(at_least=1)] = 4,
         warmup: Annotated[int, whole(at_least=0)] = 4000,
         outlier_filtration: bool = False,
+        variant: Literal["paper", "official"] = "paper",
     ):
         super().__init__(hidden_size, gain, bias, eps, momentum)
+        self.keeps_padding = variant == "official"
         self.window, self.warmup, self.outlier_filtration = window, warmup, outlier_filtration
         self.keep("window_squares", 0.0, window, hidden_size)
         self.keep("window_gradients", 0.0, window, hidden_size)
 
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().transform(x, real)
         z, *_, ratio = self.divide(x, real)
         return self.plus_bias(_ScaledGradient.apply(self.times_gain(z), ratio))
 
@@ -268,10 +286,12 @@ class UnifiedNorm(QuadraticNorm):
         put_buffer(self, "iterations_done", number)
         window = self._with(self.window_squares, number, square)
         geometric = window.log().mean(0).exp()
-        outlier = torch.full_like(counts, self.window == 1)
+        outlier = counts & (self.window == 1)
         if self.outlier_filtration:
             spread = self.window * self.window_squares.sqrt().var()
-            outlier = outlier | (self._settled(number) & (window.mean(0) - geometric > spread).any())
+            # while the window has an empty place, its geometric mean is 0
+            judged = number >= self.warmup if self.keeps_padding else self._settled(number)
+            outlier = outlier | (counts & judged & (window.mean(0) - geometric > spread).any())
             window = torch.where(outlier, self._with(self.window_squares, number, before), window)
         used = torch.where(self._settled(number) & ~outlier, geometric, square)
         put_buffer(self, "window_squares", torch.where(counts, window, self.window_squares))
@@ -282,11 +302,11 @@ class UnifiedNorm(QuadraticNorm):
         return used, used, number, outlier, ratio
 
     def input_gradient(
-        self, grad: torch.Tensor, z: torch.Tensor, count: torch.Tensor, square: torch.Tensor, *taken: torch.Tensor
+        self, grad: torch.Tensor, z: torch.Tensor, places: torch.Tensor, square: torch.Tensor, *taken: torch.Tensor
     ) -> torch.Tensor:
         number, outlier, _ = taken
-        counts, before = count > 0, self.running_gradient.clone()
-        newest = over_tokens(grad * z, count)
+        counts, before = places > 0, self.running_gradient.clone()
+        newest = over_tokens(grad * z, places)
         window = self._with(self.window_gradients, number, torch.where(outlier, before, newest))
         mean = torch.where(self._settled(number) & ~outlier, window.mean(0), newest)
         put_buffer(self, "window_gradients", torch.where(counts, window, self.window_gradients))
@@ -295,4 +315,5 @@ class UnifiedNorm(QuadraticNorm):
         return (grad - known * z) / torch.sqrt(square + self.eps)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, window={self.window}, warmup={self.warmup}"
+        variant = "official" if self.keeps_padding else "paper"
+        return f"{super().extra_repr()}, variant={variant}, window={self.window}, warmup={self.warmup}"

@@ -5,7 +5,7 @@ Those without a mean, with statistics of gradients too, are in quadratic_norms.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import torch
 import torch.distributed as dist
@@ -13,17 +13,15 @@ from torch import nn
 
 from ..base.auxiliary_loss import contribute
 from ..base.forward_context import put_buffer
+from ..base.protocols import AutogradContext
 from ..base.registries import NORMS
 from ..base.registry import Finite, Fraction, Positive, number, whole
 from ..base.token_mask import current
 from .layer_norms import DeviationNorm
-from .token_norms import TokenNorm
+from .token_norms import TokenNorm, mask_of
 
 
 NonNegative = Annotated[float, number(at_least=0)]
-
-# torch's context between a forward and its backward, which holds whatever they give it
-AutogradContext = Any
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -65,6 +63,8 @@ class RunningNorm(TokenNorm):
     statistics that the forward worked with, though they have changed since. Floating-point statistics stay in float32
     at least; all of them are buffers, saved and loaded with the weights.
 
+    In evaluation such a norm is one multiply-add per feature, `folded`, of what `prepare` makes of a token.
+
     Args:
         hidden_size, gain, bias: see `Norm`.
     """
@@ -76,6 +76,23 @@ class RunningNorm(TokenNorm):
     def __init__(self, hidden_size: int, gain: bool, bias: bool):
         super().__init__(hidden_size, gain, bias)
         self._starts: dict[str, float] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return super().forward(x)
+        # what padding holds reaches no other token; that there are tokens is asked as in training
+        mask_of(x)
+        wide = self.prepare(x.to(torch.promote_types(x.dtype, torch.float32)))
+        scale, shift = self.folded()
+        return torch.addcmul(shift.to(wide.dtype), wide, scale.to(wide.dtype)).to(x.dtype)
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """What is done to each token by itself before its features are normalised, in training too."""
+        return x
+
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The function of evaluation as scale and shift of what is prepared, both [hidden], in float32 at least."""
+        raise NotImplementedError
 
     def keep(self, name: str, start: float, *shape: int, dtype: torch.dtype | None = None) -> None:
         """Add a running statistic [*shape], a buffer, with its start value."""
@@ -160,10 +177,12 @@ class BatchNorm(RunningNorm):
         self.keep("running_mean", 0.0, hidden_size)
         self.keep("running_var", 1.0, hidden_size)
 
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        scale = self.times_gain(torch.rsqrt(var + self.eps))
+        return scale, self.plus_bias(-mean * scale)
+
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
-            return (x - mean) / torch.sqrt(var + self.eps)
         count = over_processes(real.sum().to(x.dtype))
         mean = over_tokens(x, count)
         centred = x - mean
@@ -203,8 +222,10 @@ class RegularizedBatchNorm(BatchNorm):
     before this batch. In training a model with a head adds the penalties of all its norms to its loss. A base model
     has no loss: `outputs, losses = hf_addnorm.collect_losses(model, **inputs)` gives them beside its outputs. A
     forward of fewer than two tokens has no penalty. Every process adds the whole of it, and every micro-batch: it is
-    right where gradients are averaged over them. A loss that is computed outside of the model (label smoothing in
-    Trainer) misses it. Reentrant checkpointing would lose its gradient and is refused.
+    right where gradients are averaged over them; where Trainer has a head divide its loss by the labels of a whole
+    step, the penalty has the same share of it. A loss that is computed outside of the model (label smoothing and
+    `compute_loss_func` of Trainer) misses it, which a warning says: `hf_addnorm.trainer.AddNormTrainer` adds it there.
+    Reentrant checkpointing would lose its gradient and is refused.
 
     Source: Wang et al., "Understanding the Failure of Batch Normalization for Transformers in NLP", 2022,
     arXiv 2210.05153. The penalty is documented there; it was not checked against a run of the authors' code, whose
@@ -291,6 +312,10 @@ class RepBatchNorm(BatchNorm):
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         return super().transform(x, real) + self.alpha * x
 
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        scale, shift = super().folded()
+        return scale + self.alpha, shift
+
 
 @NORMS.register("progressive_rep_bn")
 class ProgressiveRepBatchNorm(RunningNorm):
@@ -334,13 +359,16 @@ class ProgressiveRepBatchNorm(RunningNorm):
         self.layer_norm.reset_parameters()
         self.rep_bn.reset_parameters()
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = super().forward(x) if self.training else self.rep_bn(x)
+        return y
+
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return self.rep_bn.transform(x, real)
         (done,) = self.counted()
         share = (1 - done.to(x.dtype) / self.iterations).clamp(min=0)
         layer_normed: torch.Tensor = self.layer_norm(x)
-        return share * layer_normed + (1 - share) * self.rep_bn.transform(x, real)
+        rep_normed: torch.Tensor = self.rep_bn(x)
+        return share * layer_normed + (1 - share) * rep_normed
 
     def take_in(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = self.get_buffer("iterations_done").clone()

@@ -11,40 +11,54 @@ from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import Positive, number, whole
 from ..base.token_mask import current
-from .norm_base import Norm, in_full_precision, slices, unit
+from .norm_base import Norm, centred, in_full_precision, slices, unit
 
 
-def real_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x` [batch, seq, ..., hidden] with 0 in the padded places, and which are not, [..., 1].
+def mask_of(x: torch.Tensor) -> torch.Tensor | None:
+    """Which tokens of `x` [batch, seq, ..., hidden] are real, [batch, seq, ..., 1]; None if all are.
 
     Raises:
-        ValueError: if `x` has no tokens.
+        ValueError: if `x` has no tokens, or it cannot be known which are real.
     """
     if x.dim() < 3:
         raise ValueError(
             f"a norm that takes statistics over tokens needs [batch, seq, ..., features] and was given "
             f"{list(x.shape)}: a head that pools its tokens cannot have one."
         )
-    real = current().on(x)
+    return current().on(x)
+
+
+def real_tokens(x: torch.Tensor, keep_padding: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x` [batch, seq, ..., hidden] with 0 in the padded places, and which are not, [..., 1].
+
+    Args:
+        keep_padding (`bool`, *optional*, defaults to `False`): leave what the padded places hold, if it is finite.
+    Raises:
+        ValueError: as `mask_of`.
+    """
+    real = mask_of(x)
     if real is None:
         return x, torch.ones([*x.shape[:-1], 1], dtype=torch.bool, device=x.device)
     real = real.expand(*x.shape[:-1], 1)
-    return torch.where(real, x, 0.0), real
+    return torch.where(real | x.isfinite() if keep_padding else real, x, 0.0), real
 
 
 class TokenNorm(Norm):
     """Base of the norms whose statistics are taken over tokens: padding counts nowhere.
 
     Padded places are taken to hold 0 and then normalised like the rest: whatever they hold, infinities too, the output
-    is finite there, and no gradient comes from them.
+    is finite there, and no gradient comes from them. A norm that counts them in its backward, as its authors' code
+    does, keeps what they hold.
     """
+
+    keeps_padding = False
 
     @staticmethod
     def mixes_tokens(**options: OptionValue) -> bool:
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, real = real_tokens(x.to(torch.promote_types(x.dtype, torch.float32)))
+        y, real = real_tokens(x.to(torch.promote_types(x.dtype, torch.float32)), self.keeps_padding)
         return self.transform(y, real).to(x.dtype)
 
     def transform(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -89,9 +103,9 @@ class InstanceNorm(TokenNorm):
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         count = real.sum(1, keepdim=True).to(x.dtype)
-        centred = x - x.sum(1, keepdim=True) / count.clamp(min=1.0)
-        squares = torch.where(real, centred, 0.0).square().sum(1, keepdim=True)
-        return centred / torch.sqrt(squares / (count - self.correction).clamp(min=1.0) + self.eps)
+        y = centred(x, lambda z: torch.where(real, z, 0.0).sum(1, keepdim=True) / count.clamp(min=1.0))
+        squares = torch.where(real, y, 0.0).square().sum(1, keepdim=True)
+        return y / torch.sqrt(squares / (count - self.correction).clamp(min=1.0) + self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, correction={self.correction}"
@@ -135,13 +149,18 @@ class SequenceGroupNorm(TokenNorm):
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         parts, real = x.unflatten(-1, (self.groups, -1)), real.unsqueeze(-1)
         count = (real.sum(1, keepdim=True) * parts.shape[-1]).to(x.dtype).clamp(min=1.0)
-        centred = parts - parts.sum((1, -1), keepdim=True) / count
-        squares = torch.where(real, centred, 0.0).square().sum((1, -1), keepdim=True)
-        normalized: torch.Tensor = centred / torch.sqrt(squares / count + self.eps)
+        y = centred(parts, lambda z: torch.where(real, z, 0.0).sum((1, -1), keepdim=True) / count)
+        squares = torch.where(real, y, 0.0).square().sum((1, -1), keepdim=True)
+        normalized: torch.Tensor = y / torch.sqrt(squares / count + self.eps)
         return normalized.flatten(-2)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, groups={self.groups}, eps={self.eps}"
+
+
+def _without_mean(x: torch.Tensor) -> torch.Tensor:
+    """Each token less its mean over the features."""
+    return centred(x, lambda z: z.mean(-1, keepdim=True))
 
 
 @NORMS.register("contra_norm")
@@ -187,16 +206,20 @@ class ContraNorm(TokenNorm):
         self.scale, self.identity, self.temperature, self.over, self.eps = scale, identity, temperature, over, eps
 
     def mix_tokens(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """A x, of [..., tokens, features]."""
+        """A x without its mean over the features, of [..., tokens, features]."""
         cosines = directions @ directions.transpose(-1, -2)
         # not -inf: a sequence may have no real token
         scores = (cosines / self.temperature).masked_fill(~real.transpose(-1, -2), torch.finfo(tokens.dtype).min)
-        return torch.softmax(scores, dim=-1) @ tokens
+        # that of a token without its mean, which is then not what a rounded sum is of
+        return torch.softmax(scores, dim=-1) @ _without_mean(tokens)
 
     def mix_features(self, tokens: torch.Tensor, directions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """x A, of the same; the direction of a padded token is 0."""
         products = directions.transpose(-1, -2) @ directions
-        return tokens @ torch.softmax(products / self.temperature, dim=-1)
+        shares = torch.softmax(products / self.temperature, dim=-1)
+        # what the mean becomes beyond itself
+        gained = tokens.mean(-1, keepdim=True) * (shares.sum(-2, keepdim=True) - 1)
+        return _without_mean(tokens) @ shares + gained
 
     def normalize_tokens(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         # where a token has heads, the tokens of each head meet each other
@@ -204,9 +227,9 @@ class ContraNorm(TokenNorm):
         mix = self.mix_tokens if self.over == "tokens" else self.mix_features
         with in_full_precision(x):
             mixed = mix(tokens, unit(tokens, 1e-12), real.transpose(1, -2)).transpose(1, -2)
-        y = (1 + self.scale if self.identity else 1) * x - self.scale * mixed
-        centred = y - y.mean(-1, keepdim=True)
-        return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        # LayerNorm sees no mean of x
+        y = _without_mean((1 + self.scale if self.identity else 1) * _without_mean(x) - self.scale * mixed)
+        return y / torch.sqrt(y.square().mean(-1, keepdim=True) + self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, scale={self.scale}, identity={self.identity}, over={self.over}, eps={self.eps}"

@@ -5,7 +5,7 @@ They stay in float32, and so does what is computed with them.
 """
 
 import math
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import nn
@@ -106,19 +106,33 @@ class GRUGate(MatrixResidual):
         start (`float` or depth rule, *optional*, defaults to 2): start value of every entry of `bias`; above 0 it
             begins near the identity.
         relu (`bool`, *optional*, defaults to `True`): f passes a ReLU first, as in the paper's layer.
-    Dtype: computed in float32, returned in that of `x`. Init: matrices Xavier uniform, bias = start.
+        biases (`str`, *optional*, defaults to `"z"`): as in the paper; with "all", biases are added in r and in h too,
+            as in public code whose matrices are Linear layers.
+    Dtype: computed in float32, returned in that of `x`. Init: matrices Xavier uniform, bias = start, others 0.
     """
 
-    def __init__(self, hidden_size: int, position: Position, *, start: DepthValue = 2.0, relu: bool = True):
+    def __init__(
+        self,
+        hidden_size: int,
+        position: Position,
+        *,
+        start: DepthValue = 2.0,
+        relu: bool = True,
+        biases: Literal["z", "all"] = "z",
+    ):
         super().__init__()
         self.start, self.relu = at_depth(start, position), relu
-        self.branch = nn.ModuleDict({name: nn.Linear(hidden_size, hidden_size, bias=False) for name in "rzh"})
+        self.branch = nn.ModuleDict(
+            {name: nn.Linear(hidden_size, hidden_size, bias=biases == "all" and name != "z") for name in "rzh"}
+        )
         self.stream = nn.ModuleDict({name: nn.Linear(hidden_size, hidden_size, bias=False) for name in "rzh"})
         self.bias = nn.Parameter(torch.empty(hidden_size))
 
     def reset_parameters(self) -> None:
-        for matrix in (*self.branch.values(), *self.stream.values()):
-            nn.init.xavier_uniform_(matrix.get_parameter("weight"))
+        for linear in (*self.branch.values(), *self.stream.values()):
+            nn.init.xavier_uniform_(linear.get_parameter("weight"))
+            if linear.bias is not None:
+                nn.init.zeros_(linear.get_parameter("bias"))
         nn.init.constant_(self.bias, self.start)
 
     def mix(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:

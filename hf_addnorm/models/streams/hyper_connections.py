@@ -1,5 +1,6 @@
 """Hyper-connections: n copies of the stream, or fractions of it, which every sublayer mixes."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -7,8 +8,10 @@ from torch import nn
 from transformers import initialization as init
 
 from ..base.depth import Position
+from ..base.protocols import OptionValue
 from ..base.registries import STREAMS
-from ..base.registry import ComponentSpec, whole
+from ..base.registry import ComponentSpec, Finite, Positive, whole
+from ..norms.rms_norms import RMSNorm
 from ..residuals.residuals import Residual
 from .streams import Function, LayerState, NewNorm, SingleStream
 
@@ -84,6 +87,15 @@ class HyperConnection(HyperMixing):
         return self.alpha, self.beta
 
 
+# the scalars of dynamic weights; of three, the first two are for the columns of alpha, the last for beta
+_SCALES = {"two": ("alpha", "beta"), "three": ("read", "mix", "write")}
+_INPUT_NORMS: dict[str, Callable[[int, float], nn.LayerNorm | RMSNorm]] = {
+    "layer_norm": lambda width, eps: nn.LayerNorm(width, eps=eps),
+    "layer_norm_without_bias": lambda width, eps: nn.LayerNorm(width, eps=eps, bias=False),
+    "rms_norm": lambda width, eps: RMSNorm(width, eps=eps),
+}
+
+
 class DynamicHyperConnection(HyperMixing):
     """Hyper-connections whose weights depend on the token: those of `HyperConnection` plus what each piece says.
 
@@ -93,37 +105,55 @@ class DynamicHyperConnection(HyperMixing):
         hidden_size (`int`): that of the model.
         streams, fractions, position: see `HyperConnection`.
         tanh (`bool`): False leaves the tanh away.
-    Parameters: W_alpha [hidden / m, m + n m], w_beta [hidden / m], the scalars s_alpha and s_beta, the norm's gain and
-    bias, and those of `HyperConnection`. Init: W = 0, s = 0.01: it begins as the static one.
-    Dtype: that of H; computed in float32 at least.
+        norm, eps, scales, scale_start: see `HyperConnectionStream`.
+    Parameters: W_alpha [hidden / m, m + n m], w_beta [hidden / m], the scalars s_alpha and s_beta (or those of what is
+    read, mixed and written), the norm's gain and bias, and those of `HyperConnection`. Init: W = 0, s = scale_start:
+    it begins as the static one. Dtype: that of H; computed in float32 at least.
     """
 
     checkpoint_name = "residual_gate"
     keep_in_float32 = ("residual_gate",)
 
-    def __init__(self, hidden_size: int, streams: int, fractions: int, position: Position, tanh: bool):
+    def __init__(
+        self,
+        hidden_size: int,
+        streams: int,
+        fractions: int,
+        position: Position,
+        tanh: bool,
+        norm: str = "layer_norm",
+        eps: float = 1e-5,
+        scales: str = "two",
+        scale_start: float = 0.01,
+    ):
         super().__init__(streams, fractions)
         width = hidden_size // fractions
-        self.tanh = tanh
+        self.tanh, self.scale_start = tanh, scale_start
         self.static_norm = HyperConnection(streams, fractions, position)
-        self.input_norm = nn.LayerNorm(width)
+        self.input_norm = _INPUT_NORMS[norm](width, eps)
         self.weight_alpha = nn.Parameter(torch.empty(width, fractions + streams * fractions))
         self.weight_beta = nn.Parameter(torch.empty(width))
-        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in ("alpha", "beta")})
+        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in _SCALES[scales]})
 
     def reset_parameters(self) -> None:
+        self.input_norm.reset_parameters()
         for weight in (self.weight_alpha, self.weight_beta):
             init.zeros_(weight)
         for scale in self.scale_norm.values():
-            init.constant_(scale, 0.01)
+            init.constant_(scale, self.scale_start)
 
     def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        normed = self.input_norm(pieces.to(self.input_norm.weight.dtype))
+        normed = self.input_norm(pieces.to(self.weight_alpha.dtype))
         alpha, beta = normed @ self.weight_alpha, normed @ self.weight_beta
         if self.tanh:
             alpha, beta = alpha.tanh(), beta.tanh()
         static_alpha, static_beta = self.static_norm.weights(pieces)
-        return static_alpha + self.scale_norm["alpha"] * alpha, static_beta + self.scale_norm["beta"] * beta
+        scale = self.scale_norm
+        if "alpha" in scale:
+            return static_alpha + scale["alpha"] * alpha, static_beta + scale["beta"] * beta
+        read, mix = alpha.tensor_split([self.fractions], -1)
+        alpha = torch.cat([scale["read"] * read, scale["mix"] * mix], -1)
+        return static_alpha + alpha, static_beta + scale["write"] * beta
 
 
 class SeveralStreams(SingleStream):
@@ -174,6 +204,13 @@ class HyperConnectionStream(SeveralStreams):
             it must divide the hidden size.
         dynamic (`bool`, *optional*, defaults to `False`): the weights depend on the token.
         tanh (`bool`, *optional*, defaults to `True`): dynamic weights go through a tanh.
+        norm (`str`, *optional*, defaults to `"layer_norm"`): what dynamic weights are read through, the paper's
+            "layer_norm", or "layer_norm_without_bias" or "rms_norm" as in later code (mHC's paper writes hyper-
+            connections with an RMSNorm).
+        eps (`float`, *optional*, defaults to 1e-5): of that norm; above 0, inside the root.
+        scales (`str`, *optional*, defaults to `"two"`): "two" scalars multiply dynamic weights, one alpha's and one
+            beta's, as in the paper; with "three", what is read and what is mixed have one each, as in mHC's paper.
+        scale_start (`float`, *optional*, defaults to 0.01): where these scalars start.
     """
 
     def __init__(
@@ -184,14 +221,32 @@ class HyperConnectionStream(SeveralStreams):
         fractions: Annotated[int, whole(at_least=1)] = 1,
         dynamic: bool = False,
         tanh: bool = True,
+        norm: Literal["layer_norm", "layer_norm_without_bias", "rms_norm"] = "layer_norm",
+        eps: Positive = 1e-5,
+        scales: Literal["two", "three"] = "two",
+        scale_start: Finite = 0.01,
     ):
         super().__init__(streams, reduce)
-        self.fractions, self.dynamic, self.tanh = fractions, dynamic, tanh
+        self.fractions, self.dynamic = fractions, dynamic
+        self.of_dynamic: dict[str, Any] = {
+            "tanh": tanh,
+            "norm": norm,
+            "eps": eps,
+            "scales": scales,
+            "scale_start": scale_start,
+        }
 
     @staticmethod
-    def contradiction(dynamic: bool, tanh: bool, **_: object) -> str | None:
+    def contradiction(dynamic: bool, **options: OptionValue) -> str | None:
         """The sentence that says which options exclude each other, if any do."""
-        return None if dynamic or tanh else "tanh is false but dynamic is false too: static weights have no tanh."
+        if dynamic:
+            return None
+        if not options["tanh"]:
+            return "tanh is false but dynamic is false too: static weights have no tanh."
+        for name, default in (("norm", "layer_norm"), ("eps", 1e-5), ("scales", "two"), ("scale_start", 0.01)):
+            if options[name] != default:
+                return f"{name} is {options[name]!r} but dynamic is false: static weights have none."
+        return None
 
     def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
         if hidden_size % self.fractions:
@@ -199,5 +254,5 @@ class HyperConnectionStream(SeveralStreams):
                 f"add_norm.stream.fractions is {self.fractions}, which does not divide the hidden size {hidden_size}."
             )
         if self.dynamic:
-            return DynamicHyperConnection(hidden_size, self.streams, self.fractions, position, self.tanh)
+            return DynamicHyperConnection(hidden_size, self.streams, self.fractions, position, **self.of_dynamic)
         return HyperConnection(self.streams, self.fractions, position)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..base.depth import Position
+from ..base.protocols import AutogradContext
 from ..base.registries import STREAMS
 from ..base.registry import ComponentSpec, Positive, whole
 from ..norms.rms_norms import GroupedRMSNorm, RMSNorm
@@ -122,6 +123,55 @@ class GatedStreams(SeveralStreams):
         return {StreamMixer.checkpoint_name: StreamMixer(hidden_size, self.streams, self.rank, self.eps)}
 
 
+def _scores(values: Any, w: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`w . v / rms(v)` and `1 / rms(v)` of each of some outputs v [batch, seq, hidden]; both [n, batch, seq, 1]."""
+    dots, rates = [], []
+    for value in values:
+        wide = value.to(w.dtype)
+        dots.append((wide @ w).unsqueeze(-1))
+        rates.append(torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps))
+    rate = torch.stack(rates)
+    return torch.stack(dots) * rate, rate
+
+
+class _SoftmaxMix(torch.autograd.Function):
+    """`sum_i a_i v_i`, `a = softmax_i(w . v_i / rms(v_i))`; it keeps the outputs v_i for the backward, no copies."""
+
+    @staticmethod
+    def forward(ctx: AutogradContext, w: torch.Tensor, eps: float, *values: torch.Tensor) -> torch.Tensor:
+        ctx.eps = eps
+        ctx.save_for_backward(w, *values)
+        shares = _scores(values, w, eps)[0].softmax(0)
+        mixed = shares[0] * values[0]
+        for share, value in zip(shares[1:], values[1:], strict=True):
+            mixed = torch.addcmul(mixed, share, value.to(w.dtype))
+        return mixed.to(values[0].dtype)
+
+    @staticmethod
+    def backward(ctx: AutogradContext, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        w, *values = ctx.saved_tensors
+        grad = grad.to(w.dtype)
+        scores, rate = _scores(values, w, ctx.eps)
+        shares = scores.softmax(0)
+        products = torch.stack([(grad * value).sum(-1, keepdim=True) for value in values])
+        of_score = shares * (products - (shares * products).sum(0))
+        of_w, of_values = torch.zeros_like(w), []
+        for value, share, ds, score, r in zip(values, shares, of_score, scores, rate, strict=True):
+            direction = (ds * r).to(w.dtype)
+            # the score is w . v * r, and r falls as v grows
+            of_value = share * grad + direction * w - direction * (score * r / w.numel()) * value
+            of_values.append(of_value.to(value.dtype))
+            of_w = of_w + (direction * value).flatten(0, -2).sum(0)
+        return of_w, None, *of_values
+
+
+class QueryGain(RMSNorm):
+    """The gain of an RMSNorm of keys, put on the query: `query . RMSNorm(v) = (gain * query) . v / rms(v)`."""
+
+    def forward(self, query: torch.Tensor) -> torch.Tensor:
+        return self.times_gain(query)
+
+
 class AttentionResidual(Residual):
     """A softmax mix over all outputs so far: `sum_i a_i v_i`, `a = softmax_i(query . RMSNorm(v_i))`.
 
@@ -138,7 +188,7 @@ class AttentionResidual(Residual):
     def __init__(self, hidden_size: int, eps: float):
         super().__init__()
         self.query = nn.Parameter(torch.empty(hidden_size))
-        self.key_norm = RMSNorm(hidden_size, eps=eps)
+        self.key_norm = QueryGain(hidden_size, eps=eps)
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.query)
@@ -146,9 +196,8 @@ class AttentionResidual(Residual):
 
     def mix(self, state: Any) -> torch.Tensor:
         """`[batch, seq, hidden]` of a state whose first entry is not one of the outputs."""
-        values = torch.stack(state[1:])
-        scores = (self.key_norm(values.to(self.query.dtype)) * self.query).sum(-1, keepdim=True)
-        return (scores.softmax(0).to(values.dtype) * values).sum(0)
+        mixed: torch.Tensor = _SoftmaxMix.apply(self.key_norm(self.query), self.key_norm.eps, *state[1:])
+        return mixed
 
     def read(self, state: Any) -> tuple[torch.Tensor, Any]:
         """The branch's input before its norm, and the state."""
@@ -161,8 +210,11 @@ class AttentionResidual(Residual):
 
 def with_output(state: Any, f: torch.Tensor) -> Any:
     """A state with one more output; its first entry is the mean of all."""
-    outputs = (*state[1:], f)
-    return (torch.stack(outputs).mean(0), *outputs)
+    mean, *outputs = state
+    outputs.append(f)
+    # step by step, a mean in half precision would be rounded as often
+    is_half = f.dtype.itemsize < 4
+    return (torch.stack(outputs).mean(0) if is_half else mean + (f - mean) / len(outputs), *outputs)
 
 
 @STREAMS.register("attention_residuals")

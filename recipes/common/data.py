@@ -56,7 +56,7 @@ def held_out(config: RunConfig) -> Dataset:
     if config.dataset is None:
         raise UserError(f"no rows to {config.do}: give file, or the dataset whose validation split is meant")
     if config.dataset.startswith("builtin:"):
-        return _builtin(config.dataset)["validation"]
+        return _builtin(config.dataset, [config.validation_split])[0]
     return _read_hub(config, config.validation_split)
 
 
@@ -68,17 +68,20 @@ def _splits(config: RunConfig) -> dict[str, Dataset]:
         return {split: read_file(name, config.na_values) for split, name in files.items()}
     if config.dataset is None:
         raise UserError("no data: give dataset, or train_file and validation_file")
-    if config.dataset.startswith("builtin:"):
-        return _builtin(config.dataset)
     names = {"train": config.train_split, "validation": config.validation_split}
+    if config.dataset.startswith("builtin:"):
+        return dict(zip(names, _builtin(config.dataset, [*names.values()]), strict=True))
     return {split: _read_hub(config, name) for split, name in names.items()}
 
 
-def _builtin(dataset: str) -> dict[str, Dataset]:
+def _builtin(dataset: str, names: list[str]) -> list[Dataset]:
     name = dataset.removeprefix("builtin:")
     if name not in BUILTIN:
         raise UserError(f"unknown builtin dataset {name!r}: there is {', '.join(BUILTIN)}")
-    return BUILTIN[name]()
+    splits = BUILTIN[name]()
+    if unknown := [split for split in names if split not in splits]:
+        raise UserError(f"dataset {dataset!r} has no split {unknown[0]!r}; it has {', '.join(splits)}")
+    return [splits[split] for split in names]
 
 
 def check_names(config: RunConfig) -> None:

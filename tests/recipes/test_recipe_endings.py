@@ -1,6 +1,5 @@
 """How runs end: by a signal, by a process that is gone, by a full disk; and what is kept of them."""
 
-import json
 import os
 import resource
 import signal
@@ -19,7 +18,7 @@ from common.errors import UserError
 from common.evaluation import predict
 from common.model import load_saved
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, SqueezeBertConfig, SqueezeBertModel
 
 from hf_addnorm.launch import launch_file
 
@@ -317,15 +316,12 @@ def test_the_model_has_a_card(config, recipe, tmp_path):
 
 
 def test_a_stock_model_of_another_family(config, recipe, tiny, tmp_path):
-    folder = tmp_path / "distilbert"
-    model = DistilBertModel(DistilBertConfig(vocab_size=23, dim=16, n_layers=1, n_heads=2, hidden_dim=24))
-    model.save_pretrained(folder)
+    folder = tmp_path / "squeezebert"
+    sizes = {"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    groups = {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")}
+    SqueezeBertModel(SqueezeBertConfig(vocab_size=23, intermediate_size=24, **sizes, **groups)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
-    # its forward takes none
-    entries = json.loads((folder / "tokenizer_config.json").read_text())
-    entries |= {"model_input_names": ["input_ids", "attention_mask"]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(entries))
     result = recipe(config | {"checkpoint": str(folder), "max_steps": 1})
-    assert result["model"] == "DistilBertForSequenceClassification"
+    assert result["model"] == "SqueezeBertForSequenceClassification"
     # a card is about the add & norm
     assert not (tmp_path / "run" / "model" / "README.md").exists()

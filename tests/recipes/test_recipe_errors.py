@@ -112,6 +112,10 @@ def test_config(config, refused, keys, sentence):
     ("keys", "sentence"),
     [
         ({"dataset": "builtin:nothing"}, "unknown builtin dataset 'nothing': there is docstring_match"),
+        (
+            {"dataset": "builtin:digits", "train_split": "test"},
+            "dataset 'builtin:digits' has no split 'test'; it has train, validation",
+        ),
         ({"dataset": "nobody/nothing"}, "cannot load split 'train' of dataset 'nobody/nothing': "),
     ],
 )

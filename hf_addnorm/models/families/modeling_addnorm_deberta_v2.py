@@ -1,5 +1,6 @@
 """DeBERTa-v2 (and v3) with another add & norm: the base model and its heads."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,11 @@ class AddNormDebertaV2SelfAttention(WithBranchNorms, stock.DisentangledSelfAtten
     """`DisentangledSelfAttention` with norms behind the content's q, k and v; positions are projected without them."""
 
     linear_roles: ClassVar = {"query_proj": "q", "key_proj": "k", "value_proj": "v"}
+
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
+        parts = super().replaced(branch_norms)
+        # the same projections of relative positions, which are no tokens, have no norm
+        return {**parts, "disentangled_attention_bias": self.disentangled_attention_bias} if parts else parts
 
 
 class AddNormDebertaV2Intermediate(BertShapeIntermediate, stock.DebertaV2Intermediate): ...

@@ -1,6 +1,7 @@
 """What the config of every family has: the entry `add_norm`, and the code that travels with a checkpoint."""
 
 import difflib
+import functools
 import inspect
 import json
 import os
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 else:
     # at run time not a config itself: as a dataclass it would hide the family's own defaults
     PreTrainedConfig = object
+
+
+@functools.cache
+def default_values(config_class: "type[CodeCarryingConfig]") -> dict[str, Any]:
+    """The entries of a config of this class that is given none."""
+    return config_class().to_dict()
 
 
 def family_class(config: "CodeCarryingConfig") -> type["CodeCarryingConfig"]:
@@ -229,7 +236,7 @@ class AddNormConfig(CodeCarryingConfig):
 
     def __repr__(self) -> str:
         # what differs from the family's defaults; of the spec, what differs from its preset
-        plain = family_class(self)().to_dict()
+        plain = default_values(family_class(self))
         shown = {key: value for key, value in self.to_dict().items() if key not in plain or plain[key] != value}
         shown["add_norm"] = self.add_norm.short()
         return f"{type(self).__name__} {json.dumps(shown, indent=2, sort_keys=True, default=str)}"

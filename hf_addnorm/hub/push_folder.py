@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..models.base.protocols import JsonValue, StockValue
-from ..models.core.single_commit_push import stale_weights
+from ..models.core.single_commit_push import answered_in_time, stale_weights
 from .card import CARD, create_card
 from .checks import Check, check_folder, files_of, is_pickle
 from .failures import failing_as
@@ -62,7 +62,8 @@ class Push:
         if self.obstacles:
             raise ValueError(f"{self.folder} is not pushed: {self.obstacles[0]}")
         progress = ["nothing was sent"]
-        with failing_as(f"{self.folder} is not pushed to {self.repo}", then=lambda: progress[-1]):
+        what = f"{self.folder} is not pushed to {self.repo}"
+        with failing_as(what, then=lambda: progress[-1]), answered_in_time():
             return self._send(kwargs, progress)
 
     def _send(self, kwargs: dict[str, StockValue], progress: list[str]) -> str:

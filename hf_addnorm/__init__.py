@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
     from .models.families.modeling_addnorm_xlm_roberta import *
-    from .parameters import add_norm_parameters
+    from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics
 
 
 __version__ = "0.2.0"
@@ -74,6 +74,8 @@ _LATER = {
     "components": ".components",
     "grow": ".growth",
     "hub": ".hub",
+    "ln_tuning_names": ".parameters",
+    "norms_with_statistics": ".parameters",
 }
 # those whose configs are imported above
 _FAMILIES: list[type[AddNormConfig]] = AddNormConfig.__subclasses__()
@@ -160,9 +162,11 @@ __all__ = [
     "grow",
     "hub",
     "inits",
+    "ln_tuning_names",
     "load_pretrained",
     "new_model",
     "norms",
+    "norms_with_statistics",
     "positions",
     "presets",
     "register_family",

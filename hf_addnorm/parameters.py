@@ -1,10 +1,14 @@
-"""Which parameters of a model are its add & norm."""
+"""Which parameters and modules of a model are its add & norm, by the names that PEFT and others ask for."""
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from .models.norms.norm_base import Norm
+from .models.norms.running_norms import RunningNorm
 from .models.residuals.residuals import Residual
+
+
+_OURS = (Norm, Residual, nn.LayerNorm)
 
 
 def add_norm_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
@@ -17,6 +21,48 @@ def add_norm_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 
     To train them alone: `model.base_model.requires_grad_(False)`, then `requires_grad_(True)` on each of these.
     """
-    homes = [module for module in model.base_model.modules() if isinstance(module, Norm | Residual | nn.LayerNorm)]
+    homes = [module for module in model.base_model.modules() if isinstance(module, _OURS)]
     own = {id(parameter) for home in homes for parameter in home.parameters()}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def ln_tuning_names(model: PreTrainedModel) -> dict[str, list[str]]:
+    """The modules of an encoder's add & norm, as PEFT's tuning of norms is told of them.
+
+    `peft.LNTuningConfig(**ln_tuning_names(model))` trains every parameter of the add & norm, and no other.
+
+    Args:
+        model (`PreTrainedModel`): AddNorm or stock. A head's own norms are not among them.
+    Returns:
+        `target_modules`: the norms, and all else that has a `weight`, which PEFT can put back into the model;
+        `modules_to_save`: what has other parameters alone: residuals, parts of a stream, norms with another gain.
+        Names from `model`, in its order; of a module in another one of them, the outer one's.
+    """
+    names = _names(model.base_model, model, _OURS)
+    targets = [name for name in names if isinstance(getattr(model.get_submodule(name), "weight", None), nn.Parameter)]
+    return {"target_modules": targets, "modules_to_save": [name for name in names if name not in targets]}
+
+
+def norms_with_statistics(model: PreTrainedModel) -> list[str]:
+    """The names of a model's norms that keep running statistics (`batch_norm` and others); often none.
+
+    An adapter is saved without the statistics of its model, unless PEFT is told of their modules:
+    `LoraConfig(modules_to_save=...)`.
+
+    Args:
+        model (`PreTrainedModel`): AddNorm or stock.
+    Returns:
+        Names from `model`, in its order; of a module in another one of them, the outer one's.
+    """
+    return _names(model, model, (RunningNorm,))
+
+
+def _names(home: nn.Module, model: nn.Module, classes: tuple[type[nn.Module], ...]) -> list[str]:
+    """The names, from `model`, of the outermost modules of these classes in `home` that have parameters."""
+    inside = set(home.modules())
+    names: list[str] = []
+    for name, module in model.named_modules():
+        is_inner = bool(names) and name.startswith(f"{names[-1]}.")
+        if isinstance(module, classes) and module in inside and not is_inner and list(module.parameters()):
+            names.append(name)
+    return names

@@ -22,7 +22,7 @@ def residual(width=6):
 
 def mix(made, *values):
     # the first entry of a state is not read
-    return made.mix((None, *values))
+    return made((None, *values))
 
 
 def naive(made, *values):

@@ -397,7 +397,8 @@ def test_dense_stream(file, dtype, tolerance):
         block = torch.nn.Linear(x.shape[-1], x.shape[-1]).to(dtype)
         block.load_state_dict({name: given[f"layers.{i}.block.{name}"] for name in block.state_dict()})
         weights |= {f"layers.{i}.block.{name}": parameter for name, parameter in block.named_parameters()}
-        average = stream.build_layer_part(x.shape[-1], Position(i, params["n_blocks"], i, params["n_blocks"]))
+        position = Position(i, params["n_blocks"], i, params["n_blocks"])
+        average = stream.build_layer_part(x.shape[-1], position)
         assert (average is not None) == (f"layers.{i}.alpha" in given)
         if average is not None:
             # theirs has an axis for several mixes
@@ -407,7 +408,7 @@ def test_dense_stream(file, dtype, tolerance):
         # a block of theirs gives the new state, ours adds to it
         state = stream.write(kept, block(u) - u, None, lambda y: y)
         assert_golden(state[0], tensors, f"output.state.{i + 1}", meta, tolerance)
-        state = stream.end_layer(state, average)
+        state = stream.end_layer(state, average, position)
         assert_golden(state[0], tensors, f"output.layer.{i}", meta, tolerance)
     assert set(weights) == set(given)
     y = stream.finish(state)

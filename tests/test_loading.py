@@ -83,9 +83,9 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 corners = torch.tensor([[-1.0, y, x] for x in (-1.0, 1.0) for y in (-1.0, 1.0)])
                 starts = {"position_weights": corners, "weight": torch.ones(32)}
                 expected[key] = starts.get(name, torch.zeros_like(parameter))
-            elif kind == "HyperConnection" and name == "beta":
+            elif kind in ("HyperConnection", "StaticWeights") and name == "beta":
                 expected[key] = torch.ones(len(parameter))
-            elif kind == "HyperConnection":
+            elif kind in ("HyperConnection", "StaticWeights"):
                 # reads the fractions of one stream, in turn, and leaves all as they are
                 pieces, fractions = torch.eye(len(parameter)), parameter.shape[1] - parameter.shape[0]
                 first = sublayer * fractions % len(pieces)

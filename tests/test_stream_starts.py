@@ -13,8 +13,9 @@ from hf_addnorm.models.streams.bounded_connections import (
     PermutationHyperConnection,
     StreamHead,
 )
+from hf_addnorm.models.streams.hyper_connections import SeveralStreams
 from hf_addnorm.models.streams.layer_streams import AlternatingUpdates
-from hf_addnorm.models.streams.learned_read_streams import GatedStreamConnection, StreamMixer
+from hf_addnorm.models.streams.learned_read_streams import GatedStreamConnection, GatedStreams, StreamMixer
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])
@@ -77,7 +78,7 @@ def same_weights(ours, weight, bias, scale):
     """Numbers far from any start in both."""
     with torch.no_grad():
         for index in range(len(scale)):
-            ours.scale_norm[("read", "write", "mix")[index]].fill_(0.5 + index)
+            ours.scale_norm.get_parameter(("read", "write", "mix")[index]).fill_(0.5 + index)
             scale[index] = 0.5 + index
         for one, two in ((ours.weight, weight), (ours.bias, bias)):
             two.copy_(one.normal_(std=0.5))
@@ -92,10 +93,10 @@ def test_the_official_manifold_hyper_connection_is_that_of_deepseek_and_glm(name
     same_weights(ours, theirs.fn, theirs.base, theirs.scale)
     state, f = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 8)
     post, mix, collapsed = theirs(state)
-    u, kept = ours.read(state)
+    u, kept = ours(state)
     expanded = post.unsqueeze(-1) * f.unsqueeze(-2) + torch.matmul(mix.transpose(-1, -2), state)
     torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours(kept, f), expanded, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(SeveralStreams(4, "mean").add_to_streams(kept, f), expanded, rtol=1e-5, atol=1e-6)
 
 
 def test_independent_hyper_connections_are_those_of_hunyuan():
@@ -103,9 +104,14 @@ def test_independent_hyper_connections_are_those_of_hunyuan():
     same_weights(ours, theirs.fn, theirs.base, theirs.scale)
     state, f = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 8)
     post, collapsed = theirs(state)
-    u, kept = ours.read(state)
+    u, kept = ours(state)
     torch.testing.assert_close(u, collapsed, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours(kept, f), state + post.unsqueeze(-1) * f.unsqueeze(-2), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        SeveralStreams(4, "mean").add_to_streams(kept, f),
+        state + post.unsqueeze(-1) * f.unsqueeze(-2),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("name", "class_name"), [("deepseek_v4", "DeepseekV4HyperHead"), ("hy_v4", "HYV4HyperHead")])
@@ -132,9 +138,11 @@ def test_gated_streams_are_those_of_qwen(ends):
         torch.testing.assert_close(ours(state), theirs(state.flatten(-2)))
         return
     expected, _, written = theirs(state.flatten(-2))
-    u, kept = ours.read(state)
+    u, kept = ours(state)
     torch.testing.assert_close(u, expected)
-    torch.testing.assert_close(ours(kept, f), state + f.unsqueeze(-2) * written.unsqueeze(-1))
+    torch.testing.assert_close(
+        GatedStreams(streams=3).add_to_streams(kept, f), state + f.unsqueeze(-2) * written.unsqueeze(-1)
+    )
 
 
 def test_attention_residuals_start_as_the_mean_of_all_outputs():
@@ -145,11 +153,11 @@ def test_attention_residuals_start_as_the_mean_of_all_outputs():
     torch.testing.assert_close(shown, sum(outputs) / 3)
     torch.testing.assert_close(outputs[0], x)
     residual = model.encoder.layer[1].connections.attention.residual_norm
-    torch.testing.assert_close(residual.read((shown, *outputs))[0], shown)
+    torch.testing.assert_close(residual((shown, *outputs)), shown)
     with torch.no_grad():
         residual.query.copy_(1e3 * residual.key_norm(outputs[1][0, 0]))
     # the output that its query is like
-    torch.testing.assert_close(residual.read((shown, *outputs))[0][0, 0], outputs[1][0, 0])
+    torch.testing.assert_close(residual((shown, *outputs))[0, 0], outputs[1][0, 0])
 
 
 @pytest.mark.parametrize(
@@ -177,14 +185,16 @@ def test_a_mean_of_permutations_is_doubly_stochastic_and_any_of_them_may_be_it()
     connection = PermutationHyperConnection(8, 3, 0.0).double()
     connection.reset_parameters()
     state = torch.randn(2, 3, 8, dtype=torch.float64)
-    _, (_, mix, _) = connection.read(state)
+    _, (_, mix, _) = connection(state)
     for axis in (-1, -2):
         torch.testing.assert_close(mix.sum(axis), torch.ones_like(mix.sum(axis)))
     with torch.no_grad():
         # the last permutation turns the order round
         connection.bias[-1] = 1e4
-    _, kept = connection.read(state)
-    torch.testing.assert_close(connection(kept, torch.zeros(2, 8, dtype=torch.float64)), state.flip(-2))
+    _, kept = connection(state)
+    torch.testing.assert_close(
+        SeveralStreams(3, "mean").add_to_streams(kept, torch.zeros(2, 8, dtype=torch.float64)), state.flip(-2)
+    )
 
 
 def test_too_many_streams_for_all_their_permutations_are_refused():
@@ -198,8 +208,8 @@ def test_the_mix_of_streams_is_doubly_stochastic(official):
     connection.reset_parameters()
     with torch.no_grad():
         connection.weight.normal_(std=0.1)
-        connection.scale_norm["mix"].fill_(1.0)
-    _, (_, mix, _) = connection.read(torch.randn(3, 4, 8, dtype=torch.float64))
+        connection.scale_norm.mix.fill_(1.0)
+    _, (_, mix, _) = connection(torch.randn(3, 4, 8, dtype=torch.float64))
     for axis in (-1, -2):
         torch.testing.assert_close(mix.sum(axis), torch.ones(3, 4).double(), rtol=1e-3, atol=1e-3)
 
@@ -281,7 +291,7 @@ def test_altup_is_that_of_gemma(active):
         (own,) = getattr(ours, two).parameters()
         own.data = getattr(theirs, one).weight.data.normal_(std=3.0)
     state, y = torch.randn(2, 5, 3, 8), torch.randn(2, 5, 8)
-    predicted = ours.predict(state)
+    predicted = ours(state)
     expected = theirs.predict(state.permute(2, 0, 1, 3))
     torch.testing.assert_close(predicted, expected.permute(1, 2, 0, 3))
     torch.testing.assert_close(ours(predicted, y), theirs.correct(expected, y).permute(1, 2, 0, 3))

@@ -428,7 +428,9 @@ def choose_trained(model: PreTrainedModel, config: RunConfig) -> PreTrainedModel
             "lora: this add & norm transforms weights, and an adapter merged into them is another function"
         )
     head = [name for name, child in model.named_children() if child is not model.base_model and _has_parameters(child)]
-    keys = {"r": config.lora, "lora_alpha": 2 * config.lora, "modules_to_save": head or None}
+    # an adapter is saved without the running statistics of its model, unless PEFT is told of them
+    saved = [*head, *hf_addnorm.norms_with_statistics(model)]
+    keys = {"r": config.lora, "lora_alpha": 2 * config.lora, "modules_to_save": saved or None}
     try:
         return get_peft_model(model, LoraConfig(target_modules=_lora_targets(model, config.lora_targets), **keys))
     except ValueError as error:

@@ -13,6 +13,7 @@ from ..base.registry import ComponentSpec
 from ..norms.norm_base import build_norm
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
+from .adapters import register_with_peft
 from .family_facts import FamilyFacts
 from .transformers_internals import relative_imports
 
@@ -216,6 +217,16 @@ class AddNormConfig(CodeCarryingConfig):
         }
         return build_norm(norm, width or self.hidden_size, **from_model)
 
+    def add_norm_has_stock_norms(self) -> bool:
+        """Whether every norm that the stock model has in its layers or after them is there, of whatever kind."""
+        spec, stock, depth = self.add_norm, AddNormSpec.parse(self.stock_add_norm()), self.add_norm_depth()
+        pairs = zip(spec.by_layer(depth), stock.by_layer(depth), strict=True)
+        return bool(spec.place_norm(spec.final) or not stock.place_norm(stock.final)) and all(
+            set(theirs.slot_norms(name)) <= set(ours.slot_norms(name))
+            for ours, theirs in pairs
+            for name in self.add_norm_sublayers()
+        )
+
     def __repr__(self) -> str:
         # what differs from the family's defaults; of the spec, what differs from its preset
         plain = family_class(self)().to_dict()
@@ -225,6 +236,9 @@ class AddNormConfig(CodeCarryingConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As in Transformers; `add_norm` in its JSON form."""
+        # PEFT looks up a model type right after it has asked the config for this, however late it was imported
+        if "peft" in sys.modules:
+            register_with_peft(self.model_type, self.stock_model_type, self.add_norm_has_stock_norms())
         return super().to_dict() | {"add_norm": self.add_norm.to_dict()}
 
 

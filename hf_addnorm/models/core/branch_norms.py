@@ -120,7 +120,8 @@ class WithBranchNorms(nn.Module):
         x -> q, k, v -> their norms -> core -> mid -> o -> branch's output        (or w1 -> up -> core -> mid -> w2)
 
     The class that mixes it in names its Linear layers, and the parts of the stock forward that belong to the add &
-    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `branch_norms`.
+    norm block instead: the dropout on its output, say. `forward` takes the stock arguments and `branch_norms`;
+    without them the stock forward runs as it is, with its dropout.
     """
 
     linear_roles: ClassVar[dict[str, Roles]]
@@ -146,8 +147,8 @@ class WithBranchNorms(nn.Module):
                 parts[name] = partial(branch_norms.project, getattr(self, name), roles)
         return parts
 
-    def forward(self, *args: Any, branch_norms: BranchNorms = NO_BRANCH_NORMS, **kwargs: Any) -> Any:
-        parts = self.replaced(branch_norms)
+    def forward(self, *args: Any, branch_norms: BranchNorms | None = None, **kwargs: Any) -> Any:
+        parts = None if branch_norms is None else self.replaced(branch_norms)
         return self.stock_forward(ModuleView(self, parts) if parts else self, *args, **kwargs)
 
 

@@ -24,6 +24,8 @@ class AddNormEncoder(nn.Module):
     reads_tokens = False
     # whether it has the blocks of all depths, as `connections`: layers may be shared
     holds_connections = False
+    # whether that loop may leave them out, as all layers run as in the stock model
+    runs_as_stock = False
     # the rate of the layer drop, where the stock loop may not skip layers by itself
     layer_drop = 0.0
     stock_forward: ClassVar[Any]

@@ -1,7 +1,9 @@
 """A family's layer: how a stock layer is recast, and how its sublayers run through their add & norm blocks."""
 
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -14,8 +16,28 @@ from ..weights.weight_transforms import Transformed, linear_size, transformed_cl
 from .block_building import BlockBuilder, BuiltNorm
 from .family_layout import SublayerLayout
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
-from .recasting import document, get_part, recast_at
+from .recasting import document, get_part, is_of_transformers, recast_at
 from .token_hooks import pass_token_mask, takes_token_mask
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksOfDepth:
+    """The blocks of the depth that a shared layer is run at, as an argument of its forward.
+
+    Not the module itself: tools that put a module elsewhere than its input move the modules among its arguments too.
+    """
+
+    blocks: LayerAddNorm
+
+
+def _as_stock_or(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's forward that is the stock one where the spec says the same: hooks on all of its parts run then."""
+
+    @wraps(forward)
+    def as_stock_or(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.stock_forward(self, *args, **kwargs) if self.runs_as_stock else forward(self, *args, **kwargs)
+
+    return as_stock_or
 
 
 class AddNormLayer(nn.Module):
@@ -32,10 +54,16 @@ class AddNormLayer(nn.Module):
     mixes_tokens = False
     # whether it is told what its model knows during a forward
     has_token_hook = False
+    # whether the stock forward runs: what it does is what the spec says
+    runs_as_stock = False
+    stock_forward: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls, **kwargs: Any):
         if "forward" in vars(cls):
-            cls.forward = takes_token_mask(cls.forward)
+            cls.forward = takes_token_mask(_as_stock_or(cls.forward))
+        stock = [base for base in cls.__mro__ if is_of_transformers(base) and "forward" in vars(base)]
+        if stock:
+            cls.stock_forward = staticmethod(vars(stock[0])["forward"])
         super().__init_subclass__(**kwargs)
         document(cls, "`{stock}` whose sublayers run through add & norm blocks.")
 
@@ -43,6 +71,16 @@ class AddNormLayer(nn.Module):
     def added_last(self) -> nn.Module | None:
         """What the stock layer adds to the stream behind its sublayers, if it has anything of the kind."""
         return None
+
+    def is_as_stock(self, blocks: LayerAddNorm) -> bool:
+        """Whether the stock forward does what these blocks say; all depths must have been installed."""
+        if self.mixes_tokens or self.transformed or not blocks.is_plain:
+            return False
+        return all(
+            {slot for slot, path in self.sublayers[name].norms.items() if self.stock_choices[path] is not None}
+            == set(cast(SublayerAddNorm, block).stock_slots)
+            for name, block in blocks.named_children()
+        )
 
     def recast_parts(self, spec: AddNormSpec, names: list[str]) -> None:
         """Let the parts of the named sublayers that run with norms inside, or with transformed weights, be recast."""
@@ -77,7 +115,10 @@ class AddNormLayer(nn.Module):
         if builder.asks_model and not self.has_token_hook:
             self.has_token_hook = True
             self.register_forward_pre_hook(pass_token_mask, with_kwargs=True)
-        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, depth, builder.build_stream_modules(depth))
+        # asked here, not of the blocks in a forward: a tool may have wrapped them by then
+        self.installed = tuple(blocks)
+        first, modules = builder.positions.of_layer(depth)[builder.names[0]], builder.build_stream_modules(depth)
+        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, first, modules)
 
     def _place_norms(self, parts: SublayerLayout, norms: dict[str, BuiltNorm]) -> dict[str, nn.Module]:
         """Put norms at the stock layer's paths; those that have no place there are returned, by slot."""
@@ -96,7 +137,7 @@ class AddNormLayer(nn.Module):
         self,
         hidden_states: LayerState,
         branches: Mapping[str, Branch],
-        connections: LayerAddNorm | None = None,
+        connections: "BlocksOfDepth | None" = None,
         chunk: tuple[int, int] | None = None,
         then: Any = None,
         skipped: Collection[int] = (),
@@ -106,9 +147,10 @@ class AddNormLayer(nn.Module):
         Args:
             hidden_states: those before it.
             branches (`dict[str, Branch]`): the sublayers that run, in order.
-            connections (`LayerAddNorm`, *optional*): the blocks, where they are not the layer's own.
+            connections (`BlocksOfDepth`, *optional*): the blocks, where they are not the layer's own.
             chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the feed-forward runs in.
-            then (`torch.nn.Module`, *optional*): something that the stock layer adds to the stream at its end.
+            then (`Callable`, *optional*): something that the stock layer adds to the stream at its end; not a module,
+                see `LayerAddNorm.forward`.
             skipped (`Collection[int]`): the depths at which a layer is left out of this forward.
         """
         for path in self.transformed:
@@ -118,22 +160,26 @@ class AddNormLayer(nn.Module):
                     f"{path} has been replaced by a {type(linear).__name__}, which does not transform its weight as "
                     "add_norm.weights says: a model with weight transforms cannot be quantised so."
                 )
-        blocks: Any = self.connections if connections is None else connections
-        if blocks.depth in skipped:
-            return blocks(hidden_states, [])
+        blocks: Any = self.connections if connections is None else connections.blocks
+        return blocks(hidden_states, partial(self._make_calls, branches, chunk), then, skipped)
+
+    def _make_calls(
+        self, branches: Mapping[str, Branch], chunk: tuple[int, int] | None, blocks: LayerAddNorm
+    ) -> list[SublayerCall]:
         calls = []
         for name, branch in branches.items():
             parts, stock_norms = self.sublayers[name], {}
-            for slot in blocks._modules[name].stock_slots:
+            block: Any = blocks._modules[name]
+            for slot in block.stock_slots:
                 stock_norms[slot] = get_part(self, parts.norms[slot])
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
             calls.append(SublayerCall(blocks, name, branch, dropout, stock_norms, in_chunks))
-        return blocks(hidden_states, calls, then)
+        return calls
 
     def require_cross_attention(self) -> None:
         """Refuse an encoder's hidden states where there is nothing to read them."""
-        if not self.connections.has("cross_attention"):
+        if "cross_attention" not in self.installed:
             raise ValueError(
                 "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
                 "config.add_cross_attention=True."

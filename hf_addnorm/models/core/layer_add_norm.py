@@ -1,6 +1,6 @@
 """The add & norm blocks of one layer."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import apply_chunking_to_forward
 
 from ..base.depth import Position, at_depth
-from ..residuals.residuals import Residual
+from ..residuals.residuals import Add, Residual
 from ..spec.spec import LayerSpec
 from ..streams.streams import LayerState, SingleStream
 from ..streams.wirings import Sequential
@@ -76,10 +76,18 @@ class SublayerAddNorm(nn.Module):
         self.own_slots = {slot: f"{slot}_norm" for slot in norms}
         self.stock_slots = tuple(slot for slot in sorted(filled) if slot not in norms)
         self.inner_slots = tuple(slot for slot in INNER_SLOTS if slot in filled)
+        # asked here, not of the residual in a forward: a tool may have wrapped it by then
+        self.residual_reads_input = residual is not None and residual.reads_input
         for slot, norm in norms.items():
             self.add_module(self.own_slots[slot], norm)
         # without one it is the layer's own
         self.residual_name = add_residual(self, residual)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain sum with norms at the stock layer's paths alone."""
+        is_sum = type(residual_of_block(self)) is Add and self.pre_scale == 1.0 and self.drop_path == 0
+        return is_sum and not self.own_slots
 
     def extra_repr(self) -> str:
         parts = {"pre_scale": (self.pre_scale, 1.0), "drop_path": (self.drop_path, 0.0)}
@@ -160,7 +168,7 @@ class SublayerCall:
         post, residual = self.norms.get("post", same), self.residual
         if also is not None:
             post = partial(_norm_of_sum, post, also)
-        if residual is not None and residual.reads_input:
+        if self.block.residual_reads_input:
             residual = partial(residual, branch_input=self.branch_input)
         return self.stream.write(kept, f, residual, post)
 
@@ -194,6 +202,9 @@ class StreamModules:
     layer_part: Residual | None
 
 
+MakeCalls = Callable[["LayerAddNorm"], Sequence[SublayerCall]]
+
+
 class LayerAddNorm(nn.Module):
     """The add & norm blocks of one layer at one depth, how they meet, and what they share.
 
@@ -201,7 +212,7 @@ class LayerAddNorm(nn.Module):
         blocks (`dict[str, SublayerAddNorm]`): by sublayer: attention, cross_attention, feed_forward.
         residual (`Residual`, *optional*): one for all sublayers.
         stream, wiring: the state that runs through the layers; how the sublayers meet.
-        depth (`int`): the layer's index.
+        position (`Position`): that of the layer's first sublayer.
         stream_modules (`StreamModules`): what the stream itself has here.
     """
 
@@ -211,7 +222,7 @@ class LayerAddNorm(nn.Module):
         residual: Residual | None,
         stream: SingleStream,
         wiring: Sequential,
-        depth: int,
+        position: Position,
         stream_modules: StreamModules,
     ):
         super().__init__()
@@ -221,7 +232,8 @@ class LayerAddNorm(nn.Module):
         for name, part in {**stream_modules.entry, **(stream_modules.exit or {})}.items():
             self.add_module(name, part)
         self.layer_part_name = add_residual(self, stream_modules.layer_part)
-        self.stream, self.wiring, self.depth, self.last = stream, wiring, depth, stream_modules.exit is not None
+        self.stream, self.wiring, self.position = stream, wiring, position
+        self.last = stream_modules.exit is not None
         self.entry_modules, self.exit_modules = tuple(stream_modules.entry), tuple(stream_modules.exit or ())
 
     @property
@@ -234,15 +246,31 @@ class LayerAddNorm(nn.Module):
         """What acts on the stream where the layer begins and ends, or None."""
         return None if self.layer_part_name is None else self._modules[self.layer_part_name]
 
-    def has(self, name: str) -> bool:
-        """Whether the layer has the sublayer `name`."""
-        return name in self._modules
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stream is a tensor to which the sublayers add in turn, with norms at stock paths alone."""
+        blocks = list(self.children())
+        return (
+            type(self.stream) is SingleStream
+            and type(self.wiring) is Sequential
+            and all(isinstance(block, SublayerAddNorm) and block.is_plain for block in blocks)
+        )
 
-    def forward(self, hidden: LayerState, calls: Sequence[SublayerCall], then: Any = None) -> LayerState:
-        """The hidden states after the layer, from those before it; `then` is added to the stream at its end.
+    def forward(
+        self, hidden: LayerState, make_calls: MakeCalls, then: Any = None, skipped: Collection[int] = ()
+    ) -> LayerState:
+        """The hidden states after the layer, from those before it.
 
-        Without calls the layer is skipped: the state stays as it is.
+        No argument is a module: tools that put a module elsewhere than its input move what they find in its arguments.
+
+        Args:
+            hidden: those before it.
+            make_calls (`Callable`): makes the calls of the layer's sublayers, in order, from these blocks, which may
+                be a copy: a wrapper has its own.
+            then (`Callable`, *optional*): its output is added to the stream at the layer's end.
+            skipped (`Collection[int]`): the depths at which a layer is left out: there the state stays as it is.
         """
+        calls: Sequence[SublayerCall] = [] if self.position.layer in skipped else make_calls(self)
         state = self.step(self.enter(hidden), calls, then)
         if self.last:
             return self.stream.finish(state, *[getattr(self, name) for name in self.exit_modules])
@@ -263,7 +291,7 @@ class LayerAddNorm(nn.Module):
         if calls and then is not None:
             x, kept = self.stream.read(state)
             state = self.stream.write(kept, then(x), None, same)
-        return self.stream.end_layer(state, part)
+        return self.stream.end_layer(state, part, self.position)
 
 
 def in_chunks(function: Callable, chunk: tuple[int, int] | None, x: Any) -> Any:

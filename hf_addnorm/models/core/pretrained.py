@@ -182,11 +182,16 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             # the stock class has started its weights by the stock rules alone
             mark_not_started(layers[path])
         blocks = [layers[path].install_add_norm(builder, depth) for depth, path in enumerate(paths)]
+        as_stock = [layers[path].is_as_stock(connections) for path, connections in zip(paths, blocks, strict=True)]
         if layout.encoder_class is not None and layout.encoder_class.holds_connections:
             encoder.connections = nn.ModuleList(blocks)
+            encoder.runs_as_stock = all(as_stock)
+            as_stock = len(as_stock) * [encoder.runs_as_stock]
         else:
             for path, connections in zip(paths, blocks, strict=True):
                 layers[path].connections = connections
+        for path, layer_is in zip(paths, as_stock, strict=True):
+            layers[path].runs_as_stock = layer_is
 
     def calibrate(self, batch: Mapping[str, Any]) -> None:
         """Set the start values that come from data, of residuals like `admin`, by one forward on a batch.

@@ -145,7 +145,8 @@ class AddNormAlone(nn.Module):
             if spec.residual_of(name).options.get("share") == "layer":
                 shared, residual = shared or residual, None
             blocks[name] = SublayerAddNorm(spec, position, set(norms), norms, residual, None)
-        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, depth, builder.build_stream_modules(depth))
+        first, modules = builder.positions.of_layer(depth)[builder.names[0]], builder.build_stream_modules(depth)
+        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, first, modules)
 
     def take(self, other: "AddNormAlone") -> None:
         """Load what another one has under the same name and of the same shape, as a checkpoint is loaded."""
@@ -160,12 +161,13 @@ class AddNormAlone(nn.Module):
         generator = torch.Generator().manual_seed(1)
         state: Any = self.embed(x)
         for layer in cast(Iterable[LayerAddNorm], self.layers):
-            calls = [
-                SublayerCall(layer, name, self._branch(name, x.shape[-1], generator), None, {})
-                for name in self.builder.names
-            ]
-            state = layer(state, calls)
+            state = layer(state, partial(self._make_calls, x.shape[-1], generator))
         return self.final(state)
+
+    def _make_calls(self, width: int, generator: torch.Generator, layer: LayerAddNorm) -> list[SublayerCall]:
+        return [
+            SublayerCall(layer, name, self._branch(name, width, generator), None, {}) for name in self.builder.names
+        ]
 
     def _branch(self, name: str, width: int, generator: torch.Generator) -> Any:
         draw = partial(torch.randn, generator=generator, dtype=torch.float64)

@@ -11,7 +11,7 @@ from transformers.models.albert import modeling_albert as stock
 from ..core.branch_norms import BranchNorms, WithBranchNorms, same
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout
-from ..core.layer import AddNormLayer
+from ..core.layer import AddNormLayer, BlocksOfDepth
 from ..core.layer_add_norm import in_chunks
 from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
@@ -61,7 +61,7 @@ class AddNormAlbertLayer(AddNormLayer, GradientCheckpointingLayer, stock.AlbertL
         self,
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
-        connections: Any = None,
+        connections: BlocksOfDepth | None = None,
         **kwargs: Any,
     ) -> LayerState:
         chunk = (self.chunk_size_feed_forward, self.seq_len_dim)
@@ -90,6 +90,8 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> Any:
         """The stock loop, with the blocks of every depth."""
+        if self.runs_as_stock:
+            return self.stock_forward(self, hidden_states, attention_mask, **kwargs)
         hidden_states = self.embedding_hidden_mapping_in(hidden_states)
         blocks = iter(self.connections)
         for depth in range(self.config.num_hidden_layers):
@@ -97,7 +99,7 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
                 int(depth / (self.config.num_hidden_layers / self.config.num_hidden_groups))
             ]
             for layer in group.albert_layers:
-                hidden_states = layer(hidden_states, attention_mask, connections=next(blocks), **kwargs)
+                hidden_states = layer(hidden_states, attention_mask, connections=BlocksOfDepth(next(blocks)), **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 

@@ -1,6 +1,7 @@
 """Wav2Vec2 with another add & norm: the base model and its heads."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -70,7 +71,8 @@ class AddNormWav2Vec2Layer(AddNormLayer):
             return self.feed_forward(u, branch_norms=branch_norms)
 
         branches = {"attention": attend, "feed_forward": feed_forward}
-        return self.run(hidden_states, branches, then=self.added_last, skipped=skipped)
+        then = None if self.added_last is None else partial(self.added_last)
+        return self.run(hidden_states, branches, then=then, skipped=skipped)
 
 
 class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, stock.Wav2Vec2EncoderLayer):

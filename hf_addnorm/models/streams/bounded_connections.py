@@ -12,7 +12,7 @@ from ..base.depth import Position
 from ..base.registries import STREAMS
 from ..base.registry import ComponentSpec, Finite, Positive, whole
 from ..residuals.residuals import Residual
-from .hyper_connections import HyperMixing, SeveralStreams
+from .hyper_connections import HyperMixing, Scales, SeveralStreams, mixed
 from .streams import NewNorm
 
 
@@ -56,7 +56,7 @@ class BoundedHyperConnection(HyperMixing):
         rows = sum(self.sizes.values())
         self.weight = nn.Parameter(torch.empty(rows, streams * hidden_size))
         self.bias = nn.Parameter(torch.empty(rows))
-        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in self.sizes})
+        self.scale_norm = Scales(self.sizes)
 
     def mix_start(self) -> torch.Tensor:
         """The start of `b_3`."""
@@ -70,14 +70,14 @@ class BoundedHyperConnection(HyperMixing):
         n = self.streams
         init.normal_(self.weight, std=0.02)
         init.copy_(self.bias, torch.cat([torch.full((n,), -log(n - 1)), torch.zeros(n), self.mix_start()]))
-        for scale in self.scale_norm.values():
-            init.constant_(scale, 0.01)
+        self.scale_norm.reset_parameters()
 
     def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         projected = normalized(pieces.to(self.weight.dtype)) @ self.weight.T
         sizes = list(self.sizes.values())
-        parts = zip(self.sizes, projected.split(sizes, -1), self.bias.split(sizes), strict=True)
-        says = {name: self.scale_norm[name] * part + bias for name, part, bias in parts}
+        scaled = self.scale_norm(dict(zip(self.sizes, projected.split(sizes, -1), strict=True)))
+        biases = zip(self.sizes, self.bias.split(sizes), strict=True)
+        says = {name: scaled[name] + bias for name, bias in biases}
         read, mix = says["read"].sigmoid() + self.eps, self.mix(says)
         return torch.cat([read.unsqueeze(-1), mix.expand(*read.shape, -1)], -1), self.written(says["write"])
 
@@ -137,7 +137,8 @@ class PermutationHyperConnection(BoundedHyperConnection):
         # by permutation and stream: the stream that is put there
         source = torch.tensor(list(permutations(range(self.streams))), device=logits.device)
         matrices = torch.nn.functional.one_hot(source, self.streams).to(logits.dtype)
-        return torch.einsum("...k,kqp->...pq", logits.softmax(-1), matrices)
+        mixes = logits.softmax(-1) @ matrices.transpose(-2, -1).flatten(-2)
+        return mixes.unflatten(-1, (self.streams, self.streams))
 
 
 class IndependentHyperConnection(BoundedHyperConnection):
@@ -174,17 +175,18 @@ class StreamHead(Residual):
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(streams, streams * hidden_size))
         self.bias = nn.Parameter(torch.empty(streams))
-        self.scale_norm = nn.ParameterDict({"read": nn.Parameter(torch.empty(1))})
+        self.scale_norm = Scales(("read",))
 
     def reset_parameters(self) -> None:
         init.normal_(self.weight, std=0.02)
         init.constant_(self.bias, -log(len(self.bias) - 1))
-        init.constant_(self.scale_norm["read"], 0.01)
+        self.scale_norm.reset_parameters()
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """`[batch, seq, n, hidden]` -> `[batch, seq, hidden]`."""
-        says = self.scale_norm["read"] * (normalized(state.to(self.weight.dtype)) @ self.weight.T) + self.bias
-        return torch.einsum("...nd,...n->...d", state, (says.sigmoid() + self.eps).to(state.dtype))
+        scaled = self.scale_norm({"read": normalized(state.to(self.weight.dtype)) @ self.weight.T})
+        weights = (scaled["read"] + self.bias).sigmoid() + self.eps
+        return mixed(state, weights.to(state.dtype).unsqueeze(-1)).squeeze(-2)
 
 
 def sinkhorn(logits: torch.Tensor, iterations: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Hyper-connections: n copies of the stream, or fractions of it, which every sublayer mixes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,10 +13,34 @@ from ..base.registries import STREAMS
 from ..base.registry import ComponentSpec, Finite, Positive, whole
 from ..norms.rms_norms import RMSNorm
 from ..residuals.residuals import Residual
-from .streams import Function, LayerState, NewNorm, SingleStream
+from .streams import Function, LayerState, NewNorm, SingleStream, StreamConnection
 
 
-class HyperMixing(Residual):
+class Scales(nn.Module):
+    """A learned scalar for each of some tensors, by name.
+
+    Args:
+        names (`tuple[str, ...]`): of the scalars.
+        start (`float`): where they start.
+    Parameters: each scalar [1]. Init: start. Dtype: that of the products.
+    """
+
+    def __init__(self, names: Iterable[str], start: float = 0.01):
+        super().__init__()
+        self.start = start
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.empty(1)))
+
+    def reset_parameters(self) -> None:
+        for scale in self.parameters():
+            init.constant_(scale, self.start)
+
+    def forward(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Each tensor times the scalar of its name."""
+        return {name: self.get_parameter(name) * tensor for name, tensor in tensors.items()}
+
+
+class HyperMixing(StreamConnection):
     """Base: how one sublayer reads from the pieces of a state and writes to them, by weights `alpha` and `beta`.
 
         H -+-> alpha_read -> u -> F -> f -> beta -> + -> H
@@ -39,52 +63,73 @@ class HyperMixing(Residual):
         """alpha [..., n m, m + n m] and beta [..., n m], from the pieces [..., n m, hidden / m]."""
         raise NotImplementedError
 
-    def read(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """`[batch, seq, n, hidden]` -> the branch's input `[batch, seq, hidden]`, and what `forward` needs."""
-        pieces = state.unflatten(-1, (self.fractions, -1)).flatten(-3, -2)
-        alpha, beta = (weight.to(state.dtype) for weight in self.weights(pieces))
-        u = torch.einsum("...pd,...pj->...jd", pieces, alpha[..., : self.fractions])
-        return u.flatten(-2), (pieces, alpha[..., self.fractions :], beta)
-
-    def forward(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
-        """What `read` kept and the branch's output `[batch, seq, hidden]` -> `[batch, seq, n, hidden]`."""
-        pieces, alpha, beta = kept
-        mixed = torch.einsum("...pd,...pq->...qd", pieces, alpha)
-        parts = f.unflatten(-1, (self.fractions, -1)).unsqueeze(-3)
-        added = parts.expand(*parts.shape[:-3], self.streams, *parts.shape[-2:]).flatten(-3, -2)
-        return (mixed + beta.unsqueeze(-1) * added).unflatten(-2, (self.streams, -1)).flatten(-2)
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """`[batch, seq, n, hidden]` -> the branch's input `[batch, seq, hidden]`; the pieces, alpha_mix and beta."""
+        return read_pieces(state, self.fractions, self.weights)
 
     def extra_repr(self) -> str:
         return f"streams={self.streams}, fractions={self.fractions}"
 
 
-class HyperConnection(HyperMixing):
-    """Static hyper-connections: `u = alpha_read^T H`, `H <- alpha_mix^T H + beta f^T`.
+def read_pieces(
+    state: torch.Tensor, fractions: int, weights: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, Any]:
+    """What `HyperMixing` reads from a state, by the weights of its pieces."""
+    pieces = state.unflatten(-1, (fractions, -1)).flatten(-3, -2)
+    alpha, beta = (weight.to(state.dtype) for weight in weights(pieces))
+    return mixed(pieces, alpha[..., :fractions]).flatten(-2), (pieces, alpha[..., fractions:], beta)
+
+
+def mixed(pieces: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Sums of the pieces [..., p, features] by the columns of alpha [..., p, q]: [..., q, features]."""
+    # not as an einsum: ONNX Runtime knows none in which "..." stands for axes that one operand lacks
+    return alpha.transpose(-2, -1) @ pieces
+
+
+class StaticWeights(Residual):
+    """The weights of static hyper-connections, the same for every token.
 
     Args:
         streams, fractions (`int`): see `HyperMixing`.
         position (`Position`): the sublayer k (from 0) starts by reading stream k mod n.
     Parameters: alpha [n m, m + n m], beta [n m]. Init: alpha_read picks the fractions of stream k mod n,
-    alpha_mix = 1, beta = 1, at which every stream is the plain sum. Dtype: that of H; the parameters stay in float32.
+    alpha_mix = 1, beta = 1, at which every stream is the plain sum. Dtype: float32.
     """
 
     keep_in_float32 = (r"(residual|static)_norm\.(alpha|beta)",)
 
     def __init__(self, streams: int, fractions: int, position: Position):
-        super().__init__(streams, fractions)
+        super().__init__()
         pieces = streams * fractions
-        self.first = position.sublayer % streams
+        self.streams, self.fractions, self.first = streams, fractions, position.sublayer % streams
         self.alpha = nn.Parameter(torch.empty(pieces, fractions + pieces))
         self.beta = nn.Parameter(torch.empty(pieces))
 
     def reset_parameters(self) -> None:
-        start = torch.eye(self.streams * self.fractions)
+        start = torch.eye(len(self.beta))
         read = start[:, self.first * self.fractions :][:, : self.fractions]
         init.ones_(self.beta)
         init.copy_(self.alpha, torch.cat([read, start], dim=1))
 
-    def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha and beta."""
         return self.alpha, self.beta
+
+    def extra_repr(self) -> str:
+        return f"streams={self.streams}, fractions={self.fractions}"
+
+
+class HyperConnection(StaticWeights):
+    """Static hyper-connections: `u = alpha_read^T H`, `H <- alpha_mix^T H + beta f^T`.
+
+    Args:
+        streams, fractions, position: see `StaticWeights`.
+    Parameters: those of `StaticWeights`. Dtype: that of H; the parameters stay in float32.
+    """
+
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:  # type: ignore[override]
+        """See `HyperMixing`."""
+        return read_pieces(state, self.fractions, lambda _: (self.alpha, self.beta))
 
 
 # the scalars of dynamic weights; of three, the first two are for the columns of alpha, the last for beta
@@ -128,32 +173,31 @@ class DynamicHyperConnection(HyperMixing):
     ):
         super().__init__(streams, fractions)
         width = hidden_size // fractions
-        self.tanh, self.scale_start = tanh, scale_start
-        self.static_norm = HyperConnection(streams, fractions, position)
+        self.tanh, self.has_own_mix_scale = tanh, "mix" in _SCALES[scales]
+        self.static_norm = StaticWeights(streams, fractions, position)
         self.input_norm = _INPUT_NORMS[norm](width, eps)
         self.weight_alpha = nn.Parameter(torch.empty(width, fractions + streams * fractions))
         self.weight_beta = nn.Parameter(torch.empty(width))
-        self.scale_norm = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in _SCALES[scales]})
+        self.scale_norm = Scales(_SCALES[scales], scale_start)
 
     def reset_parameters(self) -> None:
         self.input_norm.reset_parameters()
         for weight in (self.weight_alpha, self.weight_beta):
             init.zeros_(weight)
-        for scale in self.scale_norm.values():
-            init.constant_(scale, self.scale_start)
+        self.scale_norm.reset_parameters()
 
     def weights(self, pieces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normed = self.input_norm(pieces.to(self.weight_alpha.dtype))
         alpha, beta = normed @ self.weight_alpha, normed @ self.weight_beta
         if self.tanh:
             alpha, beta = alpha.tanh(), beta.tanh()
-        static_alpha, static_beta = self.static_norm.weights(pieces)
-        scale = self.scale_norm
-        if "alpha" in scale:
-            return static_alpha + scale["alpha"] * alpha, static_beta + scale["beta"] * beta
+        static_alpha, static_beta = self.static_norm()
+        if not self.has_own_mix_scale:
+            dynamic = self.scale_norm({"alpha": alpha, "beta": beta})
+            return static_alpha + dynamic["alpha"], static_beta + dynamic["beta"]
         read, mix = alpha.tensor_split([self.fractions], -1)
-        alpha = torch.cat([scale["read"] * read, scale["mix"] * mix], -1)
-        return static_alpha + alpha, static_beta + scale["write"] * beta
+        dynamic = self.scale_norm({"read": read, "write": beta, "mix": mix})
+        return static_alpha + torch.cat([dynamic["read"], dynamic["mix"]], -1), static_beta + dynamic["write"]
 
 
 class SeveralStreams(SingleStream):
@@ -162,6 +206,8 @@ class SeveralStreams(SingleStream):
     is_tuple = True
     is_one = False
     owns_residual = True
+    # into how many pieces each stream is cut
+    fractions = 1
 
     def __init__(self, streams: int, reduce: str):
         self.streams, self.reduce = streams, reduce
@@ -180,10 +226,17 @@ class SeveralStreams(SingleStream):
         return state.sum(-2) if self.reduce == "sum" else state.mean(-2)
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
-        return (self.finish(state), state) if residual is None else residual.read(state)
+        return (self.finish(state), state) if residual is None else residual(state)
 
     def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return post(kept + f.unsqueeze(-2) if residual is None else residual(kept, f))
+        return post(kept + f.unsqueeze(-2) if residual is None else self.add_to_streams(kept, f))
+
+    def add_to_streams(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
+        """The streams, from what a `HyperMixing` kept of them and the branch's output `[batch, seq, hidden]`."""
+        pieces, alpha, beta = kept
+        parts = f.unflatten(-1, (self.fractions, -1)).unsqueeze(-3)
+        added = parts.expand(*parts.shape[:-3], self.streams, *parts.shape[-2:]).flatten(-3, -2)
+        return (mixed(pieces, alpha) + beta.unsqueeze(-1) * added).unflatten(-2, (self.streams, -1)).flatten(-2)
 
 
 @STREAMS.register("hyper_connections")

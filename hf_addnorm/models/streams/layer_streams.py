@@ -76,7 +76,7 @@ class DenseStream(SingleStream):
     def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def end_layer(self, state: Any, part: Any) -> Any:
+    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
         x, *before = state
         outputs = [*before, x]
         if part is not None:
@@ -123,16 +123,14 @@ class EmbeddingMix(Factors):
     """What a layer begins with: the stream and the embeddings' output, `scale * x + embedding_scale * x_0`.
 
     Args:
-        until_middle (`bool`): whether the layer lies in the first half of the depth, or in its middle.
         scale, embedding_scale (`float`): where the two factors start.
     """
 
     checkpoint_name = "begin_norm"
     keep_in_float32 = ("begin_norm",)
 
-    def __init__(self, until_middle: bool, scale: float, embedding_scale: float):
+    def __init__(self, scale: float, embedding_scale: float):
         super().__init__(scale=scale, embedding_scale=embedding_scale)
-        self.until_middle = until_middle
 
     def forward(self, x: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """Two tensors `[batch, seq, hidden]` -> one."""
@@ -188,8 +186,7 @@ class EmbeddingSkipStream(SingleStream):
         self.scale, self.embedding_scale, self.backout = scale, embedding_scale, backout
 
     def build_layer_part(self, hidden_size: int, position: Position) -> Any:
-        until_middle = position.layer <= position.layers // 2
-        return EmbeddingMix(until_middle, at_depth(self.scale, position), at_depth(self.embedding_scale, position))
+        return EmbeddingMix(at_depth(self.scale, position), at_depth(self.embedding_scale, position))
 
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {} if self.backout is None else {Backout.checkpoint_name: Backout(weight=self.backout)}
@@ -200,10 +197,10 @@ class EmbeddingSkipStream(SingleStream):
     def begin_layer(self, state: Any, part: Any) -> Any:
         return state if part is None else (part(state[0], state[1]), *state[1:])
 
-    def end_layer(self, state: Any, part: Any) -> Any:
+    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
         x, embedded, middle = state
-        kept = part is not None and part.until_middle and self.backout is not None
-        return (x, embedded, x if kept else middle)
+        until_middle = position.layer <= position.layers // 2
+        return (x, embedded, x if part is not None and until_middle and self.backout is not None else middle)
 
     def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
         return exit_modules[0](state[0], state[2]) if exit_modules else state[0]  # type: ignore[call-arg]
@@ -310,16 +307,18 @@ class AlternatingUpdates(Residual):
         x = x.to(self.router.weight.dtype)
         return torch.tanh(self.router(self.input_norm(x) / x.shape[-1]))
 
-    def predict(self, state: torch.Tensor) -> torch.Tensor:
-        """`[batch, seq, n, hidden]` -> the same: what the streams will be."""
-        weights = self.predict_weights(self._modalities(state[..., self.active, :]))
-        weights = weights.unflatten(-1, (self.streams, self.streams)).to(state.dtype)
-        return state + torch.einsum("...ji,...id->...jd", weights, state)
+    def forward(self, streams: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """The streams `[batch, seq, n, hidden]` before the layer, or after it, where its output y is given.
 
-    def forward(self, predicted: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The prediction `[batch, seq, n, hidden]` and the layer's output `[batch, seq, hidden]` -> the streams."""
-        weights = (1 + self.correct_weights(self._modalities(y))).to(y.dtype)
-        return predicted + weights.unsqueeze(-1) * (y - predicted[..., self.active, :]).unsqueeze(-2)
+        Args:
+            streams: before the layer they become the prediction; after it they are that prediction.
+            y (`torch.Tensor`, *optional*): the layer's output, `[batch, seq, hidden]`.
+        """
+        if y is None:
+            weights = self.predict_weights(self._modalities(streams[..., self.active, :]))
+            return streams + weights.unflatten(-1, (self.streams, self.streams)).to(streams.dtype) @ streams
+        factors = (1 + self.correct_weights(self._modalities(y))).to(y.dtype)
+        return streams + factors.unsqueeze(-1) * (y - streams[..., self.active, :]).unsqueeze(-2)
 
 
 @STREAMS.register("altup")
@@ -377,10 +376,10 @@ class AltUpStream(SeveralStreams):
         return hidden[1] if isinstance(hidden, tuple) else entry_modules[0](hidden)
 
     def begin_layer(self, state: Any, part: Any) -> Any:
-        predicted = state if part is None else part.predict(state)
+        predicted = state if part is None else part(state)
         return predicted[..., self.active, :], predicted
 
-    def end_layer(self, state: Any, part: Any) -> Any:
+    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
         y, predicted = state
         return predicted if part is None else part(predicted, y)
 

@@ -78,15 +78,10 @@ class GatedStreamConnection(StreamMixer):
         super().reset_parameters()
         nn.init.normal_(self.write.weight, std=0.02)
 
-    def read(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """The branch's input, which is normalised, and what `forward` needs."""
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:  # type: ignore[override]
+        """The branch's input, which is normalised; the streams, and how much of f is written to each."""
         u, r = self.mix(state)
         return u.to(state.dtype), (state, (2 * torch.sigmoid(self.write(r) / self.streams)).to(state.dtype))
-
-    def forward(self, kept: Any, f: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """What `read` kept and the branch's output -> the streams."""
-        state, written = kept
-        return state + written.unsqueeze(-1) * f.unsqueeze(-2)
 
 
 @STREAMS.register("gated_streams")
@@ -121,6 +116,10 @@ class GatedStreams(SeveralStreams):
 
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {StreamMixer.checkpoint_name: StreamMixer(hidden_size, self.streams, self.rank, self.eps)}
+
+    def add_to_streams(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
+        state, written = kept
+        return state + written.unsqueeze(-1) * f.unsqueeze(-2)
 
 
 def _scores(values: Any, w: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,18 +193,10 @@ class AttentionResidual(Residual):
         nn.init.zeros_(self.query)
         self.key_norm.reset_parameters()
 
-    def mix(self, state: Any) -> torch.Tensor:
+    def forward(self, state: Any) -> torch.Tensor:
         """`[batch, seq, hidden]` of a state whose first entry is not one of the outputs."""
         mixed: torch.Tensor = _SoftmaxMix.apply(self.key_norm(self.query), self.key_norm.eps, *state[1:])
         return mixed
-
-    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
-        """The branch's input before its norm, and the state."""
-        return self.mix(state), state
-
-    def forward(self, kept: Any, f: torch.Tensor) -> Any:
-        """The state with one more output."""
-        return with_output(kept, f)
 
 
 def with_output(state: Any, f: torch.Tensor) -> Any:
@@ -251,10 +242,10 @@ class AttentionResidualStream(SingleStream):
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
     def finish(self, state: Any, *exit_modules: Any) -> torch.Tensor:
-        return exit_modules[0].mix(state)
+        return exit_modules[0](state)
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
-        return (state[0], state) if residual is None else residual.read(state)
+        return (state[0] if residual is None else residual(state)), state
 
     def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
         return with_output(kept, post(f))

@@ -72,8 +72,8 @@ class SingleStream:
         """The state at a layer's first sublayer; `part` (see `build_layer_part`) is None where it is skipped."""
         return state
 
-    def end_layer(self, state: Any, part: Any) -> Any:
-        """The state after a layer; `part` is as in `begin_layer`."""
+    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
+        """The state after a layer; `part` is as in `begin_layer`, `position` is that of its first sublayer."""
         return state
 
     def leave(self, state: Any) -> LayerState:
@@ -138,7 +138,19 @@ class DualStream(SingleStream):
         return super().write(kept[0], f, residual, post), kept[1] + self.scale * f
 
 
-class SiameseConnection(Residual):
+class StreamConnection(Residual):
+    """Base: how one sublayer reads from the state of a stream that has no plain sum.
+
+    Writing is the stream's own (`SingleStream.write`) and has no parameters. So all parameters are read in `forward`,
+    on which the hooks of offloading and the wrappers of adapters sit.
+    """
+
+    def forward(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """What the branch is given, `[batch, seq, hidden]`, and what the stream's `write` needs."""
+        raise NotImplementedError
+
+
+class SiameseConnection(StreamConnection):
     """How one sublayer reads from the two streams of `SiameseStream` and writes to them.
 
         x -> post_norm -> x -+--------> + -> u -> F -> f -+-> * branch_scale -> + -> x
@@ -156,20 +168,16 @@ class SiameseConnection(Residual):
         self.branch_scale = branch_scale
         self.post_norm, self.pre_norm = new_norm(), new_norm()
 
-    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
-        """The branch's input before its norm, and the streams with x normalised."""
+    def forward(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input before its norm; the streams with x normalised, and `branch_scale`."""
         x, y = self.post_norm(state[0]), state[1]
-        return x + self.pre_norm(y), (x, y)
-
-    def forward(self, kept: Any, f: torch.Tensor) -> Any:
-        """The two streams after a sublayer, each `[batch, seq, hidden]`."""
-        return kept[0] + self.branch_scale * f, kept[1] + f
+        return x + self.pre_norm(y), (x, y, self.branch_scale)
 
     def extra_repr(self) -> str:
         return f"branch_scale={self.branch_scale:.6g}"
 
 
-class HybridSiameseConnection(Residual):
+class HybridSiameseConnection(StreamConnection):
     """The same for the attention of the form with HybridNorm: x is scaled instead of normalised, and stays as it is.
 
         x -+-> * weight -> + -> u -> F -> f -+-> * branch_scale -> + -> x
@@ -191,13 +199,9 @@ class HybridSiameseConnection(Residual):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
 
-    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
-        """The branch's input, and the streams as they are."""
-        return self.weight * state[0] + self.pre_norm(state[1]), state
-
-    def forward(self, kept: Any, f: torch.Tensor) -> Any:
-        """The two streams after a sublayer, each `[batch, seq, hidden]`."""
-        return kept[0] + self.branch_scale * f, kept[1] + f
+    def forward(self, state: Any) -> tuple[torch.Tensor, Any]:
+        """The branch's input; the streams as they are, and `branch_scale`."""
+        return self.weight * state[0] + self.pre_norm(state[1]), (*state, self.branch_scale)
 
     def extra_repr(self) -> str:
         return f"branch_scale={self.branch_scale:.6g}"
@@ -242,8 +246,8 @@ class SiameseStream(SingleStream):
         return exit_modules[0](state[0]) + exit_modules[1](state[1])
 
     def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
-        return (state[0], state) if residual is None else residual.read(state)
+        return (state[0], (*state, 1.0)) if residual is None else residual(state)
 
     def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        x, y = (kept[0] + f, kept[1] + f) if residual is None else residual(kept, f)
-        return post(x), y
+        x, y, branch_scale = kept
+        return post(x + branch_scale * f), y + f

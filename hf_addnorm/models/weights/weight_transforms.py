@@ -318,7 +318,9 @@ class Transformed(nn.Module):
         return tuple(weight.chunk(len(self.weight_norm), dim=0))
 
     def start_transforms(self) -> None:
-        """Write the transforms' start values, from the start weight."""
+        """Write the transforms' start values, from the start weight; a weight on meta has none to start from."""
+        if cast(nn.Linear, self).weight.is_meta:
+            return
         for transform, part in zip(self.transforms, self.parts(), strict=True):
             transform.start(part)
 

@@ -23,6 +23,9 @@ HERE = Path(__file__).parent
 ARCHIVES = {path.name.removesuffix(".tar.xz"): path for path in sorted(HERE.glob("*.tar.xz"))}
 # all releases have these, later ones more
 NAMES = [*CASES, *COMPOSITES]
+# since 0.2.0 norms with running statistics are applied in evaluation to what padded places hold, no longer to 0: the
+# output there is another one, which no other token sees
+OTHER_PADDING = ("bert_running_norms",)
 
 
 def _unpack(archive, folder):
@@ -62,11 +65,12 @@ def test_the_package_gives_the_outputs_of_the_release(release, name, tmp_path):
     case = Case.read(folder / name)
     model = case.load()
     assert type(model).__module__.startswith("hf_addnorm."), (version, type(model))
-    case.check(model)
+    padded = name not in OTHER_PADDING
+    case.check(model, padded)
     model.save_pretrained(tmp_path)
     again = Case(tmp_path, case.auto, case.inputs, case.expected)
     back = again.load()
-    again.check(back)
+    again.check(back, padded)
     assert type(back) is type(model)
     assert back.config.to_dict() | {"_name_or_path": ""} == model.config.to_dict() | {"_name_or_path": ""}
     assert back.state_dict().keys() == model.state_dict().keys()

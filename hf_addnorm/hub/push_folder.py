@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..models.base.protocols import JsonValue, StockValue
+from ..models.base.whole_file import PARTIAL
 from ..models.core.single_commit_push import answered_in_time, stale_weights
 from .card import CARD, create_card
 from .checks import Check, check_folder, files_of, is_pickle
@@ -125,6 +126,8 @@ def plan_push(folder: str | os.PathLike[str], repo: str) -> Push:
             left_out[name] = "can hold a pickle"
         elif name.startswith(_NOT_PUSHED):
             left_out[name] = "is Trainer's own"
+        elif name.endswith(PARTIAL):
+            left_out[name] = "is what a save that broke off has left"
         else:
             files[name] = file.stat().st_size
     card = None

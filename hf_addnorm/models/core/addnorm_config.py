@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.registry import ComponentSpec
+from ..base.whole_file import whole_file, write_whole
 from ..norms.norm_base import build_norm
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
@@ -84,16 +85,25 @@ class CodeCarryingConfig(PreTrainedConfig):
         self.auto_map = {"AutoConfig": f"{configuration}.{family_class(self).__name__}"}
         self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()} | users
         super().save_pretrained(save_directory, **kwargs)
-        self.save_code(save_directory)
+        _write_code(code, save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     def save_code(self, save_directory: str | os.PathLike) -> None:
         """Write the code of the config and its models, of which `auto_map` names files."""
-        for name, text in type(self).code_files(self).items():
-            target = Path(save_directory, name)
-            if not target.exists() or target.read_text() != text:
-                target.write_text(text)
+        _write_code(type(self).code_files(self), save_directory)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers; a write that breaks off leaves the file that was there."""
+        with whole_file(json_file_path) as partial:
+            super().to_json_file(partial, *args, **kwargs)
+
+
+def _write_code(files: dict[str, str], folder: str | os.PathLike) -> None:
+    for name, text in files.items():
+        target = Path(folder, name)
+        if not target.exists() or target.read_text() != text:
+            write_whole(target, text)
 
 
 # of a family's config; `own` is what its own file says

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session
 from transformers.utils import PushToHubMixin
 
 
@@ -32,6 +33,32 @@ def pushes() -> bool:
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
 
 
+def seconds_for_an_answer() -> float:
+    """How long a push waits for an answer: HF_HUB_DOWNLOAD_TIMEOUT where it is set, else the minute of a commit."""
+    return constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else 60
+
+
+@contextmanager
+def answered_in_time() -> Iterator[None]:
+    """Let the client of the Hub, which by default waits without end, wait for `seconds_for_an_answer`.
+
+    A client of the user's own that has limits keeps them. An error that is a time-out gets a note.
+    """
+    session = get_session()
+    before = session.timeout
+    if not any(before.as_dict().values()):
+        session.timeout = seconds_for_an_answer()
+    try:
+        yield
+    except Exception as error:
+        if "Timeout" in type(error).__name__ and session.timeout != before:
+            limit = seconds_for_an_answer()
+            error.add_note(f"The Hub did not answer within {limit} seconds; HF_HUB_DOWNLOAD_TIMEOUT sets how many.")
+        raise
+    finally:
+        session.timeout = before
+
+
 class SingleCommitPush(PushToHubMixin):
     """Mixin for models: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, make one commit that is the model.
 
@@ -43,13 +70,19 @@ class SingleCommitPush(PushToHubMixin):
 
         def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
             """As in Transformers; an error's note says what has become of the repository."""
-            try:
-                return super().push_to_hub(*args, **kwargs)
-            except Exception as error:
-                # an error of the commit has its note already
-                if not getattr(error, "__notes__", ()):
-                    error.add_note("Nothing was sent.")
-                raise
+            with answered_in_time():
+                try:
+                    return super().push_to_hub(*args, **kwargs)
+                except Exception as error:
+                    # an error of the commit has its note already
+                    if not getattr(error, "__notes__", ()):
+                        error.add_note("Nothing was sent.")
+                    raise
+
+        def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+            """As in Transformers; with `push_to_hub=True`, a silent Hub is not waited for without end."""
+            with answered_in_time() if kwargs.get("push_to_hub") else nullcontext():
+                super().save_pretrained(*args, **kwargs)
 
     def _upload_modified_files(
         self,

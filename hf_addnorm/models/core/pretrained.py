@@ -22,7 +22,7 @@ from ..norms.norm_base import Norm
 from ..residuals.residuals import Residual
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
-from ..streams.positions import put_positions
+from ..streams.positions import Positions, put_positions
 from ..weights.initialization import Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
@@ -165,7 +165,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         table = layout.position_table
         if table is not None and spec.positions.kind not in ("stock", "learned"):
             width: Any = self.get_submodule(table).embedding_dim
-            put_positions(self, table, POSITIONS.build(spec.positions, width))
+            put_positions(self, table, cast(Positions, POSITIONS.build(spec.positions, width)))
         if layout.embed_norm is not None:
             self._place_at((layout.embed_norm,), spec, spec.embed, "embed")
         elif spec.embed not in ("auto", False):

@@ -5,7 +5,7 @@ from ..base.registry import Registry
 from ..norms.norm_base import Norm
 from ..residuals.residuals import Residual
 from ..streams.positions import Positions
-from ..streams.streams import SingleStream
+from ..streams.streams import Stream
 from ..streams.wirings import Sequential
 from ..weights.initialization import InitRule
 from ..weights.weight_transforms import WeightTransform
@@ -15,7 +15,7 @@ from ..weights.weight_transforms import WeightTransform
 COMPONENTS: dict[str, tuple[Registry, type]] = {
     "norm": (NORMS, Norm),
     "residual": (RESIDUALS, Residual),
-    "stream": (STREAMS, SingleStream),
+    "stream": (STREAMS, Stream),
     "wiring": (WIRINGS, Sequential),
     "positions": (POSITIONS, Positions),
     "weights": (WEIGHTS, WeightTransform),

@@ -9,7 +9,7 @@ import torch
 from transformers.utils import logging
 
 from ..base.depth import Position, StackPositions, at_depth
-from ..base.registries import INITS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from ..base.registries import INITS, RESIDUALS, WEIGHTS
 from ..base.registry import ComponentSpec, one_of
 from ..norms.norm_base import has_gain, is_a
 from ..norms.pointwise_norms import PointwiseNorm
@@ -101,9 +101,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "skips_over_several_streams": Refusal(
         lambda spec, config: (
-            [("add_norm.wiring", spec.wiring)]
-            if WIRINGS.build(spec.wiring).skips and not STREAMS.build(spec.stream).is_one
-            else []
+            [("add_norm.wiring", spec.wiring)] if spec.build_wiring().skips and not spec.build_stream().is_one else []
         ),
         "it takes the layer's input around a sublayer, and with several streams, as in {stream!r}, that input is not "
         "one tensor, and each of them carries it already",
@@ -112,7 +110,7 @@ REFUSALS: dict[str, Refusal] = {
     "residual_over_several_streams": Refusal(
         lambda spec, config: (
             [(where, residual) for where, residual in spec.residuals() if residual.kind != "add"]
-            if STREAMS.build(spec.stream).owns_residual
+            if spec.build_stream().owns_residual
             else []
         ),
         "it weighs one stream and one branch, and the stream {stream!r} has weights of its own for what a sublayer "
@@ -158,7 +156,7 @@ WARNINGS: dict[str, Unusual] = {
 def _unnormed_ends(spec: AddNormSpec, config: Any) -> list[tuple[str, ComponentSpec]]:
     depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
     filled = spec.layer(depth - 1, depth).slot_norms(last)
-    ends_normed = spec.final is not False or "post" in filled or bool(STREAMS.build(spec.stream).norms)
+    ends_normed = spec.final is not False or "post" in filled or bool(spec.build_stream().norms)
     return [] if ends_normed or "pre" not in filled else [(f"add_norm.{last}.pre", filled["pre"])]
 
 
@@ -196,7 +194,7 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     """
     depth, names = config.add_norm_depth(), config.add_norm_sublayers()
     layers = list(spec.distinct_layers(depth).values())
-    wiring = WIRINGS.build(spec.wiring)
+    wiring = spec.build_wiring()
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
             reason = refusal.reason.format(stream=spec.stream.kind)
@@ -213,8 +211,8 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
 def _refuse_layers(spec: AddNormSpec, config: Any) -> None:
     """Refuse numbers that a layer's position makes impossible, and parts that do not fit."""
     depth, names = config.add_norm_depth(), config.add_norm_sublayers()
-    stack = StackPositions(depth, names, WIRINGS.build(spec.wiring))
-    trial = _Trial(STREAMS.build(spec.stream), config)
+    stack = StackPositions(depth, names, spec.build_wiring())
+    trial = _Trial(spec.build_stream(), config)
     first, by_layer = spec.distinct_layers(depth), spec.by_layer(depth)
     last = {id(layer): index for index, layer in enumerate(by_layer)}
     by_rule = {id(layer): {name: _depth_rules(layer, name) for name in names} for layer in first.values()}
@@ -265,7 +263,7 @@ def _refuse_places(spec: AddNormSpec, config: Any) -> None:
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
-    if STREAMS.build(spec.stream).norms:
+    if spec.build_stream().norms:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
 
 

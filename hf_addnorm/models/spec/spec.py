@@ -9,6 +9,8 @@ from ..base.depth import parse_depth_value
 from ..base.registries import DEPTH_RULES, INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 from ..base.registry import ComponentSpec, Fraction, Registry, as_key, one_of, parse_option, to_json, unknown, whole
 from ..norms.norm_base import mixes_tokens
+from ..streams.streams import AnyStream
+from ..streams.wirings import Sequential
 from .presets import PRESETS
 
 
@@ -398,7 +400,7 @@ class AddNormSpec:
             norm = self.place_norm(getattr(self, place))
             if norm is not None:
                 yield f"add_norm.{place}", norm
-        stream = STREAMS.build(self.stream)
+        stream = self.build_stream()
         if stream.norms:
             yield "add_norm.norm", self.norm
         for layer in self.distinct_layers(layers).values():
@@ -418,6 +420,16 @@ class AddNormSpec:
     def asks_model(self, layers: int) -> bool:
         """Whether something in it asks what the model knows during a forward."""
         return bool(self.token_norms(layers)) or WEIGHTS[self.weights.kind].iterates
+
+    def build_stream(self) -> AnyStream:
+        """The state that runs through the layers."""
+        stream: AnyStream = STREAMS.build(self.stream)
+        return stream
+
+    def build_wiring(self) -> Sequential:
+        """How the sublayers of a layer meet."""
+        wiring: Sequential = WIRINGS.build(self.wiring)
+        return wiring
 
     def place_norm(self, place: "str | SlotNorm") -> ComponentSpec | None:
         """The norm of one of the `PLACES` outside the layers, or None."""

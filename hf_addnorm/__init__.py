@@ -135,7 +135,8 @@ def _write_card(folder: Any, repo: str) -> None:
 
 
 def _code_files(config: CodeCarryingConfig) -> dict[str, str]:
-    return importlib.import_module(".checkpoint_code", __name__).code_files(config)
+    files: dict[str, str] = importlib.import_module(".checkpoint_code", __name__).code_files(config)
+    return files
 
 
 for _config_class in _FAMILIES:

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -85,7 +85,7 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
 
 
 def _config_of(model: AddNormPreTrainedModel) -> AddNormConfig:
-    return cast(AddNormConfig, model.config)
+    return model.config
 
 
 def _grown_config(config: AddNormConfig, layers: int, how: str) -> AddNormConfig:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -36,7 +35,7 @@ class BlockBuilder:
         config (`AddNormConfig`): the model's config.
     """
 
-    def __init__(self, spec: AddNormSpec, config: Any):
+    def __init__(self, spec: AddNormSpec, config: AddNormConfig):
         self.spec, self.config = spec, config
         self.layers, self.names = config.add_norm_depth(), config.add_norm_sublayers()
         self.stream, self.wiring = spec.build_stream(), spec.build_wiring()

@@ -4,11 +4,13 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from transformers.utils import PushToHubMixin
+
+from ..base.protocols import StockValue
 
 
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -41,7 +43,7 @@ class SingleCommitPush(PushToHubMixin):
     # for types, the method stays Transformers' own
     if not TYPE_CHECKING:
 
-        def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        def push_to_hub(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
             """As in Transformers; an error's note says what has become of the repository."""
             try:
                 return super().push_to_hub(*args, **kwargs)
@@ -53,7 +55,7 @@ class SingleCommitPush(PushToHubMixin):
 
     def _upload_modified_files(
         self,
-        working_dir: str | os.PathLike,
+        working_dir: str | os.PathLike[str],
         repo_id: str,
         files_timestamps: dict[str, float],
         commit_message: str | None = None,
@@ -61,7 +63,7 @@ class SingleCommitPush(PushToHubMixin):
         create_pr: bool = False,
         revision: str | None = None,
         commit_description: str | None = None,
-    ) -> Any:
+    ) -> CommitInfo | None:
         if not pushes():
             return None
         api, folder = HfApi(token=token), Path(working_dir)

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel
 
-from ..base.auxiliary_loss import SharesAuxiliaryLosses
+from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.protocols import StockValue
 from ..core.embeddings_and_output import HasOutputLayer
 from ..core.hub_files import HubFiles
@@ -34,7 +34,7 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliary
 
     def post_init(self) -> None:
         """As in Transformers, knowing whether something adds to the loss."""
-        self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
+        self.adds_loss = adds_loss(self)
         super().post_init()
 
     @property

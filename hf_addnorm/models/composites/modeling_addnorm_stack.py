@@ -21,7 +21,7 @@ from ..core.addnorm_config import AddNormConfig
 from ..core.branch_norms import same
 from ..core.pretrained import AddNormPreTrainedModel
 from ..core.transformers_internals import attention_of, can_return_tuple, from_config, keep_in_float32
-from ..norms.norm_base import Norm
+from ..norms.norm_base import Norm, mixes_tokens
 from .composite import CompositeModel
 from .composite_config import family_of
 from .configuration_addnorm_stack import AddNormStackConfig
@@ -311,7 +311,7 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         self.mix_norm = nn.ModuleList(WeightedSum(count, config.mix) for count in self.arrangement.sums(self.members))
         self.after_norm = nn.ModuleList(AddNormStackConfig.build_norm(config, members) for members in self.members)
         self.taken = [_taken(encoder) for encoder in self.encoders]
-        self.mixes_tokens = any(getattr(norm, "mixes_tokens", False) for norm in self.after_norm)
+        self.mixes_tokens = config.norm is not None and mixes_tokens(config.norm)
         keep_in_float32(self)
         self.post_init()
 

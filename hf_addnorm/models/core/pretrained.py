@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..base.auxiliary_loss import SharesAuxiliaryLosses
+from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.depth import Position, at_depth
 from ..base.protocols import StockValue
 from ..base.registries import INITS, POSITIONS, STREAMS
@@ -24,7 +24,7 @@ from ..residuals.residuals import Residual
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec, SlotNorm
 from ..streams.positions import Positions, put_positions
-from ..weights.initialization import Linear
+from ..weights.initialization import InitRule, Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
@@ -120,7 +120,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         # a user's subclass may call this again, on a model that has its blocks and its weights
         if not self._has_blocks():
             self._install(builder)
-        self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
+        self.adds_loss = adds_loss(self)
         keep_whole(self, self.layout_of(self.config).layer)
         keep_in_float32(self)
         super().post_init()
@@ -156,7 +156,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     def _install_in_base(self, builder: BlockBuilder) -> None:
         spec, layout = builder.spec, self.layout_of(self.config)
-        self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
+        self.add_norm_inits: list[InitRule] = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)
         transform_tables(self, layout.embeddings, spec.weights)
         self._place_at(layout.other_norms, spec, True, "embed")

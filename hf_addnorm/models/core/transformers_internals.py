@@ -26,7 +26,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
-from ..base.protocols import StockValue
+from ..base.protocols import KeepsFloat32, StockValue
 from .recasting import is_of_transformers
 
 
@@ -93,7 +93,8 @@ def keep_in_float32(model: PreTrainedModel) -> None:
 
     `_keep_in_fp32_modules_strict` has patterns of their names. If it moves, gates and statistics are rounded.
     """
-    names = {name for module in model.modules() for name in getattr(module, "keep_in_float32", ())}
+    keeping = (module for module in model.modules() if isinstance(module, KeepsFloat32))
+    names = {name for module in keeping for name in module.keep_in_float32}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *names}
 
 

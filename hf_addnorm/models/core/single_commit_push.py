@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session
 from transformers.utils import PushToHubMixin
+
+from ..base.protocols import StockValue
 
 
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -68,7 +70,7 @@ class SingleCommitPush(PushToHubMixin):
     # for types, the method stays Transformers' own
     if not TYPE_CHECKING:
 
-        def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        def push_to_hub(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
             """As in Transformers; an error's note says what has become of the repository."""
             with answered_in_time():
                 try:
@@ -86,7 +88,7 @@ class SingleCommitPush(PushToHubMixin):
 
     def _upload_modified_files(
         self,
-        working_dir: str | os.PathLike,
+        working_dir: str | os.PathLike[str],
         repo_id: str,
         files_timestamps: dict[str, float],
         commit_message: str | None = None,
@@ -94,7 +96,7 @@ class SingleCommitPush(PushToHubMixin):
         create_pr: bool = False,
         revision: str | None = None,
         commit_description: str | None = None,
-    ) -> Any:
+    ) -> CommitInfo | None:
         if not pushes():
             return None
         api, folder = HfApi(token=token), Path(working_dir)

@@ -53,10 +53,6 @@ class AddNormWav2Vec2Layer(AddNormLayer):
     attention: Any
     feed_forward: Any
 
-    @property
-    def added_last(self) -> nn.Module | None:
-        return getattr(self, "adapter_layer", None)
-
     def forward(
         self,
         hidden_states: LayerState,
@@ -82,9 +78,13 @@ class AddNormWav2Vec2EncoderLayer(AddNormWav2Vec2Layer, stock.Wav2Vec2EncoderLay
 
 
 class AddNormWav2Vec2EncoderLayerStableLayerNorm(AddNormWav2Vec2Layer, stock.Wav2Vec2EncoderLayerStableLayerNorm):
-    """The same in the stable layout."""
+    """The same in the stable layout, in which a layer may have an adapter."""
 
     sublayers: ClassVar = _sublayers("pre")
+
+    @property
+    def added_last(self) -> nn.Module | None:
+        return self.adapter_layer
 
 
 class AddNormWav2Vec2Encoder(AddNormEncoder, stock.Wav2Vec2Encoder):

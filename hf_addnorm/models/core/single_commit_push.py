@@ -81,7 +81,7 @@ class SingleCommitPush(PushToHubMixin):
                         error.add_note("Nothing was sent.")
                     raise
 
-        def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        def save_pretrained(self, *args: StockValue, **kwargs: StockValue) -> None:
             """As in Transformers; with `push_to_hub=True`, a silent Hub is not waited for without end."""
             with answered_in_time() if kwargs.get("push_to_hub") else nullcontext():
                 super().save_pretrained(*args, **kwargs)

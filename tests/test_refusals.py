@@ -147,7 +147,7 @@ def test_dropout_stands_on_its_side_of_the_out_norm(family, place):
     connections = getattr(layer, "connections", None) or net.encoder.connections[0]
     checked = 0
     for name, sublayer in layer.sublayers.items():
-        if sublayer.dropout is None or not connections.has(name):
+        if sublayer.dropout is None or not hasattr(connections, name):
             continue
         calls.clear()
         dropout = layer.get_submodule(sublayer.dropout)

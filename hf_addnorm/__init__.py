@@ -23,11 +23,13 @@ from .models.families.configuration_addnorm_deit import *
 from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
+from .models.families.configuration_addnorm_esm import *
 from .models.families.configuration_addnorm_gpt2 import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
+from .models.families.configuration_addnorm_mpnet import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
@@ -56,11 +58,13 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_distilbert import *
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
+    from .models.families.modeling_addnorm_esm import *
     from .models.families.modeling_addnorm_gpt2 import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
+    from .models.families.modeling_addnorm_mpnet import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *

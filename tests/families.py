@@ -24,11 +24,13 @@ from hf_addnorm import (
     AddNormDistilBertConfig,
     AddNormElectraConfig,
     AddNormErnieConfig,
+    AddNormEsmConfig,
     AddNormGPT2Config,
     AddNormHubertConfig,
     AddNormLayoutLMConfig,
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
+    AddNormMPNetConfig,
     AddNormRobertaConfig,
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
@@ -338,6 +340,13 @@ FAMILIES["distilbert"] = Family(
     text_inputs,
     position_table=True,
 )
+FAMILIES["mpnet"] = Family(
+    AddNormMPNetConfig,
+    TINY_TEXT,
+    text_inputs,
+    ("eager",),
+    position_table=True,
+)
 FAMILIES["deit"] = Family(
     AddNormDeiTConfig,
     {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
@@ -372,6 +381,26 @@ FAMILIES |= {
     ),
     "layoutlm": bert_shaped(AddNormLayoutLMConfig, page_inputs, {"max_2d_position_embeddings": 16}),
     "roberta_prelayernorm": bert_shaped(AddNormRobertaPreLayerNormConfig),
+    "esm": Family(
+        AddNormEsmConfig,
+        {**TINY_TEXT, "pad_token_id": 1, "emb_layer_norm_before": True},
+        text_inputs,
+        position_table=True,
+        shape="bert",
+    ),
+    "esm_rotary": Family(
+        AddNormEsmConfig,
+        {
+            **TINY_TEXT,
+            "vocab_size": 100,
+            "pad_token_id": 1,
+            "mask_token_id": 99,
+            "token_dropout": True,
+            "position_embedding_type": "rotary",
+        },
+        text_inputs,
+        shape="bert",
+    ),
     "megatron_bert": bert_shaped(AddNormMegatronBertConfig, attentions=("eager",)),
 }
 

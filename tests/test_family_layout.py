@@ -24,7 +24,7 @@ def test_a_norm_asked_for_in_a_place_is_there_once(family, place):
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        ({"final_norm": "norm"}, "neither embed_norm nor embed_dropout nor embed_place"),
+        ({"final_norm": "norm"}, "neither embed_norm nor embed_dropout"),
         ({"embed_norm": "norm"}, "neither final_norm nor encoder_class"),
     ],
 )

@@ -150,13 +150,6 @@ def _roc_bert_tokenizer():
         return transformers.RoCBertTokenizer(*map(str, files))
 
 
-def _esm_tokenizer():
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "vocab.txt")
-        file.write_text("\n".join(["<cls>", "<pad>", "<eos>", "<unk>", "<mask>", "hello"]))
-        return transformers.EsmTokenizer(str(file))
-
-
 # the kinds of file that BERT's is not
 TOKENIZER_FILES = {
     "albert": transformers.AlbertTokenizer,
@@ -167,7 +160,6 @@ TOKENIZER_FILES = {
     "xlm-roberta": transformers.XLMRobertaTokenizer,
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "gpt2": transformers.GPT2Tokenizer,
-    "esm": _esm_tokenizer,
 }
 
 

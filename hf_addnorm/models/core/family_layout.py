@@ -54,7 +54,6 @@ class FamilyLayout:
         position_table (`str`, *optional*): the one of them that is added for a token's position.
         embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
         embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
-        embed_place (`str`, *optional*): or the attribute that is None then, and that the stock code runs if it is not.
         final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.
         other_norms (`tuple[str, ...]`): stock norms on the stream that are in no slot; they stay where they are and
             follow the spec's kind of norm.
@@ -73,7 +72,6 @@ class FamilyLayout:
     position_table: str | None = None
     embed_norm: str | None = None
     embed_dropout: str | None = None
-    embed_place: str | None = None
     final_norm: str | None = None
     other_norms: tuple[str, ...] = ()
     head_norms: tuple[str, ...] = ()
@@ -82,11 +80,7 @@ class FamilyLayout:
 
     def __post_init__(self) -> None:
         for place, paths in {
-            "embed": {
-                "embed_norm": self.embed_norm,
-                "embed_dropout": self.embed_dropout,
-                "embed_place": self.embed_place,
-            },
+            "embed": {"embed_norm": self.embed_norm, "embed_dropout": self.embed_dropout},
             "final": {"final_norm": self.final_norm, "encoder_class": self.encoder_class},
         }.items():
             if not any(paths.values()):

@@ -168,12 +168,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             put_positions(self, table, POSITIONS.build(spec.positions, width))
         if layout.embed_norm is not None:
             self._place_at((layout.embed_norm,), spec, spec.embed, "embed")
-        elif spec.embed in ("auto", False):
-            return
-        elif layout.embed_place is not None:
-            parent, _, name = layout.embed_place.rpartition(".")
-            setattr(self.get_submodule(parent), name, self._place_norm(spec, spec.embed, "embed"))
-        else:
+        elif spec.embed not in ("auto", False):
             recast_at(self, cast(str, layout.embed_dropout), EmbedDropout).embed_norm = self._place_norm(
                 spec, spec.embed, "embed"
             )

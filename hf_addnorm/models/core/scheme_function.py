@@ -124,7 +124,7 @@ class AddNormAlone(nn.Module):
         self.builder, self.spec = BlockBuilder(spec, config), spec
         self.layers = nn.ModuleList(self._layer(depth) for depth in range(self.builder.layers))
         self.embed, self.final = self._place(spec.embed), self._place(spec.final)
-        if layout.embed_norm is None and spec.embed in ("auto", False):
+        if layout.embed_norm is None and (spec.embed in ("auto", False) or layout.embed_dropout is None):
             self.embed = nn.Identity()
         for module in self.modules():
             if isinstance(module, (Norm, Residual)):

@@ -23,7 +23,6 @@ from .models.families.configuration_addnorm_deit import *
 from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
-from .models.families.configuration_addnorm_esm import *
 from .models.families.configuration_addnorm_gpt2 import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_distilbert import *
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
-    from .models.families.modeling_addnorm_esm import *
     from .models.families.modeling_addnorm_gpt2 import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *

@@ -24,7 +24,6 @@ from hf_addnorm import (
     AddNormDistilBertConfig,
     AddNormElectraConfig,
     AddNormErnieConfig,
-    AddNormEsmConfig,
     AddNormGPT2Config,
     AddNormHubertConfig,
     AddNormLayoutLMConfig,
@@ -381,26 +380,6 @@ FAMILIES |= {
     ),
     "layoutlm": bert_shaped(AddNormLayoutLMConfig, page_inputs, {"max_2d_position_embeddings": 16}),
     "roberta_prelayernorm": bert_shaped(AddNormRobertaPreLayerNormConfig),
-    "esm": Family(
-        AddNormEsmConfig,
-        {**TINY_TEXT, "pad_token_id": 1, "emb_layer_norm_before": True},
-        text_inputs,
-        position_table=True,
-        shape="bert",
-    ),
-    "esm_rotary": Family(
-        AddNormEsmConfig,
-        {
-            **TINY_TEXT,
-            "vocab_size": 100,
-            "pad_token_id": 1,
-            "mask_token_id": 99,
-            "token_dropout": True,
-            "position_embedding_type": "rotary",
-        },
-        text_inputs,
-        shape="bert",
-    ),
     "megatron_bert": bert_shaped(AddNormMegatronBertConfig, attentions=("eager",)),
 }
 

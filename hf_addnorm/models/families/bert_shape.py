@@ -70,11 +70,9 @@ def bert_layout(
 
     Args:
         layer, encoder: the classes that recast a layer and the encoder.
-        head_norms, others: as in `FamilyLayout`; with `embed_dropout` or `embed_place` the stock model has no norm
-            after the embeddings.
+        head_norms, others: as in `FamilyLayout`; with `embed_dropout` the stock model has no norm there.
     """
-    without = "embed_dropout" in others or "embed_place" in others
-    embed: dict[str, Any] = {} if without else {"embed_norm": "embeddings.LayerNorm"}
+    embed: dict[str, Any] = {} if "embed_dropout" in others else {"embed_norm": "embeddings.LayerNorm"}
     return FamilyLayout(
         layer=layer,
         layers=numbered("encoder.layer"),

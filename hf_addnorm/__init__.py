@@ -17,6 +17,7 @@ from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
 from .models.families.configuration_addnorm_bert import *
 from .models.families.configuration_addnorm_camembert import *
+from .models.families.configuration_addnorm_data2vec_audio import *
 from .models.families.configuration_addnorm_data2vec_text import *
 from .models.families.configuration_addnorm_deberta_v2 import *
 from .models.families.configuration_addnorm_deit import *
@@ -24,12 +25,15 @@ from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
+from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
+from .models.families.configuration_addnorm_mpnet import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
+from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
 from .models.families.configuration_addnorm_xlm_roberta import *
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_albert import *
     from .models.families.modeling_addnorm_bert import *
     from .models.families.modeling_addnorm_camembert import *
+    from .models.families.modeling_addnorm_data2vec_audio import *
     from .models.families.modeling_addnorm_data2vec_text import *
     from .models.families.modeling_addnorm_deberta_v2 import *
     from .models.families.modeling_addnorm_deit import *
@@ -54,12 +59,15 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
     from .models.families.modeling_addnorm_gpt2 import *
+    from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
+    from .models.families.modeling_addnorm_mpnet import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
+    from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
     from .models.families.modeling_addnorm_xlm_roberta import *

@@ -17,6 +17,7 @@ from hf_addnorm import (
     AddNormBertConfig,
     AddNormBertModel,
     AddNormCamembertConfig,
+    AddNormData2VecAudioConfig,
     AddNormData2VecTextConfig,
     AddNormDebertaV2Config,
     AddNormDeiTConfig,
@@ -24,13 +25,16 @@ from hf_addnorm import (
     AddNormElectraConfig,
     AddNormErnieConfig,
     AddNormGPT2Config,
+    AddNormHubertConfig,
     AddNormLayoutLMConfig,
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
+    AddNormMPNetConfig,
     AddNormRobertaConfig,
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
+    AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
     AddNormXLMRobertaConfig,
@@ -172,6 +176,14 @@ def sound_inputs(model: str) -> dict[str, torch.Tensor]:
     return inputs | next((value for key, value in labels.items() if key in model), {})
 
 
+def quantized_sound_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same, but UniSpeech masks its sounds by itself while it is pretrained."""
+    inputs = sound_inputs(model)
+    return {
+        key: value for key, value in inputs.items() if key not in ("mask_time_indices", "sampled_negative_indices")
+    }
+
+
 _TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
 TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
 _TINY_SOUND = {
@@ -303,6 +315,17 @@ def bert_shaped(config_class: type[Any], inputs: Any = two_segment_inputs, tiny:
     return Family(config_class, {**_TWO_SEGMENTS, **dict(tiny)}, inputs, position_table=True, shape="bert", **row)
 
 
+# families that share Wav2Vec2's layers
+_STABLE = {"do_stable_layer_norm": True}
+
+
+def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
+    """The row of a member of Wav2Vec2's shape."""
+    return Family(
+        config_class, {**_TINY_SOUND, **tiny}, quantized_sound_inputs, without=_NO_TABLES, shape="wav2vec2", **row
+    )
+
+
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {
@@ -316,6 +339,13 @@ FAMILIES["distilbert"] = Family(
     text_inputs,
     position_table=True,
 )
+FAMILIES["mpnet"] = Family(
+    AddNormMPNetConfig,
+    TINY_TEXT,
+    text_inputs,
+    ("eager",),
+    position_table=True,
+)
 FAMILIES["deit"] = Family(
     AddNormDeiTConfig,
     {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
@@ -325,6 +355,13 @@ FAMILIES["deit"] = Family(
     shape="vit",
 )
 FAMILIES |= {
+    "hubert": sound_shaped(AddNormHubertConfig, {}),
+    "hubert_stable": sound_shaped(AddNormHubertConfig, _STABLE),
+    "unispeech": sound_shaped(AddNormUniSpeechConfig, {"num_ctc_classes": 20}),
+    "unispeech_stable": sound_shaped(AddNormUniSpeechConfig, {**_STABLE, "num_ctc_classes": 20}),
+    "data2vec_audio": sound_shaped(
+        AddNormData2VecAudioConfig, {"conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 2}
+    ),
     "roberta": bert_shaped(AddNormRobertaConfig),
     "xlm_roberta": bert_shaped(AddNormXLMRobertaConfig),
     "camembert": bert_shaped(AddNormCamembertConfig),

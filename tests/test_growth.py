@@ -29,7 +29,7 @@ REFUSED = {
 REASONS = dict.fromkeys(["deepnorm", "scaled_branch", "nanochat"], "depends on the number of layers, ") | {
     "every_residual": "no gradient where it is 0"
 }
-STOCK_IS_PRE = {"modernbert", "vit", "gpt2", "deit", "roberta_prelayernorm", "megatron_bert", "toy"}
+STOCK_IS_PRE = {family for family, row in FAMILIES.items() if row.config("").stock_add_norm()["preset"] == "pre_ln"}
 
 
 def _model(family, spec, model="AutoModel", **kwargs):

@@ -83,7 +83,7 @@ def test_every_scheme_runs_those_of_layers_and_of_what_they_compute_with(family,
     norms = {name for name, module in stock.named_modules() if isinstance(module, nn.LayerNorm)}
     silent = {name for name in called - found.keys() if name not in norms and not _is_replaced(net, name)}
     # an attention without a container within is always called
-    cores = {name for name in called if name.endswith("attention") and f"{name}.self" not in called}
+    cores = {name for name in called if name.endswith("attention") and not called & {f"{name}.self", f"{name}.attn"}}
     assert silent <= {name for name in called if name.endswith(SILENT)} - cores
 
 

@@ -102,10 +102,12 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
     assert set(expected) - set(row.config_class.auto_classes) <= {"AutoModelWithLMHead"}
 
 
-# the families that share ViT's paths, and BERT's
-VIT_SHAPED = ("vit", *(family for family, row in FAMILIES.items() if row.shape == "vit"))
-BERT_SHAPED = ("bert", "deberta_v2", "deberta_v2_conv", "toy")
-BERT_SHAPED += tuple(family for family, row in FAMILIES.items() if row.shape == "bert")
+# by the name of a file that families share: those that import it, beside the members of the shape of that name
+SHAPES = {
+    "bert": ("bert", "deberta_v2", "deberta_v2_conv", "mpnet", "toy"),
+    "vit": ("vit",),
+    "wav2vec2": ("wav2vec2", "wav2vec2_stable"),
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -115,8 +117,7 @@ def test_config_alone_carries_its_code(family, tmp_path):
     files = {path.name for path in tmp_path.glob("*.py")}
     modules = [sys.modules[cls.__module__] for cls in (row.config_class, row.model_class(row.models[0]))]
     own = {Path(module.__file__).name for module in modules}
-    own |= {"bert_shape.py"} if family in BERT_SHAPED else set()
-    own |= {"vit_shape.py"} if family in VIT_SHAPED else set()
+    own |= {f"{shape}_shape.py" for shape, users in SHAPES.items() if family in users or row.shape == shape}
     assert files == {f"{room}.py" for room in MACHINERY} | own
     assert len(files) in (9, 10)
 

@@ -38,7 +38,7 @@ def _writing_in_place(model_class: type[Any]) -> type[Any]:
                 module.weight.data.normal_(0, 0.02)
                 if module.bias is not None:
                     module.bias.data.zero_()
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
                 module.weight.data.fill_(1.0)
 
     return Derived

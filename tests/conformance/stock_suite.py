@@ -110,6 +110,9 @@ class Row:
 FASTER = {"training_overfit_learning_rate": 5e-3}
 # tests of Transformers that hold for none of its models of a kind
 INPUT_EMBEDDINGS = {"test_model_get_set_embeddings": "the input embeddings are no torch.nn.Embedding"}
+POSITIONS = {"test_inputs_embeds_matches_input_ids": "positions are counted over the tokens that are no padding"}
+# by what the names of their models begin with
+SOUND = ("Wav2Vec2", "Hubert")
 RESIZED_HEAD = "the newer head cannot be resized"
 
 BASE = Row(two_segment_inputs, tiny={"type_vocab_size": 16})
@@ -157,6 +160,16 @@ ROWS = {
     ),
     "wav2vec2": WAV2VEC2,
     "wav2vec2_stable": WAV2VEC2,
+    "roberta": replace(
+        BASE,
+        lm="RobertaForMaskedLM",
+        not_applicable={
+            **POSITIONS,
+            "test_generation_tester_mixin_inheritance": "the suite of decoders runs with BERT",
+        },
+    ),
+    "mpnet": Row(text_inputs, lm="MPNetForMaskedLM", not_applicable=POSITIONS),
+    "hubert": replace(WAV2VEC2, not_applicable=INPUT_EMBEDDINGS),
     "gpt2": Row(text_inputs, test=FASTER, unused_in_loss=("GPT2DoubleHeadsModel",), lm="GPT2LMHeadModel", decoder={}),
 }
 
@@ -209,6 +222,11 @@ class ModelTester:
             return torch.zeros(self.batch_size, *shape, dtype=torch.long)
 
         tokens, choices = zeros(self.seq_length), zeros(self.num_choices, self.seq_length)
+        sound_labels = {
+            "ForCTC": {"labels": zeros(3) + 1},
+            "ForXVector": {"labels": zeros()},
+            "ForAudioFrameClassification": {"labels": torch.nn.functional.one_hot(tokens, 2)},
+        }
         return {
             "BertForPreTraining": {"labels": tokens, "next_sentence_label": zeros()},
             "AlbertForPreTraining": {"labels": tokens, "sentence_order_label": zeros()},
@@ -218,9 +236,7 @@ class ModelTester:
                 "mc_token_ids": zeros(self.num_choices),
                 "mc_labels": zeros(),
             },
-            "Wav2Vec2ForCTC": {"labels": zeros(3) + 1},
-            "Wav2Vec2ForXVector": {"labels": zeros()},
-            "Wav2Vec2ForAudioFrameClassification": {"labels": torch.nn.functional.one_hot(tokens, 2)},
+            **{f"{family}{head}": labels for family in SOUND for head, labels in sound_labels.items()},
             "Wav2Vec2ForPreTraining": {
                 "mask_time_indices": tokens + torch.arange(self.seq_length) % 3 == 1,
                 "sampled_negative_indices": zeros(self.seq_length, 5) + torch.arange(5),

@@ -40,6 +40,7 @@ SCHEMES["mix_ln"]["layers"] = [{"first_fraction": 0.5, "attention": ["post"], "f
 
 SOME = "default,post_ln,pre_rms_norm,sub_ln,hybrid_norm,residual,hyper_connections,parallel"
 FAMILIES = "bert,vit,albert,albert_groups,modernbert,deberta_v2,deberta_v2_conv,wav2vec2,wav2vec2_stable,gpt2"
+FAMILIES += ",roberta,mpnet,hubert"
 
 # Tests that cannot hold: {(family, test): (presets, reason)}. One that passes after all fails the run.
 EXCEPTIONS: dict[tuple[str, str], tuple[set[str], str]] = {
@@ -47,9 +48,9 @@ EXCEPTIONS: dict[tuple[str, str], tuple[set[str], str]] = {
         {"residual", "hyper_connections"},
         "refused: PyTorch's reentrant checkpointing sees no tensors within a tuple, which the state of these is",
     )
-    # stock ALBERT has no checkpointing, and the DeBERTa left out none that is reentrant
+    # stock ALBERT and MPNet have no checkpointing, and the DeBERTa left out none that is reentrant
     for family in FAMILIES.split(",")
-    if family not in ("albert", "albert_groups", "deberta_v2_conv")
+    if family not in ("albert", "albert_groups", "mpnet", "deberta_v2_conv")
 }
 
 

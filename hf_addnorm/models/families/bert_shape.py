@@ -100,6 +100,8 @@ class BertShapeLayer(AddNormLayer):
     is_decoder: bool = False
     chunk_size_feed_forward: int
     seq_len_dim: int
+    # whether the stock loop expects a tuple: the hidden states, and what the attentions return beside their output
+    returns_tuple: ClassVar[bool] = False
 
     def forward(
         self,
@@ -109,20 +111,23 @@ class BertShapeLayer(AddNormLayer):
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
         **kwargs: Any,
-    ) -> LayerState:
+    ) -> Any:
+        beside: list[torch.Tensor] = []
         kwargs["encoder_hidden_states"] = encoder_hidden_states
         if past_key_values is not None:
             # from Transformers 5.24 on the cache comes as `cache`, in kwargs
             kwargs["past_key_values"] = past_key_values
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
-            core, _ = self.attention.self(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)
+            core, *others = self.attention.self(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)
+            beside.extend(others)
             return self.attention.output.dense(branch_norms.norm("mid", core))
 
         def attend_across(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
-            core, _ = self.crossattention.self(
+            core, *others = self.crossattention.self(
                 u, attention_mask=encoder_attention_mask, branch_norms=branch_norms, **kwargs
             )
+            beside.extend(others)
             return self.crossattention.output.dense(branch_norms.norm("mid", core))
 
         def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
@@ -132,4 +137,5 @@ class BertShapeLayer(AddNormLayer):
         if self.is_decoder and encoder_hidden_states is not None:
             self.require_cross_attention()
             branches = {"attention": attend, "cross_attention": attend_across, "feed_forward": feed_forward}
-        return self.run(hidden_states, branches, chunk=(self.chunk_size_feed_forward, self.seq_len_dim))
+        state = self.run(hidden_states, branches, chunk=(self.chunk_size_feed_forward, self.seq_len_dim))
+        return (state, *beside) if self.returns_tuple else state

@@ -100,9 +100,9 @@ class Wav2Vec2ShapeEncoder(AddNormEncoder):
 
 
 class Wav2Vec2ShapeLayer(AddNormLayer):
-    """Mixin for a stock layer of either layout.
+    """Mixin for a stock layer, whose sublayers run through add & norm blocks.
 
-    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its add & norm block
+    x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
     attention: Any
@@ -127,7 +127,10 @@ class Wav2Vec2ShapeLayer(AddNormLayer):
 
 
 class Wav2Vec2ShapeStableLayer(Wav2Vec2ShapeLayer):
-    """Mixin for a stock layer of the stable layout, whose last part may be the adapter of a language."""
+    """The same for one in the stable layout, which may have an adapter, of a language, at its end.
+
+    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its add & norm block
+    """
 
     adapter_layer: Any
 

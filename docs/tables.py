@@ -25,6 +25,7 @@ from hf_addnorm import AddNormConfig, AddNormSpec, Part, Preset
 from hf_addnorm.catalogue import depth_rules
 from hf_addnorm.hub.description import families as family_configs
 from hf_addnorm.models.base.registry import to_json
+from hf_addnorm.models.base.whole_file import write_whole
 
 
 DOCS = Path(__file__).parent
@@ -219,7 +220,7 @@ def main() -> None:
     for page in PARTS:
         path, text = DOCS / page, made(page)
         if "--check" not in sys.argv:
-            path.write_text(text)
+            write_whole(path, text)
         elif text != path.read_text():
             sys.exit(f"docs/{page} is not what the code says: run python docs/tables.py")
 

@@ -5,6 +5,7 @@ the configs are imported then; a model's file, the Hub tools and the rest are im
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from .auto import load_pretrained, new_model, register_family, register_models
@@ -137,13 +138,14 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER, *_model_names()})
 
 
-def _write_card(folder: Any, repo: str) -> None:
+def _write_card(folder: str | os.PathLike[str], repo: str) -> None:
     hub = importlib.import_module(".hub", __name__)
     hub.replace_placeholder(folder, repo)
 
 
 def _code_files(config: CodeCarryingConfig) -> dict[str, str]:
-    return importlib.import_module(".checkpoint_code", __name__).code_files(config)
+    files: dict[str, str] = importlib.import_module(".checkpoint_code", __name__).code_files(config)
+    return files
 
 
 for _config_class in _FAMILIES:

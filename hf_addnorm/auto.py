@@ -1,10 +1,10 @@
 """The Auto classes: registering families, and loading any checkpoint with another add & norm."""
 
 import os
-from typing import Any
+from collections.abc import Mapping
 
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
@@ -13,18 +13,25 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 from transformers.utils import logging
 
 from .auto_mappings import ClassByName, register_by_name
+from .models.base.protocols import JsonValue, StockValue
 from .models.base.registry import one_of
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.spec.spec import AddNormSpec
 
 
 # what prepares a model's inputs: where the stock family's class is found, and how ours is registered with it
-_PROCESSORS: tuple[tuple[Any, str, str], ...] = (
+_PROCESSORS: tuple[tuple[Mapping[type[PreTrainedConfig], StockValue], str, str], ...] = (
     (TOKENIZER_MAPPING, "AutoTokenizer", "fast_tokenizer_class"),
     (FEATURE_EXTRACTOR_MAPPING, "AutoFeatureExtractor", "feature_extractor_class"),
     (PROCESSOR_MAPPING, "AutoProcessor", "processor_class"),
     (IMAGE_PROCESSOR_MAPPING, "AutoImageProcessor", "image_processor_classes"),
 )
+
+# one of Transformers' AutoModel classes, which have no class in common
+AutoClass = StockValue
+
+# a preset's name, axes over one, or a spec
+AddNorm = str | Mapping[str, JsonValue] | AddNormSpec
 
 # the families by their stock model type
 _FAMILIES: dict[str, type[AddNormConfig]] = {}
@@ -64,7 +71,7 @@ def register_family(config_class: type[AddNormConfig]) -> None:
     _FAMILIES[config_class.stock_model_type] = config_class
 
 
-def _auto_class(auto_class: Any) -> Any:
+def _auto_class(auto_class: AutoClass | str) -> AutoClass:
     if not isinstance(auto_class, str):
         return auto_class
     if not hasattr(transformers, auto_class):
@@ -73,7 +80,7 @@ def _auto_class(auto_class: Any) -> Any:
 
 
 def new_model(
-    auto_class: Any, model_type: str, add_norm: str | dict | AddNormSpec | None = None, **entries: Any
+    auto_class: AutoClass | str, model_type: str, add_norm: AddNorm | None = None, **entries: StockValue
 ) -> PreTrainedModel:
     """A model with new weights, through an Auto class.
 
@@ -94,11 +101,15 @@ def new_model(
             )
         model_type = model_type if config_class is None else config_class.model_type
         entries["add_norm"] = add_norm
-    return auto_class.from_config(AutoConfig.for_model(model_type, **entries))
+    model: PreTrainedModel = auto_class.from_config(AutoConfig.for_model(model_type, **entries))
+    return model
 
 
 def load_pretrained(
-    auto_class: Any, checkpoint: str | os.PathLike, add_norm: str | dict | AddNormSpec | None = None, **kwargs: Any
+    auto_class: AutoClass | str,
+    checkpoint: str | os.PathLike[str],
+    add_norm: AddNorm | None = None,
+    **kwargs: StockValue,
 ) -> PreTrainedModel:
     """Load a stock or an AddNorm checkpoint through an Auto class, with another add & norm if one is given.
 
@@ -121,7 +132,8 @@ def load_pretrained(
         from .models.core.loading import reraise_damaged_weights
 
         with reraise_damaged_weights(checkpoint):
-            return auto_class.from_pretrained(checkpoint, **kwargs)
+            stock: PreTrainedModel = auto_class.from_pretrained(checkpoint, **kwargs)
+            return stock
     hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
     model_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
     found = [config for stock, config in _FAMILIES.items() if model_type in (stock, config.model_type)]
@@ -129,10 +141,11 @@ def load_pretrained(
         raise ValueError(
             f"{checkpoint} is a {model_type!r} model, which has no AddNorm family; families are {one_of(_FAMILIES)}."
         )
-    return _model_of(auto_class, found[0]).from_pretrained(checkpoint, add_norm=add_norm, **kwargs)
+    model: PreTrainedModel = _model_of(auto_class, found[0]).from_pretrained(checkpoint, add_norm=add_norm, **kwargs)
+    return model
 
 
-def _model_of(auto_class: Any, config_class: type[AddNormConfig]) -> Any:
+def _model_of(auto_class: AutoClass, config_class: type[AddNormConfig]) -> type[PreTrainedModel]:
     """The model that an Auto class finds for a family.
 
     Raises:
@@ -143,4 +156,5 @@ def _model_of(auto_class: Any, config_class: type[AddNormConfig]) -> Any:
             f"{auto_class.__name__} finds no model of the family {config_class.stock_model_type!r}; allowed are "
             f"{one_of(config_class.auto_classes)}."
         )
-    return auto_class._model_mapping[config_class]
+    model_class: type[PreTrainedModel] = auto_class._model_mapping[config_class]
+    return model_class

@@ -8,9 +8,10 @@ of what was registered; if that moves, `register_by_name` has to follow.
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedConfig
+
+from .models.base.protocols import StockValue
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,16 @@ class ClassByName:
     module: str
     name: str
 
-    def load(self) -> type[Any]:
+    def load(self) -> type:
         """The class."""
-        return getattr(importlib.import_module(self.module), self.name)
+        found: type = getattr(importlib.import_module(self.module), self.name)
+        return found
 
 
-class ImportedWhenAsked(dict[type[PreTrainedConfig], Any]):
+class ImportedWhenAsked(dict[type[PreTrainedConfig], StockValue]):
     """Classes by config, of which some are `ClassByName`: whoever reads one gets the class."""
 
-    def __getitem__(self, key: type[PreTrainedConfig]) -> Any:
+    def __getitem__(self, key: type[PreTrainedConfig]) -> StockValue:
         value = super().__getitem__(key)
         if isinstance(value, ClassByName):
             value = self[key] = value.load()
@@ -42,20 +44,20 @@ class ImportedWhenAsked(dict[type[PreTrainedConfig], Any]):
         # a dict that does not say this is copied without asking for the values
         return super().__iter__()
 
-    def get(self, key: Any, default: Any = None) -> Any:
+    def get(self, key: StockValue, default: StockValue = None) -> StockValue:
         try:
             return self[key]
         except KeyError:
             return default
 
-    def values(self) -> Any:
+    def values(self) -> StockValue:
         return [self[key] for key in self]
 
-    def items(self) -> Any:
+    def items(self) -> StockValue:
         return [(key, self[key]) for key in self]
 
 
-def register_by_name(auto_class: Any, config_class: type[PreTrainedConfig], model: ClassByName) -> None:
+def register_by_name(auto_class: StockValue, config_class: type[PreTrainedConfig], model: ClassByName) -> None:
     """Make an AutoModel class find the model of a config, without importing it.
 
     Args:

@@ -22,7 +22,7 @@ from .models.residuals.matrix_residuals import InputReadingResidual, MatrixResid
 from .models.residuals.residuals import LearnedResidual, Residual
 from .models.streams.hyper_connections import SeveralStreams
 from .models.streams.positions import Positions
-from .models.streams.streams import SingleStream
+from .models.streams.streams import SingleStream, Stream, StreamConnection
 from .models.streams.wirings import Sequential
 from .models.weights.initialization import InitRule
 from .models.weights.weight_transforms import WeightTransform
@@ -54,6 +54,8 @@ __all__ = [
     "Sequential",
     "SeveralStreams",
     "SingleStream",
+    "Stream",
+    "StreamConnection",
     "TokenNorm",
     "WeightTransform",
     "at_depth",

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import LearnedResidual, Residual
 from .models.spec.spec import AddNormSpec, Override
-from .models.streams.streams import LayerState
+from .models.streams.streams import State
 from .models.weights.initialization import zero_init
 from .models.weights.weight_transforms import linear_size
 
@@ -85,7 +85,7 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
 
 
 def _config_of(model: AddNormPreTrainedModel) -> AddNormConfig:
-    return cast(AddNormConfig, model.config)
+    return model.config
 
 
 def _grown_config(config: AddNormConfig, layers: int, how: str) -> AddNormConfig:
@@ -197,9 +197,8 @@ class _Branch:
         self.block: SublayerAddNorm = get_part(connections, name)
         last: SublayerAddNorm = get_part(connections, names[-1])
         # a residual is the layer's or the sublayer's; in parallel, that of the last one, which writes for all
-        self.residual: Residual = next(
-            residual for part in (connections, self.block, last) if (residual := residual_of_block(part)) is not None
-        )
+        parts: tuple[nn.Module, ...] = (connections, self.block, last)
+        self.residual = next(residual for part in parts if (residual := residual_of_block(part)) is not None)
         sublayer = layer.sublayers[name]
         self.stock_norms: dict[str, nn.Module] = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
         self.output: nn.Module = next(
@@ -246,7 +245,7 @@ def _start_as_identity(layer: AddNormLayer, connections: LayerAddNorm, names: li
 
 
 @torch.no_grad()
-def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig, state: LayerState) -> LayerState:
+def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig, state: State) -> State:
     """The state of the stream after a layer, whose branches give something in the place of what they do."""
     layer = copy.deepcopy(layer).cpu().double().eval()
     connections = copy.deepcopy(connections).cpu().double().eval()

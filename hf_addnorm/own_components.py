@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -34,7 +33,7 @@ class OwnComponent:
 
     what: str
     name: str
-    factory: Any
+    factory: Callable[..., object]
     travels: bool
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from hf_addnorm.hub import create_card
 from hf_addnorm.hub.description import family_of
 from hf_addnorm.hub.results import Run
+from hf_addnorm.models.base.whole_file import write_whole
 
 
 CARDS = Path(__file__).parent
@@ -77,7 +78,7 @@ def main() -> None:
     made = cards()
     for name in names:
         if name in made:
-            (CARDS / name).write_text(made[name])
+            write_whole(CARDS / name, made[name])
         else:
             (CARDS / name).unlink()
 

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from results_table import ROOT, spread
 
+from hf_addnorm.models.base.whole_file import whole_file, write_whole
+
 
 PAGE = ROOT / "docs" / "depth.md"
 RESULT = ROOT / "recipes" / "results" / "depth.json"
@@ -143,7 +145,8 @@ def draw(result: dict, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
     # few colours make a third of the file
-    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
+    with whole_file(path) as partial:
+        Image.open(drawn).convert("RGB").quantize(128).save(partial, "png", optimize=True)
 
 
 def main() -> None:
@@ -151,7 +154,7 @@ def main() -> None:
     text = PAGE.read_text()
     new = BLOCK.sub(lambda block: block[1] + part(result, high) + block[2], text)
     if "--check" not in sys.argv:
-        PAGE.write_text(new)
+        write_whole(PAGE, new)
         draw(result, FIGURE)
     elif new != text:
         sys.exit("docs/depth.md is not what the results say: run python recipes/depth_report.py")

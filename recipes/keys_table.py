@@ -14,6 +14,8 @@ from pathlib import Path
 from common.config import RunConfig
 from docstring_parser import parse
 
+from hf_addnorm.models.base.whole_file import write_whole
+
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
@@ -73,7 +75,7 @@ def main() -> None:
     text = README.read_text()
     new = BLOCK.sub(lambda block: block[1] + tables() + block[2], text)
     if "--check" not in sys.argv:
-        README.write_text(new)
+        write_whole(README, new)
     elif new != text:
         sys.exit("the tables of keys are not those of the scripts: run python recipes/keys_table.py")
 

@@ -11,6 +11,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from hf_addnorm.models.base.whole_file import write_whole
+
 
 ROOT = Path(__file__).parents[1]
 SCHEMES = ROOT / "docs" / "choosing.md"
@@ -117,7 +119,7 @@ def main() -> None:
         old = page.read_text()
         new = BLOCK.sub(lambda block, text=text: block[1] + text + block[2], old)
         if "--check" not in sys.argv:
-            page.write_text(new)
+            write_whole(page, new)
         elif new != old:
             sys.exit(f"{page.name}'s table is not the one of recipes/results: run python recipes/results_table.py")
 

@@ -27,6 +27,8 @@ from jsonargparse.typing import NonNegativeInt
 from keys_table import FOLDER, config_class, scripts
 from tqdm import tqdm
 
+from hf_addnorm.models.base.whole_file import write_whole
+
 
 # Keys of the runs that are the sweep's to give.
 GIVEN = ("add_norm", "seed", "output_dir", "result_file")
@@ -153,7 +155,7 @@ def main(args=None):
     def report() -> str:
         folder.finish(about)
         result = json.loads(folder.results[0].read_text())
-        (folder.path / "table.md").write_text(table := sweep_report.table(result))
+        write_whole(folder.path / "table.md", table := sweep_report.table(result))
         for path in (folder.path / "losses.png", *(place.with_suffix(".png") for place in folder.results[1:])):
             sweep_report.draw(result, path)
         return table

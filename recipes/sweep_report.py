@@ -11,6 +11,8 @@ from common.curves import binned, rounded
 from matplotlib.figure import Figure
 from results_table import spread
 
+from hf_addnorm.models.base.whole_file import whole_file
+
 
 # Points of a curve in the result.
 POINTS = 30
@@ -94,4 +96,5 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axis.grid(alpha=0.25)
     axis.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")

@@ -157,12 +157,17 @@ def run_distributed(
     command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Any = None, timeout: float = 300
 ) -> list[subprocess.CompletedProcess]:
     """Run a script in two processes that find each other by the variables that torchrun sets; as `run` otherwise."""
+    return _run(envs_of_two(env), command, cwd, timeout)
+
+
+def envs_of_two(env: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """The environments of two processes that find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     given = dict(os.environ if env is None else env) | both
-    return _run([given | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")], command, cwd, timeout)
+    return [given | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
 
 
 def _run(envs: Sequence[Any], command: Sequence[Any], cwd: Any, timeout: float) -> list[subprocess.CompletedProcess]:

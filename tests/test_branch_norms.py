@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_addnorm.models.core.branch_norms import BranchNorms, ModuleView, WithBranchNorms
+from hf_addnorm.models.core.branch_norms import NO_BRANCH_NORMS, BranchNorms, ModuleView, WithBranchNorms
 
 
 class Base(nn.Module):
@@ -65,7 +65,8 @@ def test_parts_are_replaced_in_methods_and_properties_of_a_stock_class(stock):
     expected = module.down(mid(torch.tanh(up(module.up(x)))))
     # with its dropout left to the block nothing is random in it
     torch.testing.assert_close(module(x, branch_norms=BranchNorms({"up": up, "mid": mid})), expected)
-    torch.testing.assert_close(module(x), module.down(torch.tanh(module.up(x))))
+    branch = module(x, branch_norms=NO_BRANCH_NORMS)
+    torch.testing.assert_close(branch, module.down(torch.tanh(module.up(x))))
 
 
 def test_a_stock_class_with_methods_compiles_as_one_graph():
@@ -79,13 +80,13 @@ def test_a_stock_class_with_methods_compiles_as_one_graph():
 def test_what_a_stock_forward_sets_is_set_on_the_module():
     module = recast_class(Split)()
     for calls in (1, 2):
-        module(torch.randn(5, 4))
+        module(torch.randn(5, 4), branch_norms=NO_BRANCH_NORMS)
         assert module.calls == calls
 
 
 def test_a_stock_forward_that_sets_a_replaced_part_is_refused():
     with pytest.raises(AttributeError, match="sets 'dropout', which its add & norm block has replaced"):
-        recast_class(Setting)()(torch.randn(5, 4))
+        recast_class(Setting)()(torch.randn(5, 4), branch_norms=NO_BRANCH_NORMS)
 
 
 def test_a_view_shows_what_is_not_replaced_as_it_is():

@@ -481,7 +481,7 @@ def test_light_commands_import_neither_torch_nor_transformers(tmp_path):
         # not forked: a process that has imported nothing
         done = subprocess.run(
             [sys.executable, script, *args],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "hf_addnorm/entry")])},
             capture_output=True,
             text=True,
             check=False,

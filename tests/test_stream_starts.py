@@ -269,7 +269,7 @@ def test_altup_that_predicts_no_change_and_corrects_all_alike_runs_as_the_plain_
         torch.testing.assert_close(one, two)
     # every stream moves by what the layer adds to the one that it runs on
     first = model.encoder.layer[0]
-    start = first.connections.enter(expected[0])
+    _, start = first.connections.enter(expected[0])
     _, after = first(expected[0])
     torch.testing.assert_close(after - start, (expected[1] - expected[0]).unsqueeze(-2).expand_as(start))
 

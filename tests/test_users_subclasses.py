@@ -1,10 +1,13 @@
 """Classes that users derive from ours: what was loaded stays, and nothing is started twice."""
 
+import os
+from pathlib import Path
 from typing import Any
 
+import forked_python
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, SPECS, fill_with_pattern, specs_of
+from families import BASE_MODELS, FAMILIES, SPECS, TINY_TEXT, fill_with_pattern, slow_unless, specs_of
 from torch import nn
 
 from hf_addnorm import AddNormStackConfig, AddNormStackModel
@@ -76,3 +79,82 @@ def test_so_it_is_in_a_stack(tmp_path):
     fill_with_pattern(net)
     net.save_pretrained(tmp_path)
     assert not _changed(net.state_dict(), derived.from_pretrained(tmp_path).state_dict())
+
+
+# a file of a user: a model type, a config and a head of their own
+OWN_FILE = """
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from hf_addnorm import AddNormBertConfig, AddNormBertForSequenceClassification
+
+
+class OwnConfig(AddNormBertConfig):
+    model_type = "own_bert"
+
+    def __init__(self, sharpness=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.sharpness = sharpness
+
+
+class OwnHead(AddNormBertForSequenceClassification):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.scale = torch.nn.Parameter(torch.full((1,), config.sharpness))
+        self.post_init()
+
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        outputs.logits = outputs.logits * self.scale
+        return outputs
+
+
+AutoConfig.register("own_bert", OwnConfig)
+AutoModelForSequenceClassification.register(OwnConfig, OwnHead)
+"""
+SAVE = """
+import sys, torch, own_bert
+folder, travels, *sizes = sys.argv[1:]
+if travels == "travels":
+    own_bert.OwnConfig.register_for_auto_class()
+    own_bert.OwnHead.register_for_auto_class("AutoModelForSequenceClassification")
+model = own_bert.OwnHead(own_bert.OwnConfig(sharpness=2.0, add_norm="deepnorm", **eval(sizes[0]))).eval()
+model.save_pretrained(folder)
+torch.save(model(torch.arange(8)[None]).logits, folder + "/expected.pt")
+"""
+LOAD = """
+import sys, torch
+from transformers import AutoModelForSequenceClassification
+folder, travels = sys.argv[1:]
+if travels == "stays":
+    import own_bert
+expected = torch.load(folder + "/expected.pt")
+for saved in (folder, folder + "/again"):
+    model = AutoModelForSequenceClassification.from_pretrained(saved, trust_remote_code=travels == "travels").eval()
+    assert type(model).__name__ == "OwnHead" and model.config.sharpness == 2.0, type(model)
+    # the order of a sum may depend on where in memory the weights are
+    torch.testing.assert_close(model(torch.arange(8)[None]).logits, expected)
+    model.save_pretrained(folder + "/again")
+"""
+
+
+@pytest.mark.parametrize("travels", [slow_unless(False, "stays"), slow_unless(True, "travels")])
+def test_a_users_own_model_type_is_saved_loaded_and_saved_again(travels, tmp_path):
+    """By a fresh process: where the user's file is at hand, and where it came with the folder."""
+    code, saved = tmp_path / "code", tmp_path / "saved"
+    code.mkdir()
+    (code / "own_bert.py").write_text(OWN_FILE)
+    (code / "save.py").write_text(SAVE)
+    loading = code / "load.py" if travels == "stays" else tmp_path / "load.py"
+    loading.write_text(LOAD)
+    root = str(Path(__file__).parents[1])
+    for script, path in (
+        ([code / "save.py", saved, travels, repr(TINY_TEXT)], [str(code), root]),
+        ([loading, saved, travels], [str(code), root] if travels == "stays" else [root]),
+    ):
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(path), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = forked_python.run([*map(str, script)], env=env, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (saved / "own_bert.py").exists() == (saved / "again/own_bert.py").exists() == (travels == "travels")

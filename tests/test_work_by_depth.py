@@ -89,6 +89,8 @@ def test_layers_that_are_the_same_are_one():
 @pytest.fixture
 def checks(monkeypatch):
     """Every spec that is checked against a config, in order."""
+    # loading writes the config into a log, which needs the class's defaults, once
+    repr(_config("post_ln"))
     found, refuse = [], refusals.refuse
     monkeypatch.setattr(refusals, "refuse", lambda spec, config: (found.append(spec), refuse(spec, config)))
     assert addnorm_config.check is refusals.check

@@ -16,6 +16,7 @@ from ..hub.card import CARD, CardOptions, count_parameters, create_card, is_plac
 from ..hub.cost import Cost, cost
 from ..hub.description import Description, as_ours, described, families
 from ..hub.failures import failing_as
+from ..hub.time_limits import limit_waiting
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
@@ -133,7 +134,8 @@ app = make_app(COMMANDS)
 
 
 @app.callback()
-def _quiet() -> None:
+def _before_any() -> None:
+    limit_waiting()
     logging.set_verbosity_error()
 
 

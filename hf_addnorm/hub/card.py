@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..models.base.protocols import JsonValue, StockValue
+from ..models.base.whole_file import whole_file
 from ..models.core.family_facts import FamilyFacts
 from ..models.spec.spec import AddNormSpec
 from .description import Description, as_ours, described, facts_of, family_of, settled, stock_spec
@@ -260,7 +261,8 @@ def write_card(
     """
     card = create_card(folder, result, stock_result, **options)
     path = Path(folder, CARD)
-    card.save(path)
+    with whole_file(path) as partial:
+        card.save(partial)
     return path
 
 

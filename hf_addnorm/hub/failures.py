@@ -10,9 +10,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 
 
 # the package of the client's connections, which is another one from release to release
-_http = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+http = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+_WAIT = "set HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT to more seconds"
 # by the status of an answer
 _ANSWERS = {
     400: "the Hub refused what it was sent",
@@ -66,11 +67,11 @@ def failure(error: BaseException) -> str | None:
             return _NO_SPACE[cause.errno] + place
         if isinstance(cause, OfflineModeIsEnabled):
             return "the Hub was not asked, because HF_HUB_OFFLINE is set"
-        if isinstance(cause, _http.TimeoutException | TimeoutError):
-            return f"{constants.ENDPOINT} did not answer in time: try again later"
-        if isinstance(cause, _http.ConnectError):
+        if isinstance(cause, http.TimeoutException | TimeoutError):
+            return f"{constants.ENDPOINT} did not answer in time: try again later, or {_WAIT}"
+        if isinstance(cause, http.ConnectError):
             return f"{constants.ENDPOINT} cannot be reached: look at the network, the proxy and HF_ENDPOINT"
-        if isinstance(cause, _http.HTTPError | ConnectionError):
+        if isinstance(cause, http.HTTPError | ConnectionError):
             return f"the connection to {constants.ENDPOINT} broke off: try again"
     if any(isinstance(cause, LocalEntryNotFoundError) for cause in found):
         return f"{constants.ENDPOINT} cannot be reached, and the file is not in the cache"

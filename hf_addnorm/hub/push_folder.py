@@ -7,7 +7,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..models.base.protocols import JsonValue, StockValue
-from ..models.core.single_commit_push import stale_weights
+from ..models.base.whole_file import PARTIAL
+from ..models.core.single_commit_push import answered_in_time, stale_weights
 from .card import CARD, create_card
 from .checks import Check, check_folder, files_of, is_pickle
 from .failures import failing_as
@@ -62,7 +63,8 @@ class Push:
         if self.obstacles:
             raise ValueError(f"{self.folder} is not pushed: {self.obstacles[0]}")
         progress = ["nothing was sent"]
-        with failing_as(f"{self.folder} is not pushed to {self.repo}", then=lambda: progress[-1]):
+        what = f"{self.folder} is not pushed to {self.repo}"
+        with failing_as(what, then=lambda: progress[-1]), answered_in_time():
             return self._send(kwargs, progress)
 
     def _send(self, kwargs: dict[str, StockValue], progress: list[str]) -> str:
@@ -124,6 +126,8 @@ def plan_push(folder: str | os.PathLike[str], repo: str) -> Push:
             left_out[name] = "can hold a pickle"
         elif name.startswith(_NOT_PUSHED):
             left_out[name] = "is Trainer's own"
+        elif name.endswith(PARTIAL):
+            left_out[name] = "is what a save that broke off has left"
         else:
             files[name] = file.stat().st_size
     card = None

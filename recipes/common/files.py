@@ -3,28 +3,39 @@
 import csv
 import json
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from hf_addnorm.models.base.whole_file import whole_file, write_whole
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write under another name, then rename: a reader never meets half a file. One line per key; NaN becomes null."""
+    """A file that is never half there, with one line per key; NaN becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     lines = [f"{json.dumps(key)}: {json.dumps(_finite(value), allow_nan=False)}" for key, value in content.items()]
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    partial.replace(path)
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to write to, which takes the place of ``path`` when the block ends without an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
 
 
 def write_table(path: Path, columns: dict[str, list]) -> None:
-    """Write columns as the path's ending says, under another name first. In a csv a list becomes JSON."""
+    """Write columns as the path's ending says, never half a file. In a csv a list becomes JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    WRITERS[path.suffix](Dataset.from_dict(columns), partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        WRITERS[path.suffix](Dataset.from_dict(columns), partial)
 
 
 def _write_csv(rows: Dataset, path: Path) -> None:

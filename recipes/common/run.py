@@ -25,7 +25,7 @@ from hf_addnorm.hub.description import has_family
 
 from .config import RECORD, RunConfig, difference, parse
 from .errors import UserError, one_line
-from .files import WRITERS, write_json
+from .files import WRITERS, whole_folder, write_json
 from .machine import choose_precision, report, use_all_cores
 from .progress import Progress
 
@@ -243,18 +243,16 @@ class RunFolder:
         bare = accelerator.unwrap_model(model)
         with written(accelerator):
             if accelerator.is_main_process:
-                partial = self.path / ".model.partial"
-                for folder in (partial, self.model):
-                    shutil.rmtree(folder, ignore_errors=True)
-                bare.save_pretrained(partial, state_dict=weights)
-                processor.save_pretrained(partial)
-                partial.rename(self.model)
+                with whole_folder(self.model) as partial:
+                    bare.save_pretrained(partial, state_dict=weights)
+                    processor.save_pretrained(partial)
 
     def save_adapter(self, accelerator: Accelerator, model: Any) -> None:
-        """Write LoRA adapters, before they are merged, to ``adapter/``."""
+        """Write LoRA adapters, before they are merged, to ``adapter/``, under another name first."""
         with written(accelerator):
             if accelerator.is_main_process:
-                model.save_pretrained(self.path / "adapter")
+                with whole_folder(self.path / "adapter") as partial:
+                    model.save_pretrained(partial)
 
     def finish(self, accelerator: Accelerator, result: dict[str, Any]) -> None:
         """Write the model's card and the result JSON; ``result.json`` comes last and marks the run as finished."""

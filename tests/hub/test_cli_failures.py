@@ -3,10 +3,11 @@
 import errno
 import shutil
 import socket
+import time
 
 import pytest
 from cases import CASES
-from hub_server import answering, drop_in_body, drop_reply
+from hub_server import answering, before, drop_in_body, drop_reply
 
 from hf_addnorm.hub import push_folder
 from hf_addnorm.hub.failures import HubError, failure
@@ -75,7 +76,7 @@ def test_a_push_that_fails(faults, saved, new_client, hub):
 
 def test_showing_a_repository_that_fails(saved, hub):
     client, folder = saved
-    with client.process() as do:
+    with client.process(HF_HUB_ETAG_TIMEOUT="3") as do:
         assert do("cli", args=["push", str(folder), REPO, "--yes"])["code"] == 0
         for status in (403, 404, 503):
             hub.inject("resolve", answering(status), ALWAYS * 5)
@@ -85,6 +86,9 @@ def test_showing_a_repository_that_fails(saved, hub):
             assert said.startswith("error: ann/net cannot be read: "), said
         said = _one_sentence(do("cli", args=["show", "ann/no"]))
         assert "there is no such repository" in said
+        assert do("cli", args=["show", REPO])["code"] == 0
+        # one that falls silent: what is in the cache is shown
+        hub.inject("resolve", before(lambda: time.sleep(8)), ALWAYS)
         assert do("cli", args=["show", REPO])["code"] == 0
 
 
@@ -120,3 +124,31 @@ def test_a_disk_that_takes_no_more(number, words, saved, monkeypatch):
         plan.send()
     assert failure(ValueError("of something else")) is None
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def silent_hub():
+    """The address of a server that accepts connections and says nothing; the kernel accepts them."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_hub_that_is_silent(saved, silent_hub):
+    client, folder = saved
+    seconds = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    with client.process(HF_ENDPOINT=silent_hub, **seconds) as do:
+        # before the console script has set anything
+        pushed = do("push", case="bert", spec="default", repo=REPO)
+        assert pushed["error"] == "ReadTimeout"
+        assert NOTHING in pushed["message"] and "The Hub did not answer within 1 seconds" in pushed["message"]
+        for args, what, sent in (
+            (["push", str(folder), REPO, "--yes"], f"{folder} is not pushed to ann/net", NOTHING),
+            (["show", REPO], "ann/net cannot be read", ""),
+        ):
+            asked = time.monotonic()
+            said = _one_sentence(do("cli", args=args))
+            assert time.monotonic() - asked < 8
+            assert said.startswith(f"error: {what}: {silent_hub} did not answer in time: "), said
+            assert "HF_HUB_DOWNLOAD_TIMEOUT" in said and sent in said

@@ -30,23 +30,26 @@ BATCH_NORM = {"preset": "post_ln", "norm": "batch_norm"}
 
 @pytest.fixture
 def started(written, tmp_path):
-    """Start the recipe in a process of its own; returns it, when its first checkpoint is there, and its log."""
+    """Start the recipe: in a process of its own, with a launcher, or as two processes.
+
+    Returns the processes, when the first checkpoint is there, and the log.
+    """
     running = []
 
-    def start(config: dict, launcher: list[str] | None = None) -> tuple[Any, Path]:
-        log = tmp_path / "log"
+    def start(config: dict, launcher: list[str] = (), count: int = 1) -> tuple[list[Any], Path]:
+        log, command = tmp_path / "log", [SCRIPT, *written(config)]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         with log.open("w") as out:
             if launcher:
-                process = subprocess.Popen([*launcher, SCRIPT, *written(config)], stdout=out, stderr=out, env=env)
+                running.append(subprocess.Popen([*launcher, *command], stdout=out, stderr=out, env=env))
             else:
-                process = forked_python.start([SCRIPT, *written(config)], stdout=out, stderr=out, env=env)
-        running.append(process)
+                envs = [env] if count == 1 else forked_python.envs_of_two(env)
+                running.extend(forked_python.start(command, stdout=out, stderr=out, env=one) for one in envs)
         deadline = time.monotonic() + 240
         while not any(Path(config["output_dir"], "checkpoints").glob("step_*")) and time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()
+            assert all(process.poll() is None for process in running), log.read_text()
             time.sleep(0.02)
-        return process, log
+        return running, log
 
     yield start
     for process in running:
@@ -66,7 +69,7 @@ def _equal(first: Path, second: Path) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path, number):
     config |= {"epochs": 500, "checkpoint_every": 20}
-    process, log = started(config)
+    (process,), log = started(config)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     last = log.read_text().strip().splitlines()[-1]
@@ -77,10 +80,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
-    """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
-    config |= {"epochs": 20, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
-    process, log = started(config, TWO)
+def test_a_process_that_is_gone_ends_a_launched_run(config, started):
+    config |= {"epochs": 20, "checkpoint_every": 10, "num_processes": 2}
+    (process,), log = started(config, TWO)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert len(children) == 2, children
     os.kill(int(children[1]), signal.SIGKILL)
@@ -89,6 +91,17 @@ def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, star
     assert time.monotonic() - killed < 60
     text = log.read_text()
     assert "another process of this run has ended; the last good checkpoint is" in text or "Signal 9" in text
+
+
+def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
+    """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
+    config |= {"epochs": 12, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
+    (first, second), log = started(config, count=2)
+    second.kill()
+    killed = time.monotonic()
+    assert first.wait(60) != 0
+    assert time.monotonic() - killed < 60
+    assert "another process of this run has ended; the last good checkpoint is" in log.read_text()
     resumed, _ = two_processes(config, "--resume")
     whole, _ = two_processes(config | {"output_dir": str(tmp_path / "whole")})
     assert resumed["resumed_at"]
@@ -114,7 +127,7 @@ def test_running_statistics_are_those_of_one_process(config, recipe, two_process
 def test_a_full_disk_leaves_what_there_was(config, started, tmp_path):
     config |= {"epochs": 500, "checkpoint_every": 20}
     # Python ignores the signal that goes with a file that is too large, and gets an error as from a full disk
-    process, log = started(config)
+    (process,), log = started(config)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     assert process.wait(60) == 1
     last = log.read_text().strip().splitlines()[-1]

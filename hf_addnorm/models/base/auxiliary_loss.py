@@ -7,7 +7,7 @@ import torch
 from transformers.utils import logging
 
 from .forward_context import Arguments, ForwardContext, Returned, recomputing
-from .protocols import HasConfig, StockValue
+from .protocols import HasConfig, MayAddLoss, StockValue
 
 
 logger = logging.get_logger(__name__)
@@ -78,6 +78,11 @@ def _shared(
             alone = loss_function(*args, **kwargs)
             contributions.share = torch.where(alone.isfinite() & (alone != 0), loss / alone, 0.0)
     return loss
+
+
+def adds_loss(model: torch.nn.Module) -> bool:
+    """Whether a module in it adds to the loss."""
+    return any(isinstance(module, MayAddLoss) and module.adds_loss for module in model.modules())
 
 
 class SharesAuxiliaryLosses:

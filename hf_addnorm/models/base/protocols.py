@@ -1,6 +1,7 @@
 """What one part expects of another, as types: values from outside, what registered classes say about themselves."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 
 # What JSON can say: null, true, false, a number, a string, a list or a dict of such.
@@ -20,6 +21,29 @@ class HasConfig(Protocol):
     """A model, of which only the config is needed."""
 
     config: Any
+
+
+@runtime_checkable
+class MayAddLoss(Protocol):
+    """A module that says whether it adds to the loss of its model (see `auxiliary_loss.py`)."""
+
+    adds_loss: bool
+
+
+@runtime_checkable
+class KeepsFloat32(Protocol):
+    """A module of which some parameters or buffers stay in float32 in a half-precision model."""
+
+    # patterns of their names
+    keep_in_float32: tuple[str, ...]
+
+
+@runtime_checkable
+class HasContradictions(Protocol):
+    """A registered class or function, some of whose options exclude each other."""
+
+    # the sentence that says which ones of all options do, or None
+    contradiction: Callable[..., str | None]
 
 
 class WritesToStream(Protocol):

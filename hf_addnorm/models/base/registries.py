@@ -5,11 +5,10 @@ on; importing `spec` imports every one of these rooms.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
-from .protocols import ResidualClass, WeightTransformClass
+from .protocols import ComponentClass, ResidualClass, WeightTransformClass
 from .registry import Registry
 
 
@@ -18,14 +17,14 @@ NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")
 # how a sublayer's output is added to the stream
 RESIDUALS: Registry[ResidualClass] = Registry("residual")
 # the state that runs through the layers
-STREAMS: Registry[Callable[..., Any]] = Registry("stream")
+STREAMS: Registry[ComponentClass] = Registry("stream")
 # how the sublayers of one layer meet
-WIRINGS: Registry[Callable[..., Any]] = Registry("wiring")
+WIRINGS: Registry[ComponentClass] = Registry("wiring")
 # what is added to the embeddings for a token's position
 POSITIONS: Registry[Callable[..., nn.Module | None]] = Registry("position encoding")
 # what is done to the weights in every forward
 WEIGHTS: Registry[WeightTransformClass] = Registry("weight transform")
 # how weights are drawn or scaled at the start
-INITS: Registry[Callable[..., Any]] = Registry("init rule")
+INITS: Registry[ComponentClass] = Registry("init rule")
 # numbers that follow from a layer's depth
 DEPTH_RULES: Registry[Callable[..., float]] = Registry("depth rule")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar, cast
 
-from .protocols import JsonValue, OptionValue
+from .protocols import HasContradictions, JsonValue, OptionValue
 
 
 # what a registry holds, what it holds that was just defined, and what such a thing makes
@@ -274,9 +274,9 @@ class Registry(Mapping[str, FactoryT_co]):
             key: parse_option(option.annotation, given.get(key, option.default), f"{where}.{key}")
             for key, option in options.items()
         }
-        # a class or function may say, with a static method or an attribute, which options exclude each other
-        contradiction = getattr(self[kind], "contradiction", None)
-        if contradiction is not None and (sentence := contradiction(**parsed)) is not None:
+        # a static method of a class, an attribute of a function
+        factory = self[kind]
+        if isinstance(factory, HasContradictions) and (sentence := factory.contradiction(**parsed)) is not None:
             raise ValueError(f"{where} ({kind}): {sentence}")
         return ComponentSpec(kind, parsed)
 

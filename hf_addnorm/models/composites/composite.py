@@ -1,12 +1,12 @@
 """What models that are made of other models share: what is left to the parts."""
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
-from ..base.auxiliary_loss import SharesAuxiliaryLosses
+from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
+from ..base.protocols import StockValue
 from ..core.embeddings_and_output import HasOutputLayer
 from ..core.hub_files import HubFiles
+from ..core.pretrained import AddNormPreTrainedModel
 from ..core.single_commit_push import SingleCommitPush
 from ..core.token_hooks import with_token_mask
 
@@ -27,22 +27,22 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliary
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
             cls.forward = with_token_mask(cls.forward)
 
     def post_init(self) -> None:
         """As in Transformers, knowing whether something adds to the loss."""
-        self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
+        self.adds_loss = adds_loss(self)
         super().post_init()
 
     @property
-    def parts(self) -> list[Any]:
+    def parts(self) -> list[AddNormPreTrainedModel]:
         """The models that it is made of, in order."""
         raise NotImplementedError
 
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+    def _set_gradient_checkpointing(self, *args: StockValue, **kwargs: StockValue) -> None:
         # each part may refuse what its state does not survive
         for part in self.parts:
             part._set_gradient_checkpointing(*args, **kwargs)

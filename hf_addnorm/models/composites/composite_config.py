@@ -1,16 +1,17 @@
 """What the configs of models that are made of other models share: how an entry becomes a part's config."""
 
+import os
 from collections.abc import Mapping
-from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..base.protocols import JsonValue, StockValue
 from ..base.registry import one_of, unknown
 from ..core.addnorm_config import AddNormConfig
 from .part_families import Families
 
 
-def parse_part(value: Any, where: str, families: Families, **fixed: Any) -> AddNormConfig:
+def parse_part(value: StockValue, where: str, families: Families, **fixed: StockValue) -> AddNormConfig:
     """The config of a part, an object of its own whatever it is made of: two entries are never one.
 
     Args:
@@ -29,7 +30,8 @@ def parse_part(value: Any, where: str, families: Families, **fixed: Any) -> AddN
     if name not in families:
         raise ValueError(f"{where}: {unknown('family', name, families)}")
     try:
-        return families[name].from_dict(given | fixed)
+        config: AddNormConfig = families[name].from_dict(given | fixed)
+        return config
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
@@ -39,7 +41,7 @@ def part_type(config: AddNormConfig) -> str:
     return config.model_type.removeprefix("addnorm_")
 
 
-def as_dict(value: Any, where: str, families: Families) -> Mapping[str, Any]:
+def as_dict(value: StockValue, where: str, families: Families) -> Mapping[str, JsonValue]:
     """The dict of an entry, see `parse_part`."""
     if isinstance(value, str) and value in families:
         return {"model_type": value}
@@ -52,7 +54,7 @@ def as_dict(value: Any, where: str, families: Families) -> Mapping[str, Any]:
     return value
 
 
-def _config_of_checkpoint(name: str, where: str, families: Families) -> dict[str, Any]:
+def _config_of_checkpoint(name: str, where: str, families: Families) -> dict[str, JsonValue]:
     try:
         return PreTrainedConfig.get_config_dict(name)[0]
     except OSError as error:
@@ -67,7 +69,9 @@ def refuse_decoder(config: AddNormConfig, where: str, whole: str) -> None:
         raise ValueError(f"{where} is a decoder, and {whole}; allowed is is_decoder = false.")
 
 
-def family_of(checkpoint: Any, families: Families, whole: str, **hub: Any) -> type[AddNormConfig]:
+def family_of(
+    checkpoint: str | os.PathLike[str], families: Families, whole: str, **hub: StockValue
+) -> type[AddNormConfig]:
     """The config class of a checkpoint, stock or ours.
 
     Args:

@@ -1,11 +1,12 @@
 """Config of an encoder-decoder of two AddNorm models."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import EncoderDecoderConfig, PreTrainedConfig
 
+from ..base.protocols import JsonValue, OptionValue, StockValue
 from ..base.registry import to_json
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
 from ..spec.spec import AddNormSpec
@@ -61,20 +62,20 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
         "AutoModelForSeq2SeqLM": "AddNormEncoderDecoderModel",
     }
     # the stock ones are of any model type that is registered
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {}
+    sub_configs_defaults: ClassVar[dict[str, JsonValue]] = {}
 
     # parsed on assignment, whatever they are set with
-    encoder: Any = None
-    decoder: Any = None
+    encoder: OptionValue = None
+    decoder: OptionValue = None
     share_embeddings: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: StockValue) -> None:
         # its depth rules wait for the decoder
         self.encoder = self.encoder
         super().__post_init__(**kwargs)
         self.refuse()
 
-    def __setattr__(self, key: str, value: Any) -> None:
+    def __setattr__(self, key: str, value: StockValue) -> None:
         if key == "decoder":
             fixed = {"is_decoder": True, "add_cross_attention": True}
             value = parse_part(value or "bert", key, DECODER_CONFIGS, **fixed)
@@ -90,7 +91,7 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
         return {key: type(getattr(self, key)) for key in ("encoder", "decoder")}
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, JsonValue], **kwargs: StockValue) -> StockValue:
         """As in Transformers; overrides are checked like the config's own keys, a dict changes a part's entries."""
         for key in kwargs:
             refuse_near_miss(key, _KEYS)
@@ -102,8 +103,8 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
 
     @classmethod
     def from_encoder_decoder_configs(
-        cls, encoder_config: PreTrainedConfig, decoder_config: PreTrainedConfig, **kwargs: Any
-    ) -> Any:
+        cls, encoder_config: PreTrainedConfig, decoder_config: PreTrainedConfig, **kwargs: StockValue
+    ) -> "AddNormEncoderDecoderConfig":
         """The config of two; as in Transformers, but the two stay as they are."""
         return cls(encoder=encoder_config, decoder=decoder_config, **kwargs)
 
@@ -127,10 +128,11 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
 
 
 def _table_width(config: AddNormConfig) -> int:
-    return getattr(config, "embedding_size", None) or config.hidden_size
+    width: int = getattr(config, "embedding_size", None) or config.hidden_size
+    return width
 
 
-def _parse_encoder(value: Any, decoder_layers: int) -> AddNormConfig:
+def _parse_encoder(value: StockValue, decoder_layers: int) -> AddNormConfig:
     is_stored = _is_stored(value)
     config = parse_part(value, "encoder", ENCODER_CONFIGS)
     refuse_decoder(config, "encoder", "a decoder reads what an encoder gives")
@@ -139,7 +141,7 @@ def _parse_encoder(value: Any, decoder_layers: int) -> AddNormConfig:
     return config
 
 
-def _is_stored(value: Any) -> bool:
+def _is_stored(value: StockValue) -> bool:
     """Whether an entry is what a checkpoint says: a config or a spec as an object is of a model to be made."""
     if isinstance(value, PreTrainedConfig):
         return False
@@ -150,7 +152,7 @@ def _is_stored(value: Any) -> bool:
 def with_decoder_layers(spec: AddNormSpec, decoder_layers: int) -> AddNormSpec:
     """The spec with the decoder's depth in every option `decoder_layers` that is open."""
 
-    def told(value: Any) -> Any:
+    def told(value: JsonValue) -> JsonValue:
         if isinstance(value, Mapping):
             return {
                 key: decoder_layers if key == "decoder_layers" and item is None else told(item)

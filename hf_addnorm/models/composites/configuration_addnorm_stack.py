@@ -1,12 +1,13 @@
 """Config of a stack: several encoders as one model."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ..base.protocols import JsonValue, OptionValue, StockValue
 from ..base.registries import NORMS
 from ..base.registry import parse_option
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
@@ -89,21 +90,21 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
     }
 
     # all but the numbers are parsed on assignment, whatever they are set with
-    encoders: Any = None
-    arrangement: Any = "sequence"
-    mix: Any = "sum"
-    norm: Any = None
-    groups: Any = None
-    classifier_pooling: Any = "cls"
+    encoders: OptionValue = None
+    arrangement: OptionValue = "sequence"
+    mix: OptionValue = "sum"
+    norm: OptionValue = None
+    groups: OptionValue = None
+    classifier_pooling: OptionValue = "cls"
     classifier_dropout: float | int = 0.1
     head_act: str = "gelu"
     tie_word_embeddings: bool = True
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: StockValue) -> None:
         super().__post_init__(**kwargs)
         self.refuse()
 
-    def __setattr__(self, key: str, value: Any) -> None:
+    def __setattr__(self, key: str, value: StockValue) -> None:
         if key in _DERIVED:
             raise ValueError(f"{key} of a stack is that of its encoders: set it in the entry of `encoders`.")
         if key == "encoders":
@@ -116,10 +117,11 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
             refuse_near_miss(key, _KEYS)
         super().__setattr__(key, value)
 
-    def __getattr__(self, key: str) -> Any:
+    def __getattr__(self, key: str) -> AddNormConfig:
         # the encoders' configs under the names that Transformers asks for, those of the modules
         if key in (names := self.sub_configs):
-            return self.encoders[list(names).index(key)]
+            encoder: AddNormConfig = self.encoders[list(names).index(key)]
+            return encoder
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {key!r}")
 
     @property
@@ -128,7 +130,7 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
         return {f"encoder_{index}": type(config) for index, config in enumerate(vars(self).get("encoders", ()))}
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, JsonValue], **kwargs: StockValue) -> StockValue:
         """As in Transformers; overrides are checked like the config's own keys."""
         for key in kwargs:
             refuse_near_miss(key, _KEYS)
@@ -136,7 +138,7 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
         (result[0] if isinstance(result, tuple) else result).refuse()
         return result
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """As in Transformers; encoders and norm in their JSON form."""
         encoders = [config.to_dict() for config in self.encoders]
         norm = None if self.norm is None else self.norm.to_dict()
@@ -152,7 +154,7 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
         starts = [sum(sizes[:group]) for group in range(len(sizes))]
         return [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
 
-    def build_norm(self, members: list[int]) -> Any:
+    def build_norm(self, members: list[int]) -> nn.Module:
         """The norm after a group, or the identity; what its options leave open is that of the last encoder."""
         if self.norm is None:
             return nn.Identity()
@@ -161,17 +163,20 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
 
     def output_width(self, index: int) -> int:
         """The number of features after an encoder and, in parallel, its projection."""
-        return self.hidden_size if self.arrangement == "parallel" else self.encoders[index].hidden_size
+        width: int = self.hidden_size if self.arrangement == "parallel" else self.encoders[index].hidden_size
+        return width
 
     @property
     def hidden_size(self) -> int:
         """The width of what the stack gives."""
-        return self.encoders[0 if self.arrangement == "parallel" else -1].hidden_size
+        value: int = self.encoders[0 if self.arrangement == "parallel" else -1].hidden_size
+        return value
 
     @property
     def vocab_size(self) -> int:
         """The first encoder's."""
-        return self.encoders[0].vocab_size
+        value: int = self.encoders[0].vocab_size
+        return value
 
     @vocab_size.setter
     def vocab_size(self, size: int) -> None:
@@ -186,12 +191,14 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
     @property
     def num_attention_heads(self) -> int:
         """The last encoder's."""
-        return self.encoders[-1].num_attention_heads
+        value: int = self.encoders[-1].num_attention_heads
+        return value
 
     @property
     def max_position_embeddings(self) -> int:
         """The longest sequence that all of them read."""
-        return min(config.max_position_embeddings for config in self.encoders)
+        value: int = min(config.max_position_embeddings for config in self.encoders)
+        return value
 
     @property
     def type_vocab_size(self) -> int:
@@ -201,12 +208,14 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
     @property
     def pad_token_id(self) -> int | None:
         """The first encoder's."""
-        return self.encoders[0].pad_token_id
+        value: int | None = self.encoders[0].pad_token_id
+        return value
 
     @property
     def initializer_range(self) -> float:
         """The first encoder's: projections and heads are drawn with it."""
-        return self.encoders[0].initializer_range
+        value: float = self.encoders[0].initializer_range
+        return value
 
     def refuse(self) -> None:
         """Refuse what does not fit together.
@@ -248,7 +257,7 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
             )
 
 
-def _parse_encoders(value: Any) -> list[AddNormConfig]:
+def _parse_encoders(value: StockValue) -> list[AddNormConfig]:
     if not isinstance(value, (list, tuple)) or len(value) < 2:
         raise ValueError(
             f"encoders is {value!r}; allowed is a list of at least two configs, dicts with 'model_type', names of "
@@ -257,7 +266,7 @@ def _parse_encoders(value: Any) -> list[AddNormConfig]:
     return [_parse_encoder(entry, f"encoders[{index}]") for index, entry in enumerate(value)]
 
 
-def _parse_encoder(value: Any, where: str) -> AddNormConfig:
+def _parse_encoder(value: StockValue, where: str) -> AddNormConfig:
     config = parse_part(value, where, ENCODER_CONFIGS)
     refuse_decoder(config, where, "a stack is made of encoders")
     return config

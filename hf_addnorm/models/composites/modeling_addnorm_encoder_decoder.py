@@ -1,13 +1,15 @@
 """An encoder-decoder of two AddNorm models."""
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
 from transformers import EncoderDecoderModel, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from ..base.protocols import JsonValue, StockValue
 from ..base.registry import one_of
+from ..core.pretrained import AddNormPreTrainedModel
 from ..core.transformers_internals import attention_of, can_return_tuple, fixed_cross_entropy, use_attention
 from .composite import CompositeModel
 from .composite_config import family_of
@@ -40,7 +42,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
 
     def __init__(
         self,
-        config: Any = None,
+        config: AddNormEncoderDecoderConfig | None = None,
         encoder: PreTrainedModel | None = None,
         decoder: PreTrainedModel | None = None,
     ):
@@ -59,7 +61,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
             _share_config(part, part_config)
         if _is_projected(config):
             self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, config.decoder.hidden_size)
-        pooler: Any = getattr(self.encoder, "pooler", None)
+        pooler: nn.Module | None = getattr(self.encoder, "pooler", None)
         if pooler is not None:
             pooler.requires_grad_(False)
         # CODEPATH: an option of ours; no stock checkpoint takes this path
@@ -69,15 +71,17 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
         self.post_init()
 
     @property
-    def parts(self) -> list[Any]:
-        return [self.encoder, self.decoder]
+    def parts(self) -> list[AddNormPreTrainedModel]:
+        return [cast(AddNormPreTrainedModel, part) for part in (self.encoder, self.decoder)]
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """As in Transformers, and the decoder's table to the encoder's where they share it."""
         # the stock ones look at tie_word_embeddings, which is each part's own
         return (self._tied_weights_keys or {}) | super().get_expanded_tied_weights_keys(all_submodels)
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: StockValue, **kwargs: StockValue
+    ) -> nn.Embedding:
         """As in Transformers, of both parts.
 
         Returns:
@@ -97,13 +101,13 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
     @classmethod
     def from_encoder_decoder_pretrained(
         cls,
-        encoder_pretrained_model_name_or_path: Any = None,
-        decoder_pretrained_model_name_or_path: Any = None,
-        *model_args: Any,
-        encoder_add_norm: Any = None,
-        decoder_add_norm: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+        encoder_pretrained_model_name_or_path: StockValue = None,
+        decoder_pretrained_model_name_or_path: StockValue = None,
+        *model_args: StockValue,
+        encoder_add_norm: JsonValue = None,
+        decoder_add_norm: JsonValue = None,
+        **kwargs: StockValue,
+    ) -> StockValue:
         """An encoder-decoder of two checkpoints, stock ones or ours.
 
         Weights that have a place are the checkpoints'; the cross-attention, and what a new scheme brings, has its
@@ -144,7 +148,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
             config_class = family_of(encoder_pretrained_model_name_or_path, ENCODER_CONFIGS, "an encoder is one of")
             # a decoder's checkpoint is none here
             flags = ("is_decoder", "add_cross_attention")
-            encoding: Any = {flag: False for flag in flags if hasattr(config_class, flag)}
+            encoding: dict[str, StockValue] = {flag: False for flag in flags if hasattr(config_class, flag)}
             config, for_encoder = config_class.from_pretrained(
                 encoder_pretrained_model_name_or_path,
                 add_norm=encoder_add_norm,
@@ -168,15 +172,15 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: Any = None,
-        past_key_values: Any = None,
+        encoder_outputs: StockValue = None,
+        past_key_values: StockValue = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        num_items_in_batch: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+        num_items_in_batch: StockValue = None,
+        **kwargs: StockValue,
+    ) -> StockValue:
         """As in the stock class.
 
         Args:
@@ -194,7 +198,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             if decoder_attention_mask is None:
-                pad: Any = self.config.pad_token_id
+                pad: StockValue = self.config.pad_token_id
                 decoder_attention_mask = decoder_input_ids.ne(pad).to(decoder_input_ids.dtype)
         if past_key_values is not None:
             # from Transformers 5.24 on the cache comes as `cache`, in kwargs
@@ -224,7 +228,7 @@ _PREFIXES = ("encoder_", "decoder_")
 _OWN_KEYS = ("decoder_start_token_id",)
 
 
-def _refuse_models(encoder: Any, decoder: Any) -> None:
+def _refuse_models(encoder: PreTrainedModel | None, decoder: PreTrainedModel | None) -> None:
     """Refuse models of other families, and stock ones: their configs would be saved as ours."""
     for name, model, models in (("encoder", encoder, ENCODERS), ("decoder", decoder, DECODERS)):
         if model is not None and type(model).__name__ not in [known.__name__ for known in models.values()]:
@@ -234,7 +238,7 @@ def _refuse_models(encoder: Any, decoder: Any) -> None:
             )
 
 
-def _refuse_width(config: Any) -> None:
+def _refuse_width(config: AddNormEncoderDecoderConfig) -> None:
     width = getattr(config.decoder, "cross_attention_hidden_size", None)
     if width not in (None, config.encoder.hidden_size):
         raise ValueError(
@@ -243,21 +247,21 @@ def _refuse_width(config: Any) -> None:
         )
 
 
-def _is_projected(config: Any) -> bool:
+def _is_projected(config: AddNormEncoderDecoderConfig) -> bool:
     same_width = config.encoder.hidden_size == config.decoder.hidden_size
     return not same_width and getattr(config.decoder, "cross_attention_hidden_size", None) is None
 
 
-def _share_config(model: PreTrainedModel, config: Any) -> None:
+def _share_config(model: PreTrainedModel, config: AddNormEncoderDecoderConfig) -> None:
     """Let a model and all that is in it look at one config; the stock class tells the model alone."""
     own = model.config
     for module in model.modules():
         if vars(module).get("config") is own:
-            module.config = config
+            module.config = config  # type: ignore[assignment]
 
 
 def _table_name(model: PreTrainedModel) -> str:
-    table: Any = model.get_input_embeddings()
+    table = model.get_input_embeddings()
     return next(f"{name}.weight" for name, module in model.named_modules() if module is table)
 
 

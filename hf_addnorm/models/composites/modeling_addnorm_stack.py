@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -15,10 +15,13 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
+from ..base.protocols import JsonValue, StockValue
 from ..base.registry import one_of
+from ..core.addnorm_config import AddNormConfig
 from ..core.branch_norms import same
+from ..core.pretrained import AddNormPreTrainedModel
 from ..core.transformers_internals import attention_of, can_return_tuple, from_config, keep_in_float32
-from ..norms.norm_base import Norm
+from ..norms.norm_base import Norm, mixes_tokens
 from .composite import CompositeModel
 from .composite_config import family_of
 from .configuration_addnorm_stack import AddNormStackConfig
@@ -94,6 +97,28 @@ class WeightedSum(nn.Module):
         return self.kind
 
 
+# runs the encoder of a number on its inputs; these, by name
+Encode = Callable[..., torch.Tensor]
+Words = Mapping[str, StockValue]
+
+
+class Stack(Protocol):
+    """The parts of a stack between which an arrangement leads: encoders, norms of groups, sums."""
+
+    members: list[list[int]]
+    after_norm: nn.ModuleList
+    mix_norm: nn.ModuleList
+
+    @property
+    def encoders(self) -> Sequence[nn.Module]:
+        """In order."""
+        ...
+
+    def project(self, index: int, h: torch.Tensor) -> torch.Tensor:
+        """`h` through the projection of an encoder, where it has one."""
+        ...
+
+
 class InSequence:
     """Each encoder reads the output of the one before it, through a projection where the widths differ.
 
@@ -112,7 +137,7 @@ class InSequence:
         """The number of terms of each sum."""
         return []
 
-    def __call__(self, stack: Any, encode: Callable[..., torch.Tensor], words: Mapping[str, Any]) -> torch.Tensor:
+    def __call__(self, stack: Stack, encode: Encode, words: Words) -> torch.Tensor:
         """The output; `encode(index, **inputs)` runs one encoder."""
         inputs = words
         for members, norm in zip(stack.members, stack.after_norm, strict=True):
@@ -143,17 +168,18 @@ class InParallel(InSequence):
     def sums(self, members: list[list[int]]) -> list[int]:
         return [*map(len, members), len(members)]
 
-    def __call__(self, stack: Any, encode: Callable[..., torch.Tensor], words: Mapping[str, Any]) -> torch.Tensor:
+    def __call__(self, stack: Stack, encode: Encode, words: Words) -> torch.Tensor:
         groups = []
         for members, mix, norm in zip(stack.members, stack.mix_norm[:-1], stack.after_norm, strict=True):
             groups.append(norm(mix([stack.project(index, encode(index, **words)) for index in members])))
-        return stack.mix_norm[-1](groups)
+        total: torch.Tensor = stack.mix_norm[-1](groups)
+        return total
 
 
-ARRANGEMENTS: dict[str, type[Any]] = {"sequence": InSequence, "parallel": InParallel}
+ARRANGEMENTS: dict[str, type[InSequence]] = {"sequence": InSequence, "parallel": InParallel}
 
 
-def _taken(encoder: Any) -> list[str]:
+def _taken(encoder: nn.Module) -> list[str]:
     """What an encoder takes beside words and mask: token types only where it tells them apart."""
     names = ["position_ids"]
     if getattr(encoder.config, "type_vocab_size", 0) > 1:
@@ -169,7 +195,7 @@ class AddNormStackPreTrainedModel(CompositeModel):
     base_model_prefix = "stack"
 
     @classmethod
-    def from_encoders(cls, encoders: Sequence[PreTrainedModel], **kwargs: Any) -> Any:
+    def from_encoders(cls, encoders: Sequence[PreTrainedModel], **kwargs: StockValue) -> "AddNormStackPreTrainedModel":
         """A stack of models that exist, stock ones or ours; each keeps its weights (they are copied).
 
         What a stack has no use for is left out: heads, poolers and, in a sequence, the word embeddings of all but
@@ -187,7 +213,7 @@ class AddNormStackPreTrainedModel(CompositeModel):
         # one that is not that of all is not what each of them can have
         attention = {attention_of(encoder.config) for encoder in encoders}
         kwargs = {"attn_implementation": attention.pop()} if len(attention) == 1 else {}
-        model = from_config(cls, config, dtype=encoders[0].dtype, **kwargs)
+        model: AddNormStackPreTrainedModel = from_config(cls, config, dtype=encoders[0].dtype, **kwargs)
         for index, (own, given) in enumerate(zip(model.parts, encoders, strict=True)):
             state = given.base_model.state_dict()
             result = own.load_state_dict(state, strict=False)
@@ -196,16 +222,17 @@ class AddNormStackPreTrainedModel(CompositeModel):
                     f"encoders[{index}] lacks the weights of {one_of(result.missing_keys[:3])}: it is not the base "
                     "model that its config describes."
                 )
-        return model.eval()
+        model.eval()
+        return model
 
     @classmethod
     def from_pretrained_encoders(
         cls,
         checkpoints: Sequence[str],
-        add_norm: Any = None,
-        loading: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
+        add_norm: JsonValue = None,
+        loading: Mapping[str, StockValue] | None = None,
+        **kwargs: StockValue,
+    ) -> "AddNormStackPreTrainedModel":
         """A stack of checkpoints, stock ones or ours; each keeps its weights, see `from_encoders`.
 
         Args:
@@ -227,22 +254,22 @@ class AddNormStackPreTrainedModel(CompositeModel):
         return cls.from_encoders(encoders, **kwargs)
 
     @property
-    def parts(self) -> list[Any]:
-        base: Any = self.base_model
-        return base.encoders
+    def parts(self) -> list[AddNormPreTrainedModel]:
+        return cast(AddNormStackModel, self.base_model).encoders
 
-    def get_input_embeddings(self) -> Any:
+    def get_input_embeddings(self) -> nn.Module:
         return self.parts[0].get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.parts[0].set_input_embeddings(value)
 
-    def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+    def _resize_token_embeddings(self, *args: StockValue, **kwargs: StockValue) -> nn.Embedding:
         # one tokenizer feeds all that read words
         for encoder in self.parts[1:]:
             if not isinstance(encoder.get_input_embeddings(), NoWords):
                 encoder._resize_token_embeddings(*args, **kwargs)
-        return super()._resize_token_embeddings(*args, **kwargs)
+        table: nn.Embedding = super()._resize_token_embeddings(*args, **kwargs)
+        return table
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -266,12 +293,12 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         super().__init__(config)
         self.arrangement = ARRANGEMENTS[config.arrangement]()
         self.members = config.members()
-        inputs: list[Any] = []
+        inputs: list[int] = []
         for index, encoder_config in enumerate(config.encoders):
             base = ENCODERS[encoder_config.model_type]
             poolers = "add_pooling_layer" in inspect.signature(base.__init__).parameters
             encoder = base(encoder_config, **({"add_pooling_layer": False} if poolers else {}))
-            inputs.append(encoder.get_input_embeddings().embedding_dim)
+            inputs.append(cast(nn.Embedding, encoder.get_input_embeddings()).embedding_dim)
             if not self.arrangement.reads_words(index):
                 encoder.set_input_embeddings(NoWords(inputs[-1]))
             # children by name: Transformers asks children, not lists, what may not be split, cast or tied
@@ -284,12 +311,12 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         self.mix_norm = nn.ModuleList(WeightedSum(count, config.mix) for count in self.arrangement.sums(self.members))
         self.after_norm = nn.ModuleList(AddNormStackConfig.build_norm(config, members) for members in self.members)
         self.taken = [_taken(encoder) for encoder in self.encoders]
-        self.mixes_tokens = any(getattr(norm, "mixes_tokens", False) for norm in self.after_norm)
+        self.mixes_tokens = config.norm is not None and mixes_tokens(config.norm)
         keep_in_float32(self)
         self.post_init()
 
     @property
-    def encoders(self) -> list[Any]:
+    def encoders(self) -> list[AddNormPreTrainedModel]:
         """The encoders, in order."""
         return [getattr(self, f"encoder_{index}") for index in range(len(self.config.encoders))]
 
@@ -308,7 +335,7 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> BaseModelOutput:
         """The stack's output.
 
@@ -330,11 +357,12 @@ class AddNormStackModel(AddNormStackPreTrainedModel):
         tokens = {"token_type_ids": token_type_ids, "position_ids": position_ids}
         outputs = []
 
-        def encode(index: int, **words: Any) -> torch.Tensor:
+        def encode(index: int, **words: StockValue) -> torch.Tensor:
             taken = {name: tokens[name] for name in self.taken[index]}
             encoder = self.encoders[index]
             outputs.append(encoder(**words, attention_mask=attention_mask, **taken, **flags, return_dict=True))
-            return outputs[-1].last_hidden_state
+            last: torch.Tensor = outputs[-1].last_hidden_state
+            return last
 
         words = {"inputs_embeds": inputs_embeds} if input_ids is None else {"input_ids": input_ids}
         h = self.arrangement(self, encode, words)
@@ -392,7 +420,7 @@ class AddNormStackForSequenceClassification(AddNormStackPreTrainedModel):
 
     def __init__(self, config: AddNormStackConfig):
         super().__init__(config)
-        labels: Any = config.num_labels
+        labels = cast(int, config.num_labels)
         self.stack = AddNormStackModel(config)
         self.pooler = AddNormStackPooler(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
@@ -408,7 +436,7 @@ class AddNormStackForSequenceClassification(AddNormStackPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> SequenceClassifierOutput:
         """As [`AddNormStackModel`], with `labels` [batch] (or [batch, labels]); `logits` are [batch, labels]."""
         outputs = self.stack(
@@ -424,7 +452,7 @@ class AddNormStackForTokenClassification(AddNormStackPreTrainedModel):
 
     def __init__(self, config: AddNormStackConfig):
         super().__init__(config)
-        labels: Any = config.num_labels
+        labels = cast(int, config.num_labels)
         self.stack = AddNormStackModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, labels)
@@ -439,7 +467,7 @@ class AddNormStackForTokenClassification(AddNormStackPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> TokenClassifierOutput:
         """As [`AddNormStackModel`], with `labels` [batch, seq]; `logits` are [batch, seq, labels]."""
         outputs = self.stack(
@@ -463,7 +491,7 @@ class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
     def __init__(self, config: AddNormStackConfig):
         super().__init__(config)
         self.stack = AddNormStackModel(config)
-        words: Any = self.get_input_embeddings()
+        words = cast(nn.Embedding, self.get_input_embeddings())
         first = config.encoders[0]
         self.dense = nn.Linear(config.hidden_size, words.embedding_dim)
         self.act = ACT2FN[config.head_act]
@@ -474,13 +502,14 @@ class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
         self.install_output_layer()
         self.post_init()
 
-    def output_config(self) -> Any:
-        return self.config.encoders[0]
+    def output_config(self) -> AddNormConfig:
+        config: AddNormConfig = self.config.encoders[0]
+        return config
 
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder
 
-    def set_output_embeddings(self, new_embeddings: Any) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.decoder = new_embeddings
 
     @can_return_tuple
@@ -492,7 +521,7 @@ class AddNormStackForMaskedLM(AddNormStackPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> MaskedLMOutput:
         """As [`AddNormStackModel`], with `labels` [batch, seq], -100 where none; `logits` are [batch, seq, vocab]."""
         outputs = self.stack(

@@ -1,7 +1,6 @@
 """Defaults of PEFT for our families: what an adapter is put on where its config names no `target_modules`."""
 
 import sys
-from typing import Any
 
 
 _ROWS = "TRANSFORMERS_MODELS_TO_"
@@ -17,7 +16,7 @@ def register_with_peft(model_type: str, stock_model_type: str, has_stock_norms: 
         has_stock_norms (`bool`): whether every norm of the stock model is in the model that PEFT asks about; without,
             the row of the tuning of norms is taken away, and PEFT asks for the names.
     """
-    constants: Any = sys.modules.get("peft.utils.constants")
+    constants = sys.modules.get("peft.utils.constants")
     # a user's model type that PEFT knows by itself stays as it is
     if constants is None or model_type == stock_model_type:
         return

@@ -1,15 +1,20 @@
 """What the config of every family has: the entry `add_norm`, and the code that travels with a checkpoint."""
 
 import difflib
+import functools
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from torch import nn
+
+from ..base.protocols import JsonValue, StockValue
 from ..base.registry import ComponentSpec
+from ..base.whole_file import whole_file, write_whole
 from ..norms.norm_base import build_norm
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
@@ -23,6 +28,12 @@ if TYPE_CHECKING:
 else:
     # at run time not a config itself: as a dataclass it would hide the family's own defaults
     PreTrainedConfig = object
+
+
+@functools.cache
+def default_values(config_class: "type[CodeCarryingConfig]") -> dict[str, JsonValue]:
+    """The entries of a config of this class that is given none."""
+    return config_class().to_dict()
 
 
 def family_class(config: "CodeCarryingConfig") -> type["CodeCarryingConfig"]:
@@ -54,14 +65,18 @@ class CodeCarryingConfig(PreTrainedConfig):
         return set()
 
     @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, *args: StockValue, **kwargs: StockValue
+    ) -> tuple[dict[str, JsonValue], dict[str, StockValue]]:
         """As in Transformers; a stock checkpoint of the family counts as one of ours."""
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
         if config_dict.get("model_type") == getattr(cls, "stock_model_type", cls.model_type):
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: StockValue
+    ) -> None:
         """Write config.json with the full `auto_map`, and the code that it names beside it."""
         configuration = family_class(self).__module__.split(".")[-1]
         modeling = configuration.replace("configuration_", "modeling_")
@@ -77,16 +92,25 @@ class CodeCarryingConfig(PreTrainedConfig):
         self.auto_map = {"AutoConfig": f"{configuration}.{family_class(self).__name__}"}
         self.auto_map |= {auto: f"{modeling}.{name}" for auto, name in self.auto_classes.items()} | users
         super().save_pretrained(save_directory, **kwargs)
-        self.save_code(save_directory)
+        _write_code(code, save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
-    def save_code(self, save_directory: str | os.PathLike) -> None:
+    def save_code(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the code of the config and its models, of which `auto_map` names files."""
-        for name, text in type(self).code_files(self).items():
-            target = Path(save_directory, name)
-            if not target.exists() or target.read_text() != text:
-                target.write_text(text)
+        _write_code(type(self).code_files(self), save_directory)
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str], *args: StockValue, **kwargs: StockValue) -> None:
+        """As in Transformers; a write that breaks off leaves the file that was there."""
+        with whole_file(json_file_path) as partial:
+            super().to_json_file(partial, *args, **kwargs)
+
+
+def _write_code(files: dict[str, str], folder: str | os.PathLike[str]) -> None:
+    for name, text in files.items():
+        target = Path(folder, name)
+        if not target.exists() or target.read_text() != text:
+            write_whole(target, text)
 
 
 # of a family's config; `own` is what its own file says
@@ -126,23 +150,37 @@ class AddNormConfig(CodeCarryingConfig):
     # what is known of the family without its models
     facts: ClassVar[FamilyFacts] = FamilyFacts()
 
-    # a family's config has this as a field, None by default; parsed on assignment, whatever it is set with
-    add_norm: Any
+    if TYPE_CHECKING:
+        # a family's config has this as a field, None by default; parsed on assignment, whatever it is set with
+        @property
+        def add_norm(self) -> AddNormSpec: ...
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+        @add_norm.setter
+        def add_norm(self, value: AddNormSpec | str | Mapping[str, JsonValue] | None) -> None: ...
+
+        # each family's own entries
+        def __init__(self, **entries: StockValue) -> None: ...
+
+        # every family's stock config has them, under these names at least
+        hidden_size: int = 0
+        intermediate_size: int = 0
+        num_hidden_layers: int = 0
+        num_attention_heads: int = 0
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
         # a family's own config, not one that a user derives from it
         if "auto_classes" in vars(cls):
-            stock: Any = next(base for base in cls.__mro__[1:] if "model_type" in vars(base))
+            stock: type[PreTrainedConfig] = next(base for base in cls.__mro__[1:] if "model_type" in vars(base))
             cls.stock_model_type = stock.model_type
             own = f"\n{inspect.cleandoc(cls.__doc__)}\n" if cls.__doc__ else ""
             cls.__doc__ = _DOCSTRING.format(stock=stock.__name__, cls=cls.__name__, own=own)
         super().__init_subclass__(**kwargs)
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: StockValue) -> None:
         super().__post_init__(**kwargs)
         check(self.add_norm, self)
 
-    def __setattr__(self, key: str, value: Any) -> None:
+    def __setattr__(self, key: str, value: StockValue) -> None:
         if key == "add_norm":
             value = AddNormSpec.parse(value, self.stock_add_norm())
         elif not hasattr(type(self), key):
@@ -150,7 +188,7 @@ class AddNormConfig(CodeCarryingConfig):
         super().__setattr__(key, value)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, JsonValue], **kwargs: StockValue) -> StockValue:
         """As in Transformers; overrides are checked like the config's own keys."""
         for key in kwargs:
             refuse_near_miss(key, ["add_norm"])
@@ -174,7 +212,7 @@ class AddNormConfig(CodeCarryingConfig):
         """The number of layers that a hidden state runs through."""
         return self.num_hidden_layers
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         """The spec that is the stock model."""
         return {"preset": "post_ln"}
 
@@ -186,7 +224,8 @@ class AddNormConfig(CodeCarryingConfig):
 
     def add_norm_eps(self) -> float:
         """The eps of the stock norms."""
-        return getattr(self, self.facts.norm_eps)
+        eps: float = getattr(self, self.facts.norm_eps)
+        return eps
 
     def add_norm_is_causal(self) -> bool:
         """Whether a token may not see later ones."""
@@ -205,9 +244,10 @@ class AddNormConfig(CodeCarryingConfig):
 
     def place_width(self, place: str) -> int:
         """The number of features in a place outside the layers; of `logits`, for a model that has them."""
-        return getattr(self, "vocab_size", self.hidden_size) if place == "logits" else self.hidden_size
+        width: int = getattr(self, "vocab_size", self.hidden_size) if place == "logits" else self.hidden_size
+        return width
 
-    def build_norm(self, norm: ComponentSpec, width: int | None = None) -> Any:
+    def build_norm(self, norm: ComponentSpec, width: int | None = None) -> nn.Module:
         """The module of a norm of this model, `width` features wide (`hidden_size` by default)."""
         from_model = {
             "eps": self.add_norm_eps(),
@@ -229,12 +269,12 @@ class AddNormConfig(CodeCarryingConfig):
 
     def __repr__(self) -> str:
         # what differs from the family's defaults; of the spec, what differs from its preset
-        plain = family_class(self)().to_dict()
+        plain = default_values(family_class(self))  # type: ignore[arg-type]
         shown = {key: value for key, value in self.to_dict().items() if key not in plain or plain[key] != value}
         shown["add_norm"] = self.add_norm.short()
         return f"{type(self).__name__} {json.dumps(shown, indent=2, sort_keys=True, default=str)}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """As in Transformers; `add_norm` in its JSON form."""
         # PEFT looks up a model type right after it has asked the config for this, however late it was imported
         if "peft" in sys.modules:

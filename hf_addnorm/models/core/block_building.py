@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import nn
 
 from ..base.depth import Position, StackPositions
-from ..base.registries import STREAMS, WIRINGS
 from ..base.registry import ComponentSpec
 from ..residuals.residuals import Residual
 from ..spec.spec import AddNormSpec, LayerSpec
@@ -37,10 +35,10 @@ class BlockBuilder:
         config (`AddNormConfig`): the model's config.
     """
 
-    def __init__(self, spec: AddNormSpec, config: Any):
+    def __init__(self, spec: AddNormSpec, config: AddNormConfig):
         self.spec, self.config = spec, config
         self.layers, self.names = config.add_norm_depth(), config.add_norm_sublayers()
-        self.stream, self.wiring = STREAMS.build(spec.stream), WIRINGS.build(spec.wiring)
+        self.stream, self.wiring = spec.build_stream(), spec.build_wiring()
         self.positions = StackPositions(self.layers, self.names, self.wiring)
         self.mixes_tokens, self.asks_model = bool(spec.token_norms(self.layers)), spec.asks_model(self.layers)
 

@@ -7,18 +7,20 @@ quantisers replace a Linear, and a norm that it owned would be lost, or would se
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MethodType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from ..base.protocols import StockValue
+from ..streams.streams import Function
 from .recasting import document
 
 
 Roles = str | tuple[str, ...]
 
 
-def same(x: torch.Tensor, *_: Any) -> torch.Tensor:
+def same(x: torch.Tensor, *_: StockValue) -> torch.Tensor:
     """The identity."""
     return x
 
@@ -47,7 +49,7 @@ class BranchNorms:
         head_size (`int`, *optional*): features of a head, where q, k, v are normalised head by head.
     """
 
-    def __init__(self, norms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]], head_size: int | None = None):
+    def __init__(self, norms: Mapping[str, Function], head_size: int | None = None):
         self.norms, self.head_size = norms, head_size
 
     def norm(self, slot: str, x: torch.Tensor) -> torch.Tensor:
@@ -57,9 +59,10 @@ class BranchNorms:
         norm = self.norms[slot]
         if self.head_size is None or slot not in _OF_HEADS:
             return norm(x)
-        return norm(x.unflatten(-1, (-1, self.head_size))).flatten(-2)
+        by_head: torch.Tensor = x.unflatten(-1, (-1, self.head_size))
+        return norm(by_head).flatten(-2)
 
-    def project(self, linear: nn.Module, roles: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
+    def project(self, linear: Function, roles: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
         """A projection with its norms around it; one with several roles is fused, and each part has its own norm."""
         if roles[0] in ("o", "w2"):
             return linear(self.norm("mid", x))
@@ -88,11 +91,11 @@ class ModuleView:
         replaced (`dict`): what stands in the place of its parts, by name.
     """
 
-    def __init__(self, module: Any, replaced: Mapping[str, Any]):
+    def __init__(self, module: object, replaced: Mapping[str, object]):
         vars(self).update(_module=module, _replaced=replaced)
 
-    def __getattr__(self, name: str) -> Any:
-        replaced = self._replaced
+    def __getattr__(self, name: str) -> StockValue:
+        replaced: Mapping[str, object] = self._replaced
         if name in replaced:
             return replaced[name]
         found = getattr(type(self._module), name, None)
@@ -102,7 +105,7 @@ class ModuleView:
         # torch.compile traces a partial, but no new bound method
         return partial(value.__func__, self) if _is_method_of(value, self._module) else value
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in self._replaced:
             raise AttributeError(
                 f"the forward of {type(self._module).__name__} sets {name!r}, which its add & norm block has replaced."
@@ -110,7 +113,7 @@ class ModuleView:
         setattr(self._module, name, value)
 
 
-def _is_method_of(value: Any, owner: Any) -> bool:
+def _is_method_of(value: object, owner: object) -> bool:
     return isinstance(value, MethodType) and value.__self__ is owner
 
 
@@ -126,28 +129,28 @@ class WithBranchNorms(nn.Module):
 
     linear_roles: ClassVar[dict[str, Roles]]
     left_to_block: ClassVar[tuple[str, ...]] = ()
-    stock_forward: ClassVar[Callable[..., Any]]
+    stock_forward: ClassVar[Callable[..., StockValue]]
     # each Linear layer with its roles and the slots beside it
     linear_slots: ClassVar[list[tuple[str, tuple[str, ...], frozenset[str]]]]
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
-        stock: Any = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
+        stock: type[nn.Module] = cls.__mro__[cls.__mro__.index(WithBranchNorms) + 1]
         cls.stock_forward = staticmethod(stock.forward)
         if "linear_roles" in vars(cls):
             all_roles = {name: as_tuple(roles) for name, roles in cls.linear_roles.items()}
             cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
         document(cls, "`{stock}` with norms beside its Linear layers, whose roles are `linear_roles`.")
 
-    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable[..., StockValue]]:
         """What the stock forward sees in the place of its parts, by name."""
-        parts: dict[str, Callable] = dict.fromkeys(self.left_to_block, same)
+        parts: dict[str, Callable[..., StockValue]] = dict.fromkeys(self.left_to_block, same)
         for name, roles, slots in self.linear_slots:
             if not slots.isdisjoint(branch_norms.norms):
                 parts[name] = partial(branch_norms.project, getattr(self, name), roles)
         return parts
 
-    def forward(self, *args: Any, branch_norms: BranchNorms | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: StockValue, branch_norms: BranchNorms | None = None, **kwargs: StockValue) -> StockValue:
         parts = None if branch_norms is None else self.replaced(branch_norms)
         return self.stock_forward(ModuleView(self, parts) if parts else self, *args, **kwargs)
 

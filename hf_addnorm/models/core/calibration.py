@@ -2,29 +2,40 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol, cast
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
+from ..base.protocols import StockValue
 from ..base.registries import RESIDUALS
 from ..base.registry import one_of, to_json
 from ..base.token_mask import current
 from ..residuals.residuals import Residual
 
 
+class MixesTokens(Protocol):
+    """A model or a layer, which is told of tokens if a norm in it takes statistics over them."""
+
+    mixes_tokens: bool
+
+
 class _Calibration:
     """Before each residual runs, sets its start from what it is given and from what the one before it returned."""
 
     def __init__(self) -> None:
-        self.before: Any = None
+        self.before: float | None = None
 
-    def __call__(self, residual: Any, args: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def __call__(self, residual: nn.Module, args: tuple[torch.Tensor, torch.Tensor]) -> None:
         real = current().on(args[0])
-        self.before = residual.calibrate(*args, None if real is None else real.squeeze(-1), self.before)
+        self.before = cast(Residual, residual).calibrate(
+            *args, None if real is None else real.squeeze(-1), self.before
+        )
 
 
 @contextmanager
-def _told_of_tokens(readers: Sequence[Any]) -> Iterator[None]:
+def _told_of_tokens(readers: Sequence[MixesTokens]) -> Iterator[None]:
     """While it holds, the models and layers are told of tokens, and nothing runs in chunks."""
     before = [reader.mixes_tokens for reader in readers]
     try:
@@ -37,7 +48,9 @@ def _told_of_tokens(readers: Sequence[Any]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def calibrate_residuals(model: Any, readers: Sequence[Any], batch: Mapping[str, Any]) -> None:
+def calibrate_residuals(
+    model: PreTrainedModel, readers: Sequence[MixesTokens], batch: Mapping[str, StockValue]
+) -> None:
     """See the model's `calibrate`; `readers` are the models and layers in it that are told of tokens."""
     residuals = [module for module in model.modules() if isinstance(module, Residual) and module.calibrates]
     if not residuals:

@@ -1,17 +1,24 @@
 """The two ends of a text model: tables of the embeddings with transformed weights, the layer that gives the logits."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from ..base.protocols import StockValue
 from ..base.registries import WEIGHTS
 from ..base.registry import ComponentSpec
 from ..norms.norm_base import Norm
 from ..weights.weight_transforms import NoTransform, TransformedLinear, WeightTransform, transforms
+from .addnorm_config import AddNormConfig
 from .recasting import recast, recast_at
+
+
+# makes a norm of so many logits
+NewLogitsNorm = Callable[[int], nn.Module]
 
 
 class TransformedEmbedding(nn.Embedding):
@@ -23,7 +30,8 @@ class TransformedEmbedding(nn.Embedding):
     weight_norm: WeightTransform
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.weight_norm(super().forward(input))
+        rows: torch.Tensor = self.weight_norm(super().forward(input))
+        return rows
 
 
 class EmbedDropout(nn.Dropout):
@@ -47,10 +55,11 @@ class OutputLayer(TransformedLinear):
     logits_norm: nn.Module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.logits_norm(super().forward(x))
+        logits: torch.Tensor = self.logits_norm(super().forward(x))
+        return logits
 
 
-def transform_tables(model: Any, paths: tuple[str, ...], weights: ComponentSpec) -> None:
+def transform_tables(model: PreTrainedModel, paths: tuple[str, ...], weights: ComponentSpec) -> None:
     """Let the tables of the embeddings, which are at or under `paths`, be recast if their rows are transformed."""
     only = model.get_input_embeddings() if WEIGHTS[weights.kind].words_only else None
     for path in paths:
@@ -67,13 +76,14 @@ class HasOutputLayer:
     # whether the output layer has something of the spec's
     changes_output = False
 
-    def output_config(self) -> Any:
+    def output_config(self) -> AddNormConfig:
         """The config whose `add_norm` says what the output layer has."""
-        return self.config  # type: ignore[attr-defined]
+        config: AddNormConfig = self.config  # type: ignore[attr-defined]
+        return config
 
     def install_output_layer(self) -> None:
         """Let the output layer be recast if its weight is transformed or its logits have a norm."""
-        model: Any = self
+        model: PreTrainedModel = self  # type: ignore[assignment]
         stock, build_norm = model.get_output_embeddings(), self._new_norm()
         if not isinstance(stock, nn.Linear):
             return
@@ -102,21 +112,21 @@ class HasOutputLayer:
                 "transform nor the norm of the logits that add_norm says: leave it out of the quantisation."
             )
 
-    def _new_norm(self) -> Any:
+    def _new_norm(self) -> NewLogitsNorm | None:
         """What makes a norm of so many logits, or None if they have none."""
         config = self.output_config()
         norm = config.add_norm.place_norm(config.add_norm.logits)
         return None if norm is None else partial(config.build_norm, norm)
 
-    def _get_resized_lm_head(self, old_lm_head: Any, *args: Any, **kwargs: Any) -> Any:
-        new = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)  # type: ignore[misc]
+    def _get_resized_lm_head(self, old_lm_head: nn.Linear, *args: StockValue, **kwargs: StockValue) -> nn.Linear:
+        new: nn.Linear = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)  # type: ignore[misc]
         return (
             resized_output_layer(old_lm_head, new, self._new_norm()) if isinstance(old_lm_head, OutputLayer) else new
         )
 
 
 @torch.no_grad()
-def resized_output_layer(old: OutputLayer, new: nn.Linear, build_norm: Any) -> OutputLayer:
+def resized_output_layer(old: OutputLayer, new: nn.Linear, build_norm: NewLogitsNorm | None) -> OutputLayer:
     """`new`, which is `old` for another number of tokens or a plain layer made of it, with all that `old` has.
 
     Tokens that are new have the start values of the logits' norm.

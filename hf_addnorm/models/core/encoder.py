@@ -1,11 +1,13 @@
 """The loop over the layers: layer drop, and the norm of the place `final`."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..base.protocols import StockValue
 from ..base.token_mask import TokenMask, running_with
 from .branch_norms import ModuleView
 from .recasting import document
@@ -18,8 +20,8 @@ class AddNormEncoder(nn.Module):
     """
 
     final_norm: nn.Module
-    config: Any
-    layers: Any
+    config: StockValue
+    layers: nn.ModuleList
     # where the mask that the encoder is given, and no other, counts tokens: sound
     reads_tokens = False
     # whether it has the blocks of all depths, as `connections`: layers may be shared
@@ -28,15 +30,15 @@ class AddNormEncoder(nn.Module):
     runs_as_stock = False
     # the rate of the layer drop, where the stock loop may not skip layers by itself
     layer_drop = 0.0
-    stock_forward: ClassVar[Any]
+    stock_forward: ClassVar[Callable[..., StockValue]]
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
-        stock: Any = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
+        stock: type[nn.Module] = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
         cls.stock_forward = staticmethod(stock.forward)
         document(cls, "`{stock}` with the norm of the place `final` after its layers.")
 
-    def run_layers(self, *args: Any, **kwargs: Any) -> Any:
+    def run_layers(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
         if self.layer_drop == 0.0:
             return self.stock_forward(self, *args, **kwargs)
@@ -46,7 +48,7 @@ class AddNormEncoder(nn.Module):
         config = ModuleView(self.config, {"layerdrop": 0.0})
         return self.stock_forward(ModuleView(self, {"config": config}), *args, **kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         as_tuple = kwargs.get("return_dict") is False
         kwargs |= {"return_dict": True} if as_tuple else {}
         if self.reads_tokens:

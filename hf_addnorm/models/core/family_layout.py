@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
 from ..base.depth import parse_depth_value
+from ..base.protocols import StockValue
 from ..base.registry import ComponentSpec
 from .branch_norms import WithBranchNorms, as_tuple
+from .encoder import AddNormEncoder
 
 
 # the start of o and w2 in GPT-2 and what followed it
@@ -64,10 +65,10 @@ class FamilyLayout:
         ValueError: if a norm that a spec asks for after the embeddings or after the last layer would have no place.
     """
 
-    layer: Any
-    layers: Callable[[Any], list[str]]
+    layer: StockValue
+    layers: Callable[[StockValue], list[str]]
     encoder: str = ""
-    encoder_class: Any = None
+    encoder_class: type[AddNormEncoder] | None = None
     embeddings: tuple[str, ...] = ()
     position_table: str | None = None
     embed_norm: str | None = None
@@ -79,10 +80,11 @@ class FamilyLayout:
     output_scale: float | ComponentSpec = 1.0
 
     def __post_init__(self) -> None:
-        for place, paths in {
+        alternatives: dict[str, dict[str, object]] = {
             "embed": {"embed_norm": self.embed_norm, "embed_dropout": self.embed_dropout},
             "final": {"final_norm": self.final_norm, "encoder_class": self.encoder_class},
-        }.items():
+        }
+        for place, paths in alternatives.items():
             if not any(paths.values()):
                 raise ValueError(
                     f"the layout of {self.layer.__name__} says neither {' nor '.join(paths)}: a norm that a spec "
@@ -90,6 +92,6 @@ class FamilyLayout:
                 )
 
 
-def numbered(path: str) -> Callable[[Any], list[str]]:
+def numbered(path: str) -> Callable[[StockValue], list[str]]:
     """The layers of a list at `path`, each once."""
     return lambda config: [f"{path}.{index}" for index in range(config.num_hidden_layers)]

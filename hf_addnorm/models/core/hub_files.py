@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from ..base.protocols import StockValue
 from .single_commit_push import pushes
 
 
@@ -12,17 +13,19 @@ class HubFiles:
     """Mixin for a model, before Transformers' own base class."""
 
     # writes the card of a folder that is about to be pushed to a repository; the package sets it, remote code has none
-    write_card: ClassVar[Callable[[str | os.PathLike, str], None] | None] = None
+    write_card: ClassVar[Callable[[str | os.PathLike[str], str], None] | None] = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: StockValue, *args: StockValue, **kwargs: StockValue
+    ) -> StockValue:
         """As in Transformers; pickled weights are read only if `use_safetensors=False` asks for them.
 
         Raises:
             OSError: if there are no weights in safetensors.
         """
         chosen = kwargs.pop("use_safetensors", None)
-        base: Any = super()
+        base: StockValue = super()
         try:
             return base.from_pretrained(
                 pretrained_model_name_or_path, *args, use_safetensors=True if chosen is None else chosen, **kwargs
@@ -35,10 +38,12 @@ class HubFiles:
                 ) from error
             raise
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    def _upload_modified_files(
+        self, working_dir: str | os.PathLike[str], repo_id: str, *args: StockValue, **kwargs: StockValue
+    ) -> StockValue:
         write_card = type(self).write_card
         # the others' folders are empty
         if write_card is not None and pushes():
             write_card(working_dir, repo_id)
-        base: Any = super()
+        base: StockValue = super()
         return base._upload_modified_files(working_dir, repo_id, *args, **kwargs)

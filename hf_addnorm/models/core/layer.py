@@ -1,23 +1,24 @@
 """A family's layer: how a stock layer is recast, and how its sublayers run through their add & norm blocks."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import nn
 
 from ..base.depth import Position
+from ..base.protocols import StockValue
 from ..base.registry import ComponentSpec
 from ..norms.norm_base import mixes_tokens
 from ..spec.spec import AddNormSpec
-from ..streams.streams import LayerState
+from ..streams.streams import Function, LayerState
 from ..weights.weight_transforms import Transformed, linear_size, transformed_class, transforms
 from .block_building import BlockBuilder, BuiltNorm
 from .family_layout import SublayerLayout
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
 from .recasting import document, get_part, is_of_transformers, recast_at
-from .token_hooks import pass_token_mask, takes_token_mask
+from .token_hooks import Forward, pass_token_mask, takes_token_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class BlocksOfDepth:
     blocks: LayerAddNorm
 
 
-def _as_stock_or(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _as_stock_or(forward: Forward) -> Forward:
     """A layer's forward that is the stock one where the spec says the same: hooks on all of its parts run then."""
 
     @wraps(forward)
-    def as_stock_or(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def as_stock_or(self: "AddNormLayer", *args: StockValue, **kwargs: StockValue) -> StockValue:
         return self.stock_forward(self, *args, **kwargs) if self.runs_as_stock else forward(self, *args, **kwargs)
 
     return as_stock_or
@@ -49,16 +50,17 @@ class AddNormLayer(nn.Module):
     """
 
     sublayers: ClassVar[dict[str, SublayerLayout]]
-    connections: Any
+    # the blocks; of a shared layer the encoder has them
+    connections: LayerAddNorm
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
     # whether it is told what its model knows during a forward
     has_token_hook = False
     # whether the stock forward runs: what it does is what the spec says
     runs_as_stock = False
-    stock_forward: ClassVar[Callable[..., Any]]
+    stock_forward: ClassVar[Forward]
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: object):
         if "forward" in vars(cls):
             cls.forward = takes_token_mask(_as_stock_or(cls.forward))
         stock = [base for base in cls.__mro__ if is_of_transformers(base) and "forward" in vars(base)]
@@ -139,9 +141,9 @@ class AddNormLayer(nn.Module):
         branches: Mapping[str, Branch],
         connections: "BlocksOfDepth | None" = None,
         chunk: tuple[int, int] | None = None,
-        then: Any = None,
+        then: Function | None = None,
         skipped: Collection[int] = (),
-    ) -> Any:
+    ) -> LayerState:
         """The hidden states after the layer.
 
         Args:
@@ -160,7 +162,7 @@ class AddNormLayer(nn.Module):
                     f"{path} has been replaced by a {type(linear).__name__}, which does not transform its weight as "
                     "add_norm.weights says: a model with weight transforms cannot be quantised so."
                 )
-        blocks: Any = self.connections if connections is None else connections.blocks
+        blocks = self.connections if connections is None else connections.blocks
         return blocks(hidden_states, partial(self._make_calls, branches, chunk), then, skipped)
 
     def _make_calls(
@@ -169,7 +171,7 @@ class AddNormLayer(nn.Module):
         calls = []
         for name, branch in branches.items():
             parts, stock_norms = self.sublayers[name], {}
-            block: Any = blocks._modules[name]
+            block: SublayerAddNorm = blocks._modules[name]  # type: ignore[assignment]
             for slot in block.stock_slots:
                 stock_norms[slot] = get_part(self, parts.norms[slot])
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from transformers.pytorch_utils import apply_chunking_to_forward
 from ..base.depth import Position, at_depth
 from ..residuals.residuals import Add, Residual
 from ..spec.spec import LayerSpec
-from ..streams.streams import LayerState, SingleStream
+from ..streams.streams import AnyStream, Function, HiddenStates, Kept, SingleStream, State
 from ..streams.wirings import Sequential
 from .branch_norms import INNER_SLOTS, NO_BRANCH_NORMS, BranchNorms, same
 
@@ -32,9 +31,10 @@ def add_residual(block: nn.Module, residual: Residual | None) -> str | None:
     return residual.checkpoint_name
 
 
-def residual_of_block(block: nn.Module) -> Any:
+def residual_of_block(block: nn.Module) -> Residual | None:
     """The residual that is a part of `block`, or None."""
-    return next((block._modules[name] for name in _RESIDUAL_NAMES if name in block._modules), None)
+    found = (block._modules[name] for name in _RESIDUAL_NAMES if name in block._modules)
+    return next(found, None)  # type: ignore[return-value]
 
 
 class SublayerAddNorm(nn.Module):
@@ -120,11 +120,14 @@ class SublayerCall:
         stock_norms: Mapping[str, nn.Module],
         chunk: tuple[int, int] | None = None,
     ):
-        block: Any = layer._modules[name]
-        parts: Any = block._modules
+        block: SublayerAddNorm = layer._modules[name]  # type: ignore[assignment]
+        parts: Mapping[str, nn.Module] = block._modules  # type: ignore[assignment]
         self.block, self.stream, self.branch, self.dropout = block, layer.stream, branch, dropout
-        self.residual: Any = parts[block.residual_name] if block.residual_name else layer.residual
-        self.norms: dict[str, nn.Module] = {}
+        # a residual, or what a tool has put in its place
+        self.residual: Callable[..., object] | None = (
+            parts[block.residual_name] if block.residual_name else layer.residual
+        )
+        self.norms: dict[str, Function] = {}
         for slot in block.stock_slots:
             self.norms[slot] = stock_norms[slot]
         for slot, norm_name in block.own_slots.items():
@@ -135,7 +138,7 @@ class SublayerCall:
         # what the branch was given, for a residual that reads it
         self.branch_input: torch.Tensor | None = None
 
-    def read(self, state: Any) -> tuple[torch.Tensor, Any]:
+    def read(self, state: State) -> tuple[torch.Tensor, Kept]:
         """What the sublayer takes from the state, and what `write` needs of it."""
         return self.stream.read(state, self.residual)
 
@@ -163,27 +166,29 @@ class SublayerCall:
         """From what was read to what is written."""
         return self.leave(self.enter(x))
 
-    def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any:
+    def write(self, kept: Kept, f: torch.Tensor, also: torch.Tensor | None = None) -> State:
         """The state with `f` in it, after the norm in `post`; `also` is added before that norm."""
-        post, residual = self.norms.get("post", same), self.residual
+        post: Function = self.norms.get("post", same)
+        residual: Callable[..., object] | None = self.residual
         if also is not None:
             post = partial(_norm_of_sum, post, also)
-        if self.block.residual_reads_input:
+        if residual is not None and self.block.residual_reads_input:
             residual = partial(residual, branch_input=self.branch_input)
         return self.stream.write(kept, f, residual, post)
 
-    def step(self, state: Any) -> Any:
+    def step(self, state: State) -> State:
         """The state after the sublayer."""
         if self.chunk is not None:
-            return apply_chunking_to_forward(self._step, *self.chunk, state)
+            # only where the state is one tensor
+            return apply_chunking_to_forward(self._step, *self.chunk, state)  # type: ignore[arg-type, return-value]
         return self._step(state)
 
-    def _step(self, state: Any) -> Any:
+    def _step(self, state: State) -> State:
         x, kept = self.stream.read(state, self.residual)
         return self.write(kept, self.leave(self.enter(x)))
 
 
-def _norm_of_sum(norm: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _norm_of_sum(norm: Function, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return norm(y + x)
 
 
@@ -220,7 +225,7 @@ class LayerAddNorm(nn.Module):
         self,
         blocks: Mapping[str, SublayerAddNorm],
         residual: Residual | None,
-        stream: SingleStream,
+        stream: AnyStream,
         wiring: Sequential,
         position: Position,
         stream_modules: StreamModules,
@@ -237,28 +242,28 @@ class LayerAddNorm(nn.Module):
         self.entry_modules, self.exit_modules = tuple(stream_modules.entry), tuple(stream_modules.exit or ())
 
     @property
-    def residual(self) -> Any:
+    def residual(self) -> Residual | None:
         """The residual of all sublayers, or None where each has its own."""
-        return None if self.residual_name is None else self._modules[self.residual_name]
+        return None if self.residual_name is None else self._modules[self.residual_name]  # type: ignore[return-value]
 
     @property
-    def layer_part(self) -> Any:
+    def layer_part(self) -> Residual | None:
         """What acts on the stream where the layer begins and ends, or None."""
-        return None if self.layer_part_name is None else self._modules[self.layer_part_name]
+        return None if self.layer_part_name is None else self._modules[self.layer_part_name]  # type: ignore[return-value]
 
     @property
     def is_plain(self) -> bool:
         """Whether the stream is a tensor to which the sublayers add in turn, with norms at stock paths alone."""
         blocks = list(self.children())
         return (
-            type(self.stream) is SingleStream
+            type(self.stream) is SingleStream  # type: ignore[comparison-overlap]
             and type(self.wiring) is Sequential
             and all(isinstance(block, SublayerAddNorm) and block.is_plain for block in blocks)
         )
 
     def forward(
-        self, hidden: LayerState, make_calls: MakeCalls, then: Any = None, skipped: Collection[int] = ()
-    ) -> LayerState:
+        self, hidden: HiddenStates, make_calls: MakeCalls, then: Function | None = None, skipped: Collection[int] = ()
+    ) -> HiddenStates:
         """The hidden states after the layer, from those before it.
 
         No argument is a module: tools that put a module elsewhere than its input move what they find in its arguments.
@@ -276,15 +281,15 @@ class LayerAddNorm(nn.Module):
             return self.stream.finish(state, *[getattr(self, name) for name in self.exit_modules])
         return self.stream.leave(state)
 
-    def enter(self, hidden: LayerState) -> Any:
+    def enter(self, hidden: HiddenStates) -> State:
         """The state, from what the layer is given."""
         if not self.entry_modules:
             return self.stream.enter(hidden)
         return self.stream.enter(hidden, *[getattr(self, name) for name in self.entry_modules])
 
-    def step(self, state: Any, calls: Sequence[SublayerCall], then: Any = None) -> Any:
+    def step(self, state: State, calls: Sequence[SublayerCall], then: Function | None = None) -> State:
         """The state after the layer, from that before it; `forward` says the rest."""
-        part: Any = self._modules.get(self.layer_part_name) if self.layer_part_name and calls else None
+        part = self._modules.get(self.layer_part_name) if self.layer_part_name and calls else None
         state = self.stream.begin_layer(state, part)
         if calls:
             state = self.wiring(state, calls)
@@ -294,11 +299,12 @@ class LayerAddNorm(nn.Module):
         return self.stream.end_layer(state, part, self.position)
 
 
-def in_chunks(function: Callable, chunk: tuple[int, int] | None, x: Any) -> Any:
+def in_chunks(function: Function, chunk: tuple[int, int] | None, x: torch.Tensor) -> torch.Tensor:
     """`function(x)`, computed in chunks of some size along some axis; size 0 and None mean in one piece."""
     if chunk is None or chunk[0] == 0:
         return function(x)
-    return apply_chunking_to_forward(function, *chunk, x)
+    whole: torch.Tensor = apply_chunking_to_forward(function, *chunk, x)
+    return whole
 
 
 def drop_path(f: torch.Tensor, rate: float) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
+from ..base.protocols import StockValue
 from ..spec.spec import AddNormSpec
+from .addnorm_config import AddNormConfig
 
 
 try:
@@ -16,7 +17,7 @@ except ImportError:  # never with a Transformers that loads safetensors
 
 
 @contextmanager
-def reraise_damaged_weights(checkpoint: Any) -> Iterator[None]:
+def reraise_damaged_weights(checkpoint: object) -> Iterator[None]:
     """Weights that cannot be read while `checkpoint` is loaded become an `OSError` that names it."""
     try:
         yield
@@ -31,7 +32,7 @@ _PLACE = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
 
 
 def add_norm_of_checkpoint(
-    config_class: Any, config: Any, checkpoint: Any, kwargs: Mapping[str, Any]
+    config_class: type[AddNormConfig], config: object, checkpoint: StockValue, kwargs: Mapping[str, StockValue]
 ) -> AddNormSpec | None:
     """The add & norm in the config of a checkpoint, or the stock one; None where the weights have no config.
 

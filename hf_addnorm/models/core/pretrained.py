@@ -9,21 +9,22 @@ the rules for start weights, and the token mask, know the classes of this copy.
 
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..base.auxiliary_loss import SharesAuxiliaryLosses
+from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.depth import Position, at_depth
+from ..base.protocols import StockValue
 from ..base.registries import INITS, POSITIONS, STREAMS
 from ..norms.norm_base import Norm
 from ..residuals.residuals import Residual
 from ..spec.refusals import check
-from ..spec.spec import AddNormSpec
-from ..streams.positions import put_positions
-from ..weights.initialization import Linear
+from ..spec.spec import AddNormSpec, SlotNorm
+from ..streams.positions import Positions, put_positions
+from ..weights.initialization import InitRule, Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
@@ -51,12 +52,15 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     """
 
     layout: ClassVar[FamilyLayout]
+    if TYPE_CHECKING:
+        # no annotation at run time, from which Transformers would take the class of the config
+        config: AddNormConfig
     # whether a norm in it takes statistics over tokens
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
     asks_model = False
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
         document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
@@ -64,7 +68,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         register_key_layout(cls)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: StockValue, *args: StockValue, **kwargs: StockValue
+    ) -> StockValue:
         """As in Transformers; weights that are cut short or damaged are named in a sentence.
 
         A warning says so where the model computes another function than the checkpoint's: its add & norm is another.
@@ -73,12 +79,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         with reraise_damaged_weights(pretrained_model_name_or_path):
             result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = result[0] if isinstance(result, tuple) else result
-        before = add_norm_of_checkpoint(cls.config_class, model.config, pretrained_model_name_or_path, kwargs)
+        before = add_norm_of_checkpoint(
+            cast(type[AddNormConfig], cls.config_class), model.config, pretrained_model_name_or_path, kwargs
+        )
         if before is not None:
             warn_of_another_function(model, pretrained_model_name_or_path, before)
         return result
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, *args: StockValue, **kwargs: StockValue) -> None:
         """As in Transformers, in the layout of keys that the stock family has on disk."""
         register_key_layout(type(self))
         super().save_pretrained(*args, **kwargs)
@@ -86,11 +94,15 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
         """The family's base model: the one that `AutoModel` finds, in the file that has the family's layout."""
-        family: Any = next(base for base in cls.__mro__ if "layout" in vars(base))
-        return getattr(sys.modules[family.__module__], family.config_class.auto_classes["AutoModel"])
+        family: type[AddNormPreTrainedModel] = next(base for base in cls.__mro__ if "layout" in vars(base))
+        config_class = cast(type[AddNormConfig], family.config_class)
+        base: type[AddNormPreTrainedModel] = getattr(
+            sys.modules[family.__module__], config_class.auto_classes["AutoModel"]
+        )
+        return base
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         """The layout of a model of this config; one for all unless a family says otherwise."""
         return cls.layout
 
@@ -108,7 +120,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         # a user's subclass may call this again, on a model that has its blocks and its weights
         if not self._has_blocks():
             self._install(builder)
-        self.adds_loss = any(getattr(module, "adds_loss", False) for module in self.modules())
+        self.adds_loss = adds_loss(self)
         keep_whole(self, self.layout_of(self.config).layer)
         keep_in_float32(self)
         super().post_init()
@@ -133,25 +145,25 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
         self.install_output_layer()
 
-    def _place_norm(self, spec: AddNormSpec, place: Any, name: str) -> nn.Module:
-        norm, config = spec.place_norm(place), cast(AddNormConfig, self.config)
+    def _place_norm(self, spec: AddNormSpec, place: str | SlotNorm, name: str) -> nn.Module:
+        norm, config = spec.place_norm(place), self.config
         return nn.Identity() if norm is None else AddNormConfig.build_norm(config, norm, config.place_width(name))
 
-    def _place_at(self, paths: tuple[str, ...], spec: AddNormSpec, place: Any, name: str) -> None:
+    def _place_at(self, paths: tuple[str, ...], spec: AddNormSpec, place: str | SlotNorm, name: str) -> None:
         for path in paths:
             if has_part(self, path):
                 self.set_submodule(path, self._place_norm(spec, place, name), strict=True)
 
     def _install_in_base(self, builder: BlockBuilder) -> None:
         spec, layout = builder.spec, self.layout_of(self.config)
-        self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
+        self.add_norm_inits: list[InitRule] = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)
         transform_tables(self, layout.embeddings, spec.weights)
         self._place_at(layout.other_norms, spec, True, "embed")
         for path, cls in layout.other_parts.items():
             if has_part(self, path):
-                recast_at(self, path, cls).stream = builder.stream
-        encoder: Any = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
+                recast_at(self, path, cls).stream = builder.stream  # type: ignore[assignment]
+        encoder: StockValue = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
         if layout.final_norm is not None:
             self._place_at((layout.final_norm,), spec, spec.final, "final")
         if layout.encoder_class is not None:
@@ -164,8 +176,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     def _install_embed(self, layout: FamilyLayout, spec: AddNormSpec) -> None:
         table = layout.position_table
         if table is not None and spec.positions.kind not in ("stock", "learned"):
-            width: Any = self.get_submodule(table).embedding_dim
-            put_positions(self, table, POSITIONS.build(spec.positions, width))
+            width = self.get_submodule(table).embedding_dim
+            put_positions(self, table, cast(Positions, POSITIONS.build(spec.positions, width)))
         if layout.embed_norm is not None:
             self._place_at((layout.embed_norm,), spec, spec.embed, "embed")
         elif spec.embed not in ("auto", False):
@@ -173,7 +185,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 spec, spec.embed, "embed"
             )
 
-    def _install_in_layers(self, layout: FamilyLayout, builder: BlockBuilder, encoder: Any) -> None:
+    def _install_in_layers(self, layout: FamilyLayout, builder: BlockBuilder, encoder: StockValue) -> None:
         paths = layout.layers(self.config)
         layers: dict[str, AddNormLayer] = {}
         for path in dict.fromkeys(paths):
@@ -193,7 +205,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         for path, layer_is in zip(paths, as_stock, strict=True):
             layers[path].runs_as_stock = layer_is
 
-    def calibrate(self, batch: Mapping[str, Any]) -> None:
+    def calibrate(self, batch: Mapping[str, StockValue]) -> None:
         """Set the start values that come from data, of residuals like `admin`, by one forward on a batch.
 
         To be called once, before training and before the model is wrapped or sharded. The forward runs as in
@@ -207,7 +219,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         readers = [module for module in self.modules() if isinstance(module, (AddNormLayer, AddNormPreTrainedModel))]
         calibrate_residuals(self, readers, batch)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: StockValue, **kwargs: StockValue) -> None:
         function = kwargs.get("gradient_checkpointing_func", args[0] if args else None)
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             allowed = 'allowed is gradient_checkpointing_kwargs={"use_reentrant": False}.'

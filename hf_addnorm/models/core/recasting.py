@@ -1,10 +1,12 @@
 """Recasting: a stock module's parts, under their own names, in a class that knows more."""
 
 import copy
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from ..base.protocols import StockValue
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -15,14 +17,14 @@ def is_of_transformers(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == "transformers"
 
 
-def document(cls: type[Any], sentence: str) -> None:
+def document(cls: type, sentence: str) -> None:
     """Give a class that has no docstring a sentence about the stock class that it recasts, its last base."""
     stock = cls.__bases__[-1]
     if cls.__doc__ is None and is_of_transformers(stock):
         cls.__doc__ = sentence.format(stock=stock.__name__)
 
 
-def get_part(module: nn.Module, path: str) -> Any:
+def get_part(module: nn.Module, path: str) -> StockValue:
     """The submodule at a dotted path (`get_submodule` without its checks: this runs in every forward)."""
     for name in path.split("."):
         # a wrapper, of an adapter say, hands on what it does not have itself
@@ -35,7 +37,7 @@ def has_part(module: nn.Module, path: str) -> bool:
     return any(name == path for name, _ in module.named_modules())
 
 
-def recast(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
+def recast(cls: type[ModuleT], stock: nn.Module, *init_args: object) -> ModuleT:
     """A `cls` made of the parts of `stock`: the same submodules and attributes, no weight drawn again.
 
     Args:
@@ -44,7 +46,7 @@ def recast(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
         init_args: for `PreTrainedModel.__init__` where `cls` is a model, which keeps state by class.
     """
     module = cls.__new__(cls)
-    base: Any = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
+    base: type[nn.Module] = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
     base.__init__(module, *init_args)
     by_class = set(vars(PreTrainedModel)) | set(module.__dict__) if base is PreTrainedModel else set()
     for key, value in stock.__dict__.items():
@@ -53,7 +55,7 @@ def recast(cls: type[ModuleT], stock: nn.Module, *init_args: Any) -> ModuleT:
     return module
 
 
-def recast_at(module: nn.Module, path: str, cls: type[nn.Module]) -> Any:
+def recast_at(module: nn.Module, path: str, cls: type[ModuleT]) -> ModuleT:
     """Replace the submodule at a dotted path by a `cls` made of its parts."""
     made = recast(cls, module.get_submodule(path))
     module.set_submodule(path, made, strict=True)

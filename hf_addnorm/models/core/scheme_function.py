@@ -5,9 +5,9 @@ branches that are drawn at random and are the same in both. So a scheme that is 
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -16,13 +16,14 @@ from transformers.utils import logging
 from ..base.registries import WEIGHTS
 from ..norms.norm_base import Norm
 from ..residuals.residuals import Residual
-from ..spec.spec import AddNormSpec
+from ..spec.spec import AddNormSpec, SlotNorm
+from ..streams.streams import HiddenStates
 from ..weights.weight_transforms import transforms
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .branch_norms import INNER_SLOTS, BranchNorms
 from .family_layout import FamilyLayout
-from .layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall
+from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
 
 
 logger = logging.get_logger(__name__)
@@ -36,7 +37,18 @@ _SIZES = (1.0, 1.0, 0.1, 0.02)
 _TOLERANCE = 1e-2
 
 
-def warn_of_another_function(model: Any, checkpoint: object, before: AddNormSpec) -> None:
+class HasLayout(Protocol):
+    """A model of a family."""
+
+    @property
+    def config(self) -> AddNormConfig: ...
+
+    def layout_of(self, config: AddNormConfig) -> FamilyLayout:
+        """The layout of a model of this config."""
+        ...
+
+
+def warn_of_another_function(model: HasLayout, checkpoint: object, before: AddNormSpec) -> None:
     """Say, once for a load, that a checkpoint's weights are read by another add & norm, if it is another function.
 
     Args:
@@ -90,7 +102,7 @@ def is_another_function(config: AddNormConfig, layout: FamilyLayout, before: Add
         return not bool((differences <= _TOLERANCE).all())
 
 
-def _stated(spec: AddNormSpec, config: AddNormConfig) -> list[Any]:
+def _stated(spec: AddNormSpec, config: AddNormConfig) -> list[object]:
     """What the stack of `AddNormAlone` leaves out: norms inside a branch or in a head, positions, inner weights."""
     layers, names = config.add_norm_depth(), config.add_norm_sublayers()
     inside = [
@@ -103,7 +115,7 @@ def _stated(spec: AddNormSpec, config: AddNormConfig) -> list[Any]:
     ]
     positions = "stock" if spec.positions.kind == "learned" else spec.positions
     head = "stock" if spec.head == "stock" else spec.place_norm(spec.head)
-    roles: Any = spec.weights.options.get("roles") or WEIGHTS[spec.weights.kind].possible_roles
+    roles: Collection[str] = spec.weights.options.get("roles") or WEIGHTS[spec.weights.kind].possible_roles
     weights = spec.weights if set(roles) - set(_WRITES.values()) else None
     return [inside, positions, head, spec.place_norm(spec.logits), weights]
 
@@ -117,7 +129,7 @@ class AddNormAlone(nn.Module):
         spec (`AddNormSpec`): the scheme.
     """
 
-    def __init__(self, config: Any, layout: FamilyLayout, spec: AddNormSpec):
+    def __init__(self, config: AddNormConfig, layout: FamilyLayout, spec: AddNormSpec):
         super().__init__()
         config = copy.deepcopy(config)
         config.add_norm = spec
@@ -131,7 +143,7 @@ class AddNormAlone(nn.Module):
                 module.reset_parameters()
         self.double().eval()
 
-    def _place(self, place: Any) -> nn.Module:
+    def _place(self, place: str | SlotNorm) -> nn.Module:
         norm = self.spec.place_norm(place)
         return nn.Identity() if norm is None else AddNormConfig.build_norm(self.builder.config, norm)
 
@@ -159,17 +171,18 @@ class AddNormAlone(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From the sum of the embeddings to the last hidden state, [batch, seq, hidden]."""
         generator = torch.Generator().manual_seed(1)
-        state: Any = self.embed(x)
+        state: HiddenStates = self.embed(x)
         for layer in cast(Iterable[LayerAddNorm], self.layers):
             state = layer(state, partial(self._make_calls, x.shape[-1], generator))
-        return self.final(state)
+        last: torch.Tensor = self.final(state)
+        return last
 
     def _make_calls(self, width: int, generator: torch.Generator, layer: LayerAddNorm) -> list[SublayerCall]:
         return [
             SublayerCall(layer, name, self._branch(name, width, generator), None, {}) for name in self.builder.names
         ]
 
-    def _branch(self, name: str, width: int, generator: torch.Generator) -> Any:
+    def _branch(self, name: str, width: int, generator: torch.Generator) -> Branch:
         draw = partial(torch.randn, generator=generator, dtype=torch.float64)
         into, weight, bias = draw(_INSIDE, width) / width**0.5, draw(width, _INSIDE) / 2, draw(width) / 2
         for transform in transforms(self.spec.weights, (_WRITES[name],), width, _INSIDE) or ():

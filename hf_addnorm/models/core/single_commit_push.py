@@ -2,13 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session
 from transformers.utils import PushToHubMixin
+
+from ..base.protocols import StockValue
 
 
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -32,6 +35,32 @@ def pushes() -> bool:
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
 
 
+def seconds_for_an_answer() -> float:
+    """How long a push waits for an answer: HF_HUB_DOWNLOAD_TIMEOUT where it is set, else the minute of a commit."""
+    return constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else 60
+
+
+@contextmanager
+def answered_in_time() -> Iterator[None]:
+    """Let the client of the Hub, which by default waits without end, wait for `seconds_for_an_answer`.
+
+    A client of the user's own that has limits keeps them. An error that is a time-out gets a note.
+    """
+    session = get_session()
+    before = session.timeout
+    if not any(before.as_dict().values()):
+        session.timeout = seconds_for_an_answer()
+    try:
+        yield
+    except Exception as error:
+        if "Timeout" in type(error).__name__ and session.timeout != before:
+            limit = seconds_for_an_answer()
+            error.add_note(f"The Hub did not answer within {limit} seconds; HF_HUB_DOWNLOAD_TIMEOUT sets how many.")
+        raise
+    finally:
+        session.timeout = before
+
+
 class SingleCommitPush(PushToHubMixin):
     """Mixin for models: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, make one commit that is the model.
 
@@ -41,19 +70,25 @@ class SingleCommitPush(PushToHubMixin):
     # for types, the method stays Transformers' own
     if not TYPE_CHECKING:
 
-        def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        def push_to_hub(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
             """As in Transformers; an error's note says what has become of the repository."""
-            try:
-                return super().push_to_hub(*args, **kwargs)
-            except Exception as error:
-                # an error of the commit has its note already
-                if not getattr(error, "__notes__", ()):
-                    error.add_note("Nothing was sent.")
-                raise
+            with answered_in_time():
+                try:
+                    return super().push_to_hub(*args, **kwargs)
+                except Exception as error:
+                    # an error of the commit has its note already
+                    if not getattr(error, "__notes__", ()):
+                        error.add_note("Nothing was sent.")
+                    raise
+
+        def save_pretrained(self, *args: StockValue, **kwargs: StockValue) -> None:
+            """As in Transformers; with `push_to_hub=True`, a silent Hub is not waited for without end."""
+            with answered_in_time() if kwargs.get("push_to_hub") else nullcontext():
+                super().save_pretrained(*args, **kwargs)
 
     def _upload_modified_files(
         self,
-        working_dir: str | os.PathLike,
+        working_dir: str | os.PathLike[str],
         repo_id: str,
         files_timestamps: dict[str, float],
         commit_message: str | None = None,
@@ -61,7 +96,7 @@ class SingleCommitPush(PushToHubMixin):
         create_pr: bool = False,
         revision: str | None = None,
         commit_description: str | None = None,
-    ) -> Any:
+    ) -> CommitInfo | None:
         if not pushes():
             return None
         api, folder = HfApi(token=token), Path(working_dir)

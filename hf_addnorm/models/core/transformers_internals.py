@@ -15,20 +15,32 @@ to stand in that class:
   move, a model does not tie its head, or refuses an implementation of attention.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
+from ..base.protocols import KeepsFloat32, StockValue
 from .recasting import is_of_transformers
 
 
 __all__ = ["can_return_tuple", "fixed_cross_entropy"]
+
+ForwardT = TypeVar("ForwardT", bound=Callable[..., object])
+
+
+def can_return_tuple(forward: ForwardT) -> ForwardT:
+    """Transformers' decorator of a forward that gives a tuple where `return_dict` is false, with its type.
+
+    If it moves, the heads of stacks and encoder-decoders cannot be imported.
+    """
+    return cast(ForwardT, _can_return_tuple(forward))
 
 
 def register_key_layout(cls: type[PreTrainedModel]) -> None:
@@ -44,7 +56,7 @@ def register_key_layout(cls: type[PreTrainedModel]) -> None:
     layout = next((layout for layout in layouts if layout is not None), None)
     if layout is not None or get_checkpoint_conversion_mapping(cls.__name__) is not None:
         register_checkpoint_conversion_mapping(cls.__name__, layout or [], overwrite=True)
-    config_class: Any = cls.config_class
+    config_class: StockValue = cls.config_class
     by_type = get_checkpoint_conversion_mapping(getattr(config_class, "stock_model_type", None))
     if by_type is not None:
         register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
@@ -81,7 +93,8 @@ def keep_in_float32(model: PreTrainedModel) -> None:
 
     `_keep_in_fp32_modules_strict` has patterns of their names. If it moves, gates and statistics are rounded.
     """
-    names = {name for module in model.modules() for name in getattr(module, "keep_in_float32", ())}
+    keeping = (module for module in model.modules() if isinstance(module, KeepsFloat32))
+    names = {name for module in keeping for name in module.keep_in_float32}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *names}
 
 
@@ -90,7 +103,8 @@ def attention_of(config: PreTrainedConfig) -> str | None:
 
     If `_attn_implementation` moves, a model of several models starts with another one than its parts.
     """
-    return config._attn_implementation
+    implementation: str | None = config._attn_implementation
+    return implementation
 
 
 def use_attention(config: PreTrainedConfig, implementation: str | None) -> None:
@@ -98,7 +112,7 @@ def use_attention(config: PreTrainedConfig, implementation: str | None) -> None:
     config._attn_implementation = implementation
 
 
-def from_config(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any) -> Any:
+def from_config(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: StockValue) -> StockValue:
     """A new model in a dtype and with an implementation of attention.
 
     `_from_config` is what `AutoModel.from_config` calls. If it moves, a stack cannot be made of trained encoders.

@@ -8,6 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.albert import modeling_albert as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms, same
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout
@@ -26,7 +27,7 @@ class AddNormAlbertAttention(WithBranchNorms, stock.AlbertAttention):
 
     linear_roles: ClassVar = {"query": "q", "key": "k", "value": "v", "dense": "o"}
 
-    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable[..., StockValue]]:
         outputs: list[torch.Tensor] = []
 
         def project(core: torch.Tensor) -> torch.Tensor:
@@ -34,8 +35,8 @@ class AddNormAlbertAttention(WithBranchNorms, stock.AlbertAttention):
             return outputs[0]
 
         # what the stock LayerNorm would be given, the sum with the input, is not used
-        parts: dict[str, Callable] = {"dense": project, "output_dropout": same, "LayerNorm": lambda _: outputs[0]}
-        return {**super().replaced(branch_norms), **parts}
+        parts = super().replaced(branch_norms)
+        return parts | {"dense": project, "output_dropout": same, "LayerNorm": lambda _: outputs[0]}
 
 
 class AddNormAlbertLayer(AddNormLayer, GradientCheckpointingLayer, stock.AlbertLayer):

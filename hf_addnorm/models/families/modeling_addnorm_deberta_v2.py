@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms, same
 from ..core.encoder import AddNormEncoder
 from ..core.layer import AddNormLayer
@@ -20,7 +21,7 @@ class AddNormDebertaV2SelfAttention(WithBranchNorms, stock.DisentangledSelfAtten
 
     linear_roles: ClassVar = {"query_proj": "q", "key_proj": "k", "value_proj": "v"}
 
-    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable[..., StockValue]]:
         parts = super().replaced(branch_norms)
         # the same projections of relative positions, which are no tokens, have no norm
         return {**parts, "disentangled_attention_bias": self.disentangled_attention_bias} if parts else parts

@@ -9,6 +9,7 @@ from .wav2vec2_shape import (
     Wav2Vec2ShapeEncoder,
     Wav2Vec2ShapeFeedForward,
     Wav2Vec2ShapeLayer,
+    Wav2Vec2ShapeStableLayer,
     WithStableLayout,
     wav2vec2_layout,
     wav2vec2_stable_layout,
@@ -26,7 +27,7 @@ class AddNormHubertEncoderLayer(Wav2Vec2ShapeLayer, stock.HubertEncoderLayer):
     sublayers = wav2vec2_sublayers("post", AddNormHubertAttention, AddNormHubertFeedForward)
 
 
-class AddNormHubertEncoderLayerStableLayerNorm(Wav2Vec2ShapeLayer, stock.HubertEncoderLayerStableLayerNorm):
+class AddNormHubertEncoderLayerStableLayerNorm(Wav2Vec2ShapeStableLayer, stock.HubertEncoderLayerStableLayerNorm):
     sublayers = wav2vec2_sublayers("pre", AddNormHubertAttention, AddNormHubertFeedForward)
 
 

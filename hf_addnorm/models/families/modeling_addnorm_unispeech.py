@@ -9,6 +9,7 @@ from .wav2vec2_shape import (
     Wav2Vec2ShapeEncoder,
     Wav2Vec2ShapeFeedForward,
     Wav2Vec2ShapeLayer,
+    Wav2Vec2ShapeStableLayer,
     WithStableLayout,
     wav2vec2_layout,
     wav2vec2_stable_layout,
@@ -26,7 +27,9 @@ class AddNormUniSpeechEncoderLayer(Wav2Vec2ShapeLayer, stock.UniSpeechEncoderLay
     sublayers = wav2vec2_sublayers("post", AddNormUniSpeechAttention, AddNormUniSpeechFeedForward)
 
 
-class AddNormUniSpeechEncoderLayerStableLayerNorm(Wav2Vec2ShapeLayer, stock.UniSpeechEncoderLayerStableLayerNorm):
+class AddNormUniSpeechEncoderLayerStableLayerNorm(
+    Wav2Vec2ShapeStableLayer, stock.UniSpeechEncoderLayerStableLayerNorm
+):
     sublayers = wav2vec2_sublayers("pre", AddNormUniSpeechAttention, AddNormUniSpeechFeedForward)
 
 

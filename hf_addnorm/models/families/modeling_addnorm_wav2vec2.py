@@ -9,6 +9,7 @@ from .wav2vec2_shape import (
     Wav2Vec2ShapeEncoder,
     Wav2Vec2ShapeFeedForward,
     Wav2Vec2ShapeLayer,
+    Wav2Vec2ShapeStableLayer,
     WithStableLayout,
     wav2vec2_layout,
     wav2vec2_stable_layout,
@@ -26,7 +27,7 @@ class AddNormWav2Vec2EncoderLayer(Wav2Vec2ShapeLayer, stock.Wav2Vec2EncoderLayer
     sublayers = wav2vec2_sublayers("post", AddNormWav2Vec2Attention, AddNormWav2Vec2FeedForward)
 
 
-class AddNormWav2Vec2EncoderLayerStableLayerNorm(Wav2Vec2ShapeLayer, stock.Wav2Vec2EncoderLayerStableLayerNorm):
+class AddNormWav2Vec2EncoderLayerStableLayerNorm(Wav2Vec2ShapeStableLayer, stock.Wav2Vec2EncoderLayerStableLayerNorm):
     sublayers = wav2vec2_sublayers("pre", AddNormWav2Vec2Attention, AddNormWav2Vec2FeedForward)
 
 

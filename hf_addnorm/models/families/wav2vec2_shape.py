@@ -100,17 +100,13 @@ class Wav2Vec2ShapeEncoder(AddNormEncoder):
 
 
 class Wav2Vec2ShapeLayer(AddNormLayer):
-    """Mixin for a stock layer of either layout; the adapter of a language, where there is one, comes last.
+    """Mixin for a stock layer, whose sublayers run through add & norm blocks.
 
-    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its add & norm block
+    x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
     attention: Any
     feed_forward: Any
-
-    @property
-    def added_last(self) -> nn.Module | None:
-        return getattr(self, "adapter_layer", None)
 
     def forward(
         self,
@@ -128,3 +124,16 @@ class Wav2Vec2ShapeLayer(AddNormLayer):
         branches = {"attention": attend, "feed_forward": feed_forward}
         then = None if self.added_last is None else partial(self.added_last)
         return self.run(hidden_states, branches, then=then, skipped=skipped)
+
+
+class Wav2Vec2ShapeStableLayer(Wav2Vec2ShapeLayer):
+    """The same for one in the stable layout, which may have an adapter, of a language, at its end.
+
+    x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its add & norm block
+    """
+
+    adapter_layer: Any
+
+    @property
+    def added_last(self) -> nn.Module | None:
+        return self.adapter_layer

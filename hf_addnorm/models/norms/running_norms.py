@@ -80,8 +80,9 @@ class RunningNorm(TokenNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             return super().forward(x)
-        # what padding holds reaches no other token; that there are tokens is asked as in training
-        mask_of(x)
+        # padding counts as 0, as in training; it reaches no other token
+        real = mask_of(x)
+        x = x if real is None else torch.where(real, x, 0.0)
         wide = self.prepare(x.to(torch.promote_types(x.dtype, torch.float32)))
         scale, shift = self.folded()
         return torch.addcmul(shift.to(wide.dtype), wide, scale.to(wide.dtype)).to(x.dtype)

@@ -4,7 +4,8 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from ..base.protocols import JsonValue
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Preset:
     formula: str
     flow: str
     source: str
-    spec: dict[str, Any] = field(default_factory=dict)
-    official: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, JsonValue] = field(default_factory=dict)
+    official: dict[str, JsonValue] = field(default_factory=dict)
     note: str = ""
     whole: bool = False
 

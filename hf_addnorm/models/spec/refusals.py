@@ -1,18 +1,22 @@
 """What a model cannot have, specs whose axes contradict each other or the model; and what is unusual, warned about."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from ..base.depth import Position, StackPositions, at_depth
-from ..base.registries import INITS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
+from ..base.protocols import OptionValue
+from ..base.registries import INITS, RESIDUALS, WEIGHTS
 from ..base.registry import ComponentSpec, one_of
 from ..norms.norm_base import has_gain, is_a
 from ..norms.pointwise_norms import PointwiseNorm
+from ..streams.streams import AnyStream
+from ..streams.wirings import Sequential
 from .spec import PLACES, AddNormSpec, LayerSpec
 
 
@@ -27,6 +31,41 @@ _THROUGH_SLOTS = (
 _SLOT_AXES = {axis for axis, *_ in _THROUGH_SLOTS}
 
 
+class ModelFacts(Protocol):
+    """What is known of a family without its models."""
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
+        ...
+
+
+class ModelConfig(Protocol):
+    """What a scheme is checked against: a family's config, whose methods say what these do."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    def add_norm_depth(self) -> int: ...
+
+    def add_norm_sublayers(self) -> list[str]: ...
+
+    def add_norm_is_causal(self) -> bool: ...
+
+    def add_norm_has_position_table(self) -> bool: ...
+
+    def add_norm_stays_on_sphere(self) -> bool: ...
+
+    def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int: ...
+
+    def place_width(self, place: str) -> int: ...
+
+    def build_norm(self, norm: ComponentSpec, width: int | None = None) -> nn.Module: ...
+
+
 @dataclass(frozen=True)
 class Refusal:
     """A scheme that has no meaning in some models.
@@ -37,7 +76,7 @@ class Refusal:
         allowed (`str`): what is allowed instead.
     """
 
-    find: Callable[[AddNormSpec, Any], list[tuple[str, ComponentSpec]]]
+    find: Callable[[AddNormSpec, ModelConfig], list[tuple[str, ComponentSpec]]]
     reason: str
     allowed: str
 
@@ -101,9 +140,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "skips_over_several_streams": Refusal(
         lambda spec, config: (
-            [("add_norm.wiring", spec.wiring)]
-            if WIRINGS.build(spec.wiring).skips and not STREAMS.build(spec.stream).is_one
-            else []
+            [("add_norm.wiring", spec.wiring)] if spec.build_wiring().skips and not spec.build_stream().is_one else []
         ),
         "it takes the layer's input around a sublayer, and with several streams, as in {stream!r}, that input is not "
         "one tensor, and each of them carries it already",
@@ -112,7 +149,7 @@ REFUSALS: dict[str, Refusal] = {
     "residual_over_several_streams": Refusal(
         lambda spec, config: (
             [(where, residual) for where, residual in spec.residuals() if residual.kind != "add"]
-            if STREAMS.build(spec.stream).owns_residual
+            if spec.build_stream().owns_residual
             else []
         ),
         "it weighs one stream and one branch, and the stream {stream!r} has weights of its own for what a sublayer "
@@ -132,7 +169,7 @@ class Unusual:
         usual (`str`): what is published instead.
     """
 
-    find: Callable[[AddNormSpec, Any], list[tuple[str, ComponentSpec]]]
+    find: Callable[[AddNormSpec, ModelConfig], list[tuple[str, ComponentSpec]]]
     reason: str
     usual: str
 
@@ -155,14 +192,14 @@ WARNINGS: dict[str, Unusual] = {
 }
 
 
-def _unnormed_ends(spec: AddNormSpec, config: Any) -> list[tuple[str, ComponentSpec]]:
+def _unnormed_ends(spec: AddNormSpec, config: ModelConfig) -> list[tuple[str, ComponentSpec]]:
     depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
     filled = spec.layer(depth - 1, depth).slot_norms(last)
-    ends_normed = spec.final is not False or "post" in filled or bool(STREAMS.build(spec.stream).norms)
+    ends_normed = spec.final is not False or "post" in filled or bool(spec.build_stream().norms)
     return [] if ends_normed or "pre" not in filled else [(f"add_norm.{last}.pre", filled["pre"])]
 
 
-def warn(spec: AddNormSpec, config: Any) -> None:
+def warn(spec: AddNormSpec, config: ModelConfig) -> None:
     """Warn, once in a process, about what is unusual in a spec that a model of `config` can have."""
     for unusual in WARNINGS.values():
         found = dict.fromkeys(f"{where} is {value.kind!r}" for where, value in unusual.find(spec, config))
@@ -170,11 +207,11 @@ def warn(spec: AddNormSpec, config: Any) -> None:
             logger.warning_once(f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}.")
 
 
-def check(spec: AddNormSpec, config: Any) -> None:
+def check(spec: AddNormSpec, config: ModelConfig) -> None:
     """Refuse a spec for a model of `config`, or warn about it; once, as long as the config stays the same."""
     # what changes while a model is built or loaded has nothing to do with it
     facts = {key: value for key, value in vars(config).items() if key[0] != "_" and key not in _NO_FACTS}
-    checked: list[tuple[type, dict[str, Any]]] = spec.once("checked", list)
+    checked: list[tuple[type, dict[str, OptionValue]]] = spec.once("checked", list)
     if (type(config), facts) not in checked:
         refuse(spec, config)
         warn(spec, config)
@@ -184,7 +221,7 @@ def check(spec: AddNormSpec, config: Any) -> None:
 _NO_FACTS = ("add_norm", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
 
 
-def refuse(spec: AddNormSpec, config: Any) -> None:
+def refuse(spec: AddNormSpec, config: ModelConfig) -> None:
     """Refuse a spec that a model of `config` cannot have.
 
     Args:
@@ -196,7 +233,7 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
     """
     depth, names = config.add_norm_depth(), config.add_norm_sublayers()
     layers = list(spec.distinct_layers(depth).values())
-    wiring = WIRINGS.build(spec.wiring)
+    wiring = spec.build_wiring()
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
             reason = refusal.reason.format(stream=spec.stream.kind)
@@ -210,11 +247,11 @@ def refuse(spec: AddNormSpec, config: Any) -> None:
         _refuse_places(spec, config)
 
 
-def _refuse_layers(spec: AddNormSpec, config: Any) -> None:
+def _refuse_layers(spec: AddNormSpec, config: ModelConfig) -> None:
     """Refuse numbers that a layer's position makes impossible, and parts that do not fit."""
     depth, names = config.add_norm_depth(), config.add_norm_sublayers()
-    stack = StackPositions(depth, names, WIRINGS.build(spec.wiring))
-    trial = _Trial(STREAMS.build(spec.stream), config)
+    stack = StackPositions(depth, names, spec.build_wiring())
+    trial = _Trial(spec.build_stream(), config)
     first, by_layer = spec.distinct_layers(depth), spec.by_layer(depth)
     last = {id(layer): index for index, layer in enumerate(by_layer)}
     by_rule = {id(layer): {name: _depth_rules(layer, name) for name in names} for layer in first.values()}
@@ -237,9 +274,9 @@ class _Trial:
         config (`AddNormConfig`): the model's config.
     """
 
-    def __init__(self, stream: Any, config: Any):
+    def __init__(self, stream: AnyStream, config: ModelConfig):
         self.stream, self.config = stream, config
-        self.tried: set[Any] = set()
+        self.tried: set[Hashable] = set()
 
     def build(self, layer: LayerSpec, name: str, position: Position) -> None:
         """Build what a sublayer has at a position."""
@@ -260,23 +297,23 @@ class _Trial:
                 _build(norm, self.config, f"add_norm.{name}.{slot}", width)
 
 
-def _refuse_places(spec: AddNormSpec, config: Any) -> None:
+def _refuse_places(spec: AddNormSpec, config: ModelConfig) -> None:
     for place in PLACES:
         placed = spec.place_norm(getattr(spec, place))
         if placed is not None:
             _build(placed, config, f"add_norm.{place}", config.place_width(place))
-    if STREAMS.build(spec.stream).norms:
+    if spec.build_stream().norms:
         _build(spec.norm, config, "add_norm.norm", config.hidden_size)
 
 
-def _build(norm: ComponentSpec, config: Any, where: str, width: int) -> Any:
+def _build(norm: ComponentSpec, config: ModelConfig, where: str, width: int) -> nn.Module:
     try:
         return config.build_norm(norm, width)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Sequential) -> None:
     """Refuse norms that a wiring passes by, unless the same norm stands where it goes."""
     for layer in layers:
         for order, name in enumerate(names):
@@ -295,7 +332,7 @@ def _refuse_unused_slots(layers: list[LayerSpec], names: list[str], wiring: Any)
                     )
 
 
-def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: Any) -> None:
+def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: Sequential) -> None:
     """Refuse a residual of a sublayer that does not write to the stream, unless it is that of the one that does."""
     for layer in layers:
         for order, name in enumerate(names):
@@ -307,9 +344,9 @@ def _refuse_unused_residuals(layers: list[LayerSpec], names: list[str], wiring: 
                 )
 
 
-def _refuse_idle_axes(spec: AddNormSpec, depth: int, names: list[str], wiring: Any) -> None:
+def _refuse_idle_axes(spec: AddNormSpec, depth: int, names: list[str], wiring: Sequential) -> None:
     by_layer = spec.by_layer(depth)
-    origins: list[tuple[str, dict[str, Any], Iterable[LayerSpec]]] = [
+    origins: list[tuple[str, dict[str, OptionValue], Iterable[LayerSpec]]] = [
         ("add_norm", vars(spec), spec.distinct_layers(depth).values())
     ]
     for number, override in enumerate(spec.layers):
@@ -331,7 +368,7 @@ def _refuse_idle_axes(spec: AddNormSpec, depth: int, names: list[str], wiring: A
                 )
 
 
-def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], config: Any) -> None:
+def _refuse_starts(spec: AddNormSpec, layers: list[LayerSpec], names: list[str], config: ModelConfig) -> None:
     if "zero_out_norm" not in [rule.kind for rule in spec.init]:
         return
     where = "add_norm.init: 'zero_out_norm' starts the norms of the slot out at 0"

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from ..base.depth import parse_depth_value
+from ..base.protocols import JsonValue, OptionValue
 from ..base.registries import DEPTH_RULES, INITS, NORMS, POSITIONS, RESIDUALS, STREAMS, WEIGHTS, WIRINGS
 from ..base.registry import ComponentSpec, Fraction, Registry, as_key, one_of, parse_option, to_json, unknown, whole
 from ..norms.norm_base import mixes_tokens
+from ..streams.streams import AnyStream
+from ..streams.wirings import Sequential
 from .presets import PRESETS
 
 
@@ -29,6 +32,12 @@ _FEED_FORWARD_SLOTS = ("pre", "up", "mid", "out", "post")
 
 # One residual for all sublayers of a layer, or one by sublayer.
 Residuals = ComponentSpec | dict[str, ComponentSpec]
+
+# the parsed value of an axis: which type it has depends on the axis, as `LayerSpec` and `AddNormSpec` say
+AxisValue = OptionValue
+
+# from what a config says and the field that it stands in, to what it means
+Parser = Callable[[object, str], AxisValue]
 
 # A norm slot holds True (the spec's own norm stands here), False (nothing) or a norm of its own.
 SlotNorm = bool | ComponentSpec
@@ -70,7 +79,7 @@ class LayerSpec:
         return {slot: self.norm if norm is True else norm for slot, norm in slots.items() if norm is not False}
 
 
-def _parse_slot_norm(value: Any, where: str, word: str = "") -> SlotNorm:
+def _parse_slot_norm(value: object, where: str, word: str = "") -> SlotNorm:
     if isinstance(value, bool):
         return value
     if value is None:
@@ -81,7 +90,7 @@ def _parse_slot_norm(value: Any, where: str, word: str = "") -> SlotNorm:
     raise ValueError(f"{where} is {value!r}; allowed is {words}, a norm ({', '.join(NORMS)}) or a dict of one.")
 
 
-def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict[str, SlotNorm]:
+def _parse_slots(value: object, where: str, slots: tuple[str, ...] = SLOTS) -> dict[str, SlotNorm]:
     if isinstance(value, (list, tuple)) and all(isinstance(slot, str) for slot in value):
         value = dict.fromkeys(value, True)
     if not isinstance(value, Mapping):
@@ -100,7 +109,7 @@ def _parse_slots(value: Any, where: str, slots: tuple[str, ...] = SLOTS) -> dict
     return filled
 
 
-def _parse_residual(value: Any, where: str, default: Residuals | None = None) -> Residuals:
+def _parse_residual(value: object, where: str, default: Residuals | None = None) -> Residuals:
     """A residual, or a dict from sublayer to residual over `default`; sublayers that it leaves out keep theirs."""
     if not isinstance(value, Mapping) or not any(key in SUBLAYERS for key in value):
         return RESIDUALS.parse(value, where, default=default if isinstance(default, ComponentSpec) else None)
@@ -117,7 +126,7 @@ def _parse_residual(value: Any, where: str, default: Residuals | None = None) ->
     return parsed
 
 
-def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
+def _parse_place(value: object, where: str, word: str) -> "str | SlotNorm":
     """A place outside the layers: a slot norm, or the word that leaves it to the model."""
     if value == word:
         return word
@@ -126,7 +135,7 @@ def _parse_place(value: Any, where: str, word: str) -> "str | SlotNorm":
     return _parse_slot_norm(value, where, word)
 
 
-def _parse_inits(value: Any, where: str) -> list[ComponentSpec]:
+def _parse_inits(value: object, where: str) -> list[ComponentSpec]:
     if value in (None, "stock"):
         return []
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -140,10 +149,10 @@ def _parse_inits(value: Any, where: str) -> list[ComponentSpec]:
     return rules
 
 
-def _layer_parsers(default: Mapping[str, Any]) -> dict[str, Any]:
+def _layer_parsers(default: Mapping[str, AxisValue]) -> dict[str, Parser]:
     """How each axis of a layer is parsed; a dict without "kind" changes the options of `default`'s choice."""
 
-    def choice(registry: Registry, axis: str) -> Any:
+    def choice(registry: Registry[Callable[..., object]], axis: str) -> Parser:
         return lambda value, where: registry.parse(value, where, default=default.get(axis))
 
     return {
@@ -159,14 +168,14 @@ def _layer_parsers(default: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parse_index(value: Any, where: str) -> list[int]:
-    indices = list(value) if isinstance(value, (list, tuple)) else [value]
+def _parse_index(value: object, where: str) -> list[int]:
+    indices: list[JsonValue] = list(value) if isinstance(value, (list, tuple)) else [value]
     if not indices or any(type(index) is not int for index in indices):
         raise ValueError(f"{where} is {value!r}; allowed is a layer's index from 0 (negative from the end) or a list.")
     return indices
 
 
-def _parse_range(value: Any, where: str) -> list[int]:
+def _parse_range(value: object, where: str) -> list[int]:
     bounds = list(value) if isinstance(value, (list, tuple)) else []
     if len(bounds) != 2 or any(type(bound) is not int for bound in bounds) or not 0 <= bounds[0] < bounds[1]:
         raise ValueError(f"{where} is {value!r}; allowed is [start, stop], whole numbers with 0 <= start < stop.")
@@ -182,7 +191,7 @@ def _share(fraction: float, layers: int) -> int:
 
 
 # How an override names its layers: (what its value may be, the layers that it selects in a stack of n).
-SELECTORS: dict[str, tuple[Callable[[Any, str], Any], Callable[[Any, int], Iterable[int]]]] = {
+SELECTORS: dict[str, tuple[Parser, Callable[[JsonValue, int], Iterable[int]]]] = {
     "first": (whole(at_least=1), lambda value, n: range(value)),
     "last": (whole(at_least=1), lambda value, n: range(n - value, n)),
     "index": (_parse_index, lambda value, n: [index + n if index < 0 else index for index in value]),
@@ -206,11 +215,11 @@ class Override:
     """
 
     selector: str
-    value: Any
-    axes: dict[str, Any]
+    value: JsonValue
+    axes: dict[str, AxisValue]
 
     @classmethod
-    def parse(cls, value: Any, where: str, default: Mapping[str, Any]) -> "Override":
+    def parse(cls, value: object, where: str, default: Mapping[str, AxisValue]) -> "Override":
         """From `{selector: value, axis: ...}`."""
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}; allowed is a dict with one of {one_of(SELECTORS)} and the axes.")
@@ -243,9 +252,9 @@ class Override:
             )
         return selected
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """JSON form."""
-        return to_json({self.selector: self.value} | self.axes)
+        return {key: to_json(item) for key, item in {self.selector: self.value, **self.axes}.items()}
 
 
 @dataclass(frozen=True)
@@ -300,7 +309,7 @@ class AddNormSpec:
     layers: list[Override]
 
     @classmethod
-    def parse(cls, value: Any, default: Mapping[str, Any] | None = None) -> "AddNormSpec":
+    def parse(cls, value: object, default: Mapping[str, JsonValue] | None = None) -> "AddNormSpec":
         """A spec from what a user or a config.json wrote.
 
         Args:
@@ -312,27 +321,27 @@ class AddNormSpec:
         """
         if isinstance(value, cls):
             return value
-        value = _as_axes(value, default or {"preset": "post_ln"}, [f.name for f in fields(cls)])
-        preset = value["preset"]
+        given = _as_axes(value, default or {"preset": "post_ln"}, [f.name for f in fields(cls)])
+        preset = given["preset"]
         if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"add_norm.preset: {unknown('preset', preset, PRESETS)}")
         row = PRESETS[preset]
         axes = _axes(row.spec, _axes(_STOCK_AXES, {}))
-        variant = _parse_variant(value.get("variant", "paper"), preset)
+        variant = _parse_variant(given.get("variant", "paper"), preset)
         if variant == "official":
             axes = _axes(row.official, axes)
         own = axes
-        axes = _axes({key: item for key, item in value.items() if key not in _NO_AXES}, axes)
+        axes = _axes({key: item for key, item in given.items() if key not in _NO_AXES}, axes)
         if row.whole:
             _refuse_changes(preset, axes, own)
         return cls(format_version=FORMAT_VERSION, preset=preset, variant=variant, **axes)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, AxisValue]:
         return {key: value for key, value in vars(self).items() if key != "_kept"}
 
     def once(self, what: Hashable, compute: Callable[[], T]) -> T:
         """What `compute()` gives, computed at the first call for `what`; it must follow from the spec alone."""
-        kept: dict[Hashable, Any] = vars(self).setdefault("_kept", {})
+        kept: dict[Hashable, T] = vars(self).setdefault("_kept", {})
         if what not in kept:
             kept[what] = compute()
         return kept[what]
@@ -361,8 +370,8 @@ class AddNormSpec:
         plain = {f.name: getattr(self, f.name) for f in fields(LayerSpec)}
         changed: list[tuple[int, ...]] = [()] * layers
         # overrides that say the same count as one
-        numbers: dict[Any, int] = {}
-        axes_of: list[dict[str, Any]] = []
+        numbers: dict[Hashable, int] = {}
+        axes_of: list[dict[str, AxisValue]] = []
         for override in self.layers:
             number = numbers.setdefault(as_key(override.axes), len(axes_of))
             axes_of.append(override.axes)
@@ -398,7 +407,7 @@ class AddNormSpec:
             norm = self.place_norm(getattr(self, place))
             if norm is not None:
                 yield f"add_norm.{place}", norm
-        stream = STREAMS.build(self.stream)
+        stream = self.build_stream()
         if stream.norms:
             yield "add_norm.norm", self.norm
         for layer in self.distinct_layers(layers).values():
@@ -419,15 +428,27 @@ class AddNormSpec:
         """Whether something in it asks what the model knows during a forward."""
         return bool(self.token_norms(layers)) or WEIGHTS[self.weights.kind].iterates
 
+    def build_stream(self) -> AnyStream:
+        """The state that runs through the layers."""
+        stream: AnyStream = STREAMS.build(self.stream)
+        return stream
+
+    def build_wiring(self) -> Sequential:
+        """How the sublayers of a layer meet."""
+        wiring: Sequential = WIRINGS.build(self.wiring)
+        return wiring
+
     def place_norm(self, place: "str | SlotNorm") -> ComponentSpec | None:
         """The norm of one of the `PLACES` outside the layers, or None."""
         if isinstance(place, ComponentSpec):
             return place
         return self.norm if place in (True, "auto") else None
 
-    def short(self) -> str | dict[str, Any]:
+    def short(self) -> str | dict[str, JsonValue]:
         """The least that a config has to say to mean this spec: a preset's name, or a dict of what differs from it."""
-        form = {"preset": self.preset} | ({} if self.variant == "paper" else {"variant": self.variant})
+        form: dict[str, JsonValue] = {"preset": self.preset} | (
+            {} if self.variant == "paper" else {"variant": self.variant}
+        )
         plain = AddNormSpec.parse(form).to_dict()
         changed = {axis: value for axis, value in self.to_dict().items() if value != plain[axis]}
         form |= {axis: _short(axis, value) for axis, value in changed.items()}
@@ -436,7 +457,7 @@ class AddNormSpec:
     def __repr__(self) -> str:
         return f"AddNormSpec.parse({self.short()!r})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """JSON form: every axis, resolved. `AddNormSpec.parse(spec.to_dict()) == spec`."""
         return {
             f.name: [override.to_dict() for override in self.layers]
@@ -447,7 +468,7 @@ class AddNormSpec:
 
 
 # what the components of an axis are registered in; those of any other axis are norms
-_REGISTRIES: dict[str, Registry] = {
+_REGISTRIES: dict[str, Registry[Callable[..., object]]] = {
     "positions": POSITIONS,
     "residual": RESIDUALS,
     "pre_scale": DEPTH_RULES,
@@ -459,7 +480,7 @@ _REGISTRIES: dict[str, Registry] = {
 }
 
 
-def _short(axis: str, value: Any) -> Any:
+def _short(axis: str, value: JsonValue) -> JsonValue:
     """The JSON form of an axis, without the options that have their default."""
     if isinstance(value, list):
         return [_short(axis, item) for item in value]
@@ -484,7 +505,7 @@ def _first_of_each(layers: list[LayerSpec]) -> dict[int, LayerSpec]:
     return dict(found.values())
 
 
-def _as_axes(value: Any, default: Mapping[str, Any], known: list[str]) -> Mapping[str, Any]:
+def _as_axes(value: object, default: Mapping[str, JsonValue], known: list[str]) -> Mapping[str, JsonValue]:
     """What a user or a config.json wrote, as a dict of `known` keys with a preset (by default that of `default`).
 
     Raises:
@@ -512,8 +533,8 @@ def _as_axes(value: Any, default: Mapping[str, Any], known: list[str]) -> Mappin
     return value if "preset" in value else {**default, **value}
 
 
-def _parse_variant(value: Any, preset: str) -> str:
-    variant = parse_option(Literal["paper", "official"], value, "add_norm.variant")
+def _parse_variant(value: object, preset: str) -> str:
+    variant: str = parse_option(Literal["paper", "official"], value, "add_norm.variant")
     if variant == "official" and not PRESETS[preset].official:
         raise ValueError(
             f"add_norm.variant is 'official', and the authors' code of {preset!r} has no form of its own; those that "
@@ -522,7 +543,7 @@ def _parse_variant(value: Any, preset: str) -> str:
     return variant
 
 
-def _refuse_changes(preset: str, axes: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _refuse_changes(preset: str, axes: Mapping[str, AxisValue], own: Mapping[str, AxisValue]) -> None:
     """Refuse other axes than a preset's own."""
     for axis, value in axes.items():
         if value != own[axis]:
@@ -555,9 +576,9 @@ _STOCK_AXES = {
 }
 
 
-def _axes(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+def _axes(given: Mapping[str, JsonValue], below: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
     """`below` with the axes of `given` parsed over it."""
-    parsers = {
+    parsers: dict[str, Parser] = {
         **_layer_parsers(below),
         "cross_attention": lambda value, where: None if value is None else _parse_slots(value, where),
         "embed": partial(_parse_place, word="auto"),

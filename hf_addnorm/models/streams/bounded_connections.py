@@ -2,7 +2,7 @@
 
 from itertools import permutations
 from math import factorial, log
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -138,7 +138,8 @@ class PermutationHyperConnection(BoundedHyperConnection):
         source = torch.tensor(list(permutations(range(self.streams))), device=logits.device)
         matrices = torch.nn.functional.one_hot(source, self.streams).to(logits.dtype)
         mixes = logits.softmax(-1) @ matrices.transpose(-2, -1).flatten(-2)
-        return mixes.unflatten(-1, (self.streams, self.streams))
+        matrix: torch.Tensor = mixes.unflatten(-1, (self.streams, self.streams))
+        return matrix
 
 
 class IndependentHyperConnection(BoundedHyperConnection):
@@ -262,7 +263,9 @@ class ManifoldHyperConnectionStream(BoundedStream):
         super().__init__(streams, reduce, _EPS if official else 0.0)
         self.iterations, self.mix_bias, self.official = iterations, mix_bias, official
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         return ManifoldHyperConnection(hidden_size, self.streams, self.iterations, self.mix_bias, self.official)
 
 
@@ -297,7 +300,9 @@ class PermutationHyperConnectionStream(BoundedStream):
             f"streams is {streams}, of which there are n! permutations; allowed is at most 6." if streams > 6 else None
         )
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         return PermutationHyperConnection(hidden_size, self.streams, self.mix_bias)
 
 
@@ -324,5 +329,7 @@ class IndependentHyperConnectionStream(BoundedStream):
         super().__init__(streams, reduce, _EPS)
         self.magnitude = magnitude
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         return IndependentHyperConnection(hidden_size, self.streams, self.magnitude)

@@ -1,7 +1,7 @@
 """Hyper-connections: n copies of the stream, or fractions of it, which every sublayer mixes."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Generic, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,11 @@ from ..base.registries import STREAMS
 from ..base.registry import ComponentSpec, Finite, Positive, whole
 from ..norms.rms_norms import RMSNorm
 from ..residuals.residuals import Residual
-from .streams import Function, LayerState, NewNorm, SingleStream, StreamConnection
+from .streams import Function, HiddenStates, KeptT, NewNorm, Stream, StreamConnection
+
+
+# what a sublayer keeps of several streams: their pieces, alpha_mix and beta
+Mix = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Scales(nn.Module):
@@ -40,7 +44,7 @@ class Scales(nn.Module):
         return {name: self.get_parameter(name) * tensor for name, tensor in tensors.items()}
 
 
-class HyperMixing(StreamConnection):
+class HyperMixing(StreamConnection[torch.Tensor, Mix]):
     """Base: how one sublayer reads from the pieces of a state and writes to them, by weights `alpha` and `beta`.
 
         H -+-> alpha_read -> u -> F -> f -> beta -> + -> H
@@ -63,7 +67,7 @@ class HyperMixing(StreamConnection):
         """alpha [..., n m, m + n m] and beta [..., n m], from the pieces [..., n m, hidden / m]."""
         raise NotImplementedError
 
-    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Mix]:
         """`[batch, seq, n, hidden]` -> the branch's input `[batch, seq, hidden]`; the pieces, alpha_mix and beta."""
         return read_pieces(state, self.fractions, self.weights)
 
@@ -73,7 +77,7 @@ class HyperMixing(StreamConnection):
 
 def read_pieces(
     state: torch.Tensor, fractions: int, weights: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-) -> tuple[torch.Tensor, Any]:
+) -> tuple[torch.Tensor, Mix]:
     """What `HyperMixing` reads from a state, by the weights of its pieces."""
     pieces = state.unflatten(-1, (fractions, -1)).flatten(-3, -2)
     alpha, beta = (weight.to(state.dtype) for weight in weights(pieces))
@@ -127,7 +131,7 @@ class HyperConnection(StaticWeights):
     Parameters: those of `StaticWeights`. Dtype: that of H; the parameters stay in float32.
     """
 
-    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:  # type: ignore[override]
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Mix]:  # type: ignore[override]
         """See `HyperMixing`."""
         return read_pieces(state, self.fractions, lambda _: (self.alpha, self.beta))
 
@@ -200,8 +204,13 @@ class DynamicHyperConnection(HyperMixing):
         return static_alpha + torch.cat([dynamic["read"], dynamic["mix"]], -1), static_beta + dynamic["write"]
 
 
-class SeveralStreams(SingleStream):
-    """n streams `[batch, seq, n, hidden]`, first copies of the embeddings; hidden states are their sum or mean."""
+class CopiedStreams(
+    Stream[torch.Tensor, torch.Tensor | KeptT, Callable[[torch.Tensor], tuple[torch.Tensor, KeptT]]], Generic[KeptT]
+):
+    """n streams `[batch, seq, n, hidden]`, first copies of the embeddings; hidden states are their sum or mean.
+
+    What is read by a residual is kept as that says; without one, the streams are.
+    """
 
     is_tuple = True
     is_one = False
@@ -212,31 +221,42 @@ class SeveralStreams(SingleStream):
     def __init__(self, streams: int, reduce: str):
         self.streams, self.reduce = streams, reduce
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> torch.Tensor:
         if isinstance(hidden, tuple):
             return hidden[1]
         return hidden.unsqueeze(-2).expand(*hidden.shape[:-1], self.streams, hidden.shape[-1])
 
-    def leave(self, state: Any) -> LayerState:
+    def leave(self, state: torch.Tensor) -> HiddenStates:
         return self.finish(state), state
 
-    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+    def finish(self, state: torch.Tensor, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
         if exit_modules:
             return exit_modules[0](state)
         return state.sum(-2) if self.reduce == "sum" else state.mean(-2)
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+    def read(
+        self, state: torch.Tensor, residual: Callable[[torch.Tensor], tuple[torch.Tensor, KeptT]] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | KeptT]:
         return (self.finish(state), state) if residual is None else residual(state)
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return post(kept + f.unsqueeze(-2) if residual is None else self.add_to_streams(kept, f))
+    def write(self, kept: torch.Tensor | KeptT, f: torch.Tensor, residual: object, post: Function) -> torch.Tensor:
+        return post(kept + f.unsqueeze(-2) if isinstance(kept, torch.Tensor) else self.add_to_streams(kept, f))
 
-    def add_to_streams(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
-        """The streams, from what a `HyperMixing` kept of them and the branch's output `[batch, seq, hidden]`."""
+    def add_to_streams(self, kept: KeptT, f: torch.Tensor) -> torch.Tensor:
+        """The streams, from what a residual kept of them and the branch's output `[batch, seq, hidden]`."""
+        raise NotImplementedError
+
+
+class SeveralStreams(CopiedStreams[Mix]):
+    """Base of the several streams that are read and written by `HyperMixing`."""
+
+    def add_to_streams(self, kept: Mix, f: torch.Tensor) -> torch.Tensor:
         pieces, alpha, beta = kept
         parts = f.unflatten(-1, (self.fractions, -1)).unsqueeze(-3)
         added = parts.expand(*parts.shape[:-3], self.streams, *parts.shape[-2:]).flatten(-3, -2)
-        return (mixed(pieces, alpha) + beta.unsqueeze(-1) * added).unflatten(-2, (self.streams, -1)).flatten(-2)
+        pieces = mixed(pieces, alpha) + beta.unsqueeze(-1) * added
+        streams: torch.Tensor = pieces.unflatten(-2, (self.streams, -1)).flatten(-2)
+        return streams
 
 
 @STREAMS.register("hyper_connections")
@@ -281,7 +301,7 @@ class HyperConnectionStream(SeveralStreams):
     ):
         super().__init__(streams, reduce)
         self.fractions, self.dynamic = fractions, dynamic
-        self.of_dynamic: dict[str, Any] = {
+        self.of_dynamic: dict[str, OptionValue] = {
             "tanh": tanh,
             "norm": norm,
             "eps": eps,
@@ -301,7 +321,9 @@ class HyperConnectionStream(SeveralStreams):
                 return f"{name} is {options[name]!r} but dynamic is false: static weights have none."
         return None
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         if hidden_size % self.fractions:
             raise ValueError(
                 f"add_norm.stream.fractions is {self.fractions}, which does not divide the hidden size {hidden_size}."

@@ -1,6 +1,7 @@
 """Streams on which something acts where a layer begins or ends: averages over depth, the embeddings again, AltUp."""
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -11,8 +12,7 @@ from ..base.registries import STREAMS
 from ..base.registry import ComponentSpec, Finite, Positive, whole
 from ..norms.rms_norms import RMSNorm
 from ..residuals.residuals import Residual
-from .hyper_connections import SeveralStreams
-from .streams import Function, LayerState, NewNorm, SingleStream
+from .streams import Function, HiddenStates, LayerPart, NewNorm, SeveralTensors, Sum, Tensors, summed
 
 
 __all__ = ["STREAMS"]
@@ -50,7 +50,7 @@ class DepthWeightedAverage(Residual):
 
 
 @STREAMS.register("dense")
-class DenseStream(SingleStream):
+class DenseStream(SeveralTensors[Tensors, Sum]):
     """One tensor, which at the end of a layer becomes an average over the outputs of all layers so far.
 
         x -> layer i -> X_i;  x <- sum_j alpha_ij X_j      X_0: the embeddings; X_j: before layer j's average
@@ -62,35 +62,33 @@ class DenseStream(SingleStream):
         period (`int`, *optional*, defaults to 1): only every so many layers end with an average.
     """
 
-    is_tuple = True
-
     def __init__(
         self, *, dilation: Annotated[int, whole(at_least=1)] = 1, period: Annotated[int, whole(at_least=1)] = 1
     ):
         self.dilation, self.period = dilation, period
 
-    def build_layer_part(self, hidden_size: int, position: Position) -> Any:
+    def build_layer_part(self, hidden_size: int, position: Position) -> Residual | None:
         newest = position.layer + 1
         return DepthWeightedAverage(newest // self.dilation + 1) if newest % self.period == 0 else None
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> Tensors:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
+    def end_layer(self, state: Tensors, part: LayerPart | None, position: Position) -> Tensors:
         x, *before = state
         outputs = [*before, x]
         if part is not None:
             x = part(*outputs[(len(outputs) - 1) % self.dilation :: self.dilation])
         return (x, *outputs)
 
-    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+    def finish(self, state: Tensors, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
         return state[0]
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+    def read(self, state: Tensors, residual: Sum | None = None) -> tuple[torch.Tensor, Tensors]:
         return state[0], state
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return (super().write(kept[0], f, residual, post), *kept[1:])
+    def write(self, kept: Tensors, f: torch.Tensor, residual: Sum | None, post: Function) -> Tensors:
+        return (summed(kept[0], f, residual, post), *kept[1:])
 
 
 class Factors(Residual):
@@ -157,7 +155,7 @@ _EMBEDDING_SCALE = ComponentSpec("linear", {"first": 0.2, "last": 0.05})
 
 
 @STREAMS.register("embedding_skip")
-class EmbeddingSkipStream(SingleStream):
+class EmbeddingSkipStream(SeveralTensors[Tensors, Sum]):
     """One tensor into which every layer mixes the embeddings first, and which ends less its own middle.
 
         x <- scale_l * x + embedding_scale_l * x_0 -> layer l -> x;  at the end x - backout * x_mid
@@ -174,8 +172,6 @@ class EmbeddingSkipStream(SingleStream):
         backout (`float`, *optional*, defaults to 0.2): where the factor on the middle starts; None leaves it out.
     """
 
-    is_tuple = True
-
     def __init__(
         self,
         *,
@@ -185,31 +181,31 @@ class EmbeddingSkipStream(SingleStream):
     ):
         self.scale, self.embedding_scale, self.backout = scale, embedding_scale, backout
 
-    def build_layer_part(self, hidden_size: int, position: Position) -> Any:
+    def build_layer_part(self, hidden_size: int, position: Position) -> Residual | None:
         return EmbeddingMix(at_depth(self.scale, position), at_depth(self.embedding_scale, position))
 
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {} if self.backout is None else {Backout.checkpoint_name: Backout(weight=self.backout)}
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> Tensors:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden, hidden)
 
-    def begin_layer(self, state: Any, part: Any) -> Any:
+    def begin_layer(self, state: Tensors, part: LayerPart | None) -> Tensors:
         return state if part is None else (part(state[0], state[1]), *state[1:])
 
-    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
+    def end_layer(self, state: Tensors, part: LayerPart | None, position: Position) -> Tensors:
         x, embedded, middle = state
         until_middle = position.layer <= position.layers // 2
         return (x, embedded, x if part is not None and until_middle and self.backout is not None else middle)
 
-    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
-        return exit_modules[0](state[0], state[2]) if exit_modules else state[0]  # type: ignore[call-arg]
+    def finish(self, state: Tensors, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
+        return exit_modules[0](state[0], state[2]) if exit_modules else state[0]
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+    def read(self, state: Tensors, residual: Sum | None = None) -> tuple[torch.Tensor, Tensors]:
         return state[0], state
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return (super().write(kept[0], f, residual, post), *kept[1:])
+    def write(self, kept: Tensors, f: torch.Tensor, residual: Sum | None, post: Function) -> Tensors:
+        return (summed(kept[0], f, residual, post), *kept[1:])
 
 
 def _as_large_as(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -316,13 +312,14 @@ class AlternatingUpdates(Residual):
         """
         if y is None:
             weights = self.predict_weights(self._modalities(streams[..., self.active, :]))
-            return streams + weights.unflatten(-1, (self.streams, self.streams)).to(streams.dtype) @ streams
-        factors = (1 + self.correct_weights(self._modalities(y))).to(y.dtype)
+            matrices: torch.Tensor = weights.unflatten(-1, (self.streams, self.streams)).to(streams.dtype)
+            return streams + matrices @ streams
+        factors: torch.Tensor = (1 + self.correct_weights(self._modalities(y))).to(y.dtype)
         return streams + factors.unsqueeze(-1) * (y - streams[..., self.active, :]).unsqueeze(-2)
 
 
 @STREAMS.register("altup")
-class AltUpStream(SeveralStreams):
+class AltUpStream(SeveralTensors[Tensors, Sum]):
     """n streams, of which a layer runs on one as on a plain stream; the others follow by prediction and correction.
 
         x -> n projections -> S;  S' = predict(S);  y = layer(S'_a);  S = correct(S', y);  at the end their mean
@@ -341,10 +338,6 @@ class AltUpStream(SeveralStreams):
         eps (`float`, *optional*, defaults to 1e-6): of the norms; above 0, inside the root.
     """
 
-    # those of the stream that the layer runs on
-    is_one = True
-    owns_residual = False
-
     def __init__(
         self,
         *,
@@ -352,18 +345,14 @@ class AltUpStream(SeveralStreams):
         active: Annotated[int, whole(at_least=0)] = 0,
         eps: Positive = 1e-6,
     ):
-        super().__init__(streams, "mean")
-        self.active, self.eps = active, eps
+        self.streams, self.active, self.eps = streams, active, eps
 
     @staticmethod
     def contradiction(streams: int, active: int, **_: object) -> str | None:
         """The sentence that says which options exclude each other, if any do."""
         return None if active < streams else f"active is {active}; allowed is a stream, from 0 to {streams - 1}."
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
-        return SingleStream.build_residual(self, residual, hidden_size, position, new_norm)
-
-    def build_layer_part(self, hidden_size: int, position: Position) -> Any:
+    def build_layer_part(self, hidden_size: int, position: Position) -> Residual | None:
         return AlternatingUpdates(hidden_size, self.streams, self.active, self.eps)
 
     def build_entry_modules(self, hidden_size: int) -> dict[str, nn.Module]:
@@ -372,28 +361,35 @@ class AltUpStream(SeveralStreams):
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {ProjectedMean.checkpoint_name: ProjectedMean(hidden_size, self.streams, self.active)}
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
-        return hidden[1] if isinstance(hidden, tuple) else entry_modules[0](hidden)
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> Tensors:
+        if isinstance(hidden, tuple):
+            return hidden
+        streams = entry_modules[0](hidden)
+        return streams[..., self.active, :], streams
 
-    def begin_layer(self, state: Any, part: Any) -> Any:
-        predicted = state if part is None else part(state)
+    def begin_layer(self, state: Tensors, part: LayerPart | None) -> Tensors:
+        if part is None:
+            return state
+        predicted = part(state[1])
         return predicted[..., self.active, :], predicted
 
-    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
-        y, predicted = state
-        return predicted if part is None else part(predicted, y)
+    def end_layer(self, state: Tensors, part: LayerPart | None, position: Position) -> Tensors:
+        if part is None:
+            return state
+        streams = part(state[1], state[0])
+        return streams[..., self.active, :], streams
 
-    def leave(self, state: Any) -> LayerState:
-        return state[..., self.active, :], state
-
-    def add_between_layers(self, hidden: LayerState, f: torch.Tensor, post: Function) -> LayerState:
+    def add_between_layers(self, hidden: HiddenStates, f: torch.Tensor, post: Function) -> HiddenStates:
         # there it is no layer's output, which all streams would follow
-        streams = list(self.enter(hidden).unbind(-2))
+        streams = list(self.enter(hidden)[1].unbind(-2))
         streams[self.active] = post(streams[self.active] + f)
-        return self.leave(torch.stack(streams, -2))
+        return streams[self.active], torch.stack(streams, -2)
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+    def finish(self, state: Tensors, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
+        return exit_modules[0](state[1])
+
+    def read(self, state: Tensors, residual: Sum | None = None) -> tuple[torch.Tensor, Tensors]:
         return state[0], state
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return SingleStream.write(self, kept[0], f, residual, post), kept[1]
+    def write(self, kept: Tensors, f: torch.Tensor, residual: Sum | None, post: Function) -> Tensors:
+        return summed(kept[0], f, residual, post), kept[1]

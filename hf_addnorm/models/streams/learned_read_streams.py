@@ -1,6 +1,7 @@
 """Streams that a sublayer reads by weights of the token: gates on normalised streams, a softmax over all outputs."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -11,8 +12,8 @@ from ..base.registries import STREAMS
 from ..base.registry import ComponentSpec, Positive, whole
 from ..norms.rms_norms import GroupedRMSNorm, RMSNorm
 from ..residuals.residuals import Residual
-from .hyper_connections import SeveralStreams
-from .streams import Function, NewNorm, SingleStream
+from .hyper_connections import CopiedStreams
+from .streams import Function, HiddenStates, NewNorm, SeveralTensors, Tensors
 
 
 __all__ = ["STREAMS"]
@@ -60,6 +61,10 @@ class StreamMixer(Residual):
         return self.mix(state)[0].to(state.dtype)
 
 
+# the streams, and how much is written to each
+KeptGated = tuple[torch.Tensor, torch.Tensor]
+
+
 class GatedStreamConnection(StreamMixer):
     """How one sublayer reads from the streams, and writes to each: `S_i <- S_i + 2 sigmoid(w_i . r / n) f`.
 
@@ -78,14 +83,14 @@ class GatedStreamConnection(StreamMixer):
         super().reset_parameters()
         nn.init.normal_(self.write.weight, std=0.02)
 
-    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, Any]:  # type: ignore[override]
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, KeptGated]:  # type: ignore[override]
         """The branch's input, which is normalised; the streams, and how much of f is written to each."""
         u, r = self.mix(state)
         return u.to(state.dtype), (state, (2 * torch.sigmoid(self.write(r) / self.streams)).to(state.dtype))
 
 
 @STREAMS.register("gated_streams")
-class GatedStreams(SeveralStreams):
+class GatedStreams(CopiedStreams[KeptGated]):
     """n streams, which sublayers read through low-rank gates on their normalised values.
 
         u = mean_i g_i * r_i;  S_i <- S_i + 2 sigmoid(w_i . r / n) F(u);  at the end mean_i g_i * r_i
@@ -111,18 +116,20 @@ class GatedStreams(SeveralStreams):
         super().__init__(streams, "mean")
         self.rank, self.eps = rank, eps
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         return GatedStreamConnection(hidden_size, self.streams, self.rank, self.eps)
 
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {StreamMixer.checkpoint_name: StreamMixer(hidden_size, self.streams, self.rank, self.eps)}
 
-    def add_to_streams(self, kept: Any, f: torch.Tensor) -> torch.Tensor:
+    def add_to_streams(self, kept: KeptGated, f: torch.Tensor) -> torch.Tensor:
         state, written = kept
         return state + written.unsqueeze(-1) * f.unsqueeze(-2)
 
 
-def _scores(values: Any, w: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _scores(values: Sequence[torch.Tensor], w: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """`w . v / rms(v)` and `1 / rms(v)` of each of some outputs v [batch, seq, hidden]; both [n, batch, seq, 1]."""
     dots, rates = [], []
     for value in values:
@@ -193,13 +200,13 @@ class AttentionResidual(Residual):
         nn.init.zeros_(self.query)
         self.key_norm.reset_parameters()
 
-    def forward(self, state: Any) -> torch.Tensor:
+    def forward(self, state: Tensors) -> torch.Tensor:
         """`[batch, seq, hidden]` of a state whose first entry is not one of the outputs."""
         mixed: torch.Tensor = _SoftmaxMix.apply(self.key_norm(self.query), self.key_norm.eps, *state[1:])
         return mixed
 
 
-def with_output(state: Any, f: torch.Tensor) -> Any:
+def with_output(state: Tensors, f: torch.Tensor) -> Tensors:
     """A state with one more output; its first entry is the mean of all."""
     mean, *outputs = state
     outputs.append(f)
@@ -209,7 +216,7 @@ def with_output(state: Any, f: torch.Tensor) -> Any:
 
 
 @STREAMS.register("attention_residuals")
-class AttentionResidualStream(SingleStream):
+class AttentionResidualStream(SeveralTensors[Tensors, Callable[[Tensors], torch.Tensor]]):
     """All outputs of the sublayers are kept, and each sublayer reads a softmax mix of those before it: no sums.
 
         v_0 = embeddings;  v_k = F_k(N(sum_i a_ki v_i)),  a_k = softmax_i(query_k . RMSNorm(v_i));  last a mix more
@@ -224,28 +231,31 @@ class AttentionResidualStream(SingleStream):
         eps (`float`, *optional*, defaults to 1e-6): of the norms; above 0, inside the root.
     """
 
-    is_tuple = True
     is_one = False
     owns_residual = True
 
     def __init__(self, *, eps: Positive = 1e-6):
         self.eps = eps
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         # the first one has one output to read, whatever weights it would give it
         return AttentionResidual(hidden_size, self.eps) if position.sublayer else None
 
     def build_exit_modules(self, hidden_size: int, new_norm: NewNorm) -> dict[str, nn.Module]:
         return {"head_norm": AttentionResidual(hidden_size, self.eps)}
 
-    def enter(self, hidden: Any, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> Tensors:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def finish(self, state: Any, *exit_modules: Any) -> torch.Tensor:
+    def finish(self, state: Tensors, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
         return exit_modules[0](state)
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+    def read(
+        self, state: Tensors, residual: Callable[[Tensors], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, Tensors]:
         return (state[0] if residual is None else residual(state)), state
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+    def write(self, kept: Tensors, f: torch.Tensor, residual: object, post: Function) -> Tensors:
         return with_output(kept, post(f))

@@ -1,7 +1,7 @@
 """What is added to the embeddings for a token's position: the "add" that comes before the first layer."""
 
 from math import log
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -90,7 +90,7 @@ class NoPositions(Positions):
         return torch.zeros(1, dtype=moved.dtype, device=position_ids.device)
 
 
-def put_positions(model: Any, path: str, positions: Any) -> None:
+def put_positions(model: nn.Module, path: str, positions: Positions) -> None:
     """Put `positions` in the place of the stock model's table, and let the model number as many as they are."""
     model.set_submodule(path, positions, strict=True)
     parent = model.get_submodule(path.rpartition(".")[0])

@@ -6,28 +6,40 @@ makes one tensor of it again.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, NewType, TypeVar
 
 import torch
 from torch import nn
 
 from ..base.depth import Position
+from ..base.protocols import StockValue
 from ..base.registries import RESIDUALS, STREAMS
 from ..base.registry import ComponentSpec, Finite, Positive
 from ..residuals.residuals import Residual
 
 
-# a tensor, or a tuple of them: what stands between layers
-LayerState = Any
+Tensors = tuple[torch.Tensor, ...]
+# what stands between layers; the first of several tensors is the one that a reader of hidden states wants
+HiddenStates = torch.Tensor | Tensors
+# The same in the signatures of a family's layers: those of the stock layers, which they override, say a tensor alone.
+LayerState = StockValue
 Function = Callable[[torch.Tensor], torch.Tensor]
 NewNorm = Callable[[], nn.Module]
+# from the stream and a branch's output to the stream
+Sum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# what acts on a state where a layer begins or ends
+LayerPart = Callable[..., torch.Tensor]
+
+# a state within a layer; what `read` keeps of it for `write`; the module by which a sublayer reads and writes
+StateT = TypeVar("StateT")
+KeptT = TypeVar("KeptT")
+ResidualT = TypeVar("ResidualT")
 
 
-@STREAMS.register("single")
-class SingleStream:
-    """One tensor, `[batch, seq, hidden]`.
+class Stream(Generic[StateT, KeptT, ResidualT]):
+    """Base of the streams: what state runs through the layers, and how sublayers read it and write to it.
 
-    x -> layer 1 -> ... -> layer L -> x
+    A class says with its base what its states are: `Stream[state, what read keeps for write, residual]`.
     """
 
     # the names of the norms that the last layer has for the stream itself
@@ -41,11 +53,14 @@ class SingleStream:
     # whether it has weights of its own for what a sublayer adds, so that the spec's residual has no place
     owns_residual = False
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual | None:
         """The module by which a sublayer reads from and writes to the state; `new_norm` makes one of its layer's."""
-        return RESIDUALS.build(residual, hidden_size, position)
+        built: Residual = RESIDUALS.build(residual, hidden_size, position)
+        return built
 
-    def build_layer_part(self, hidden_size: int, position: Position) -> Any:
+    def build_layer_part(self, hidden_size: int, position: Position) -> Residual | None:
         """What acts on the state where a layer begins and ends, or None; `position` is its first sublayer's."""
         return None
 
@@ -61,45 +76,89 @@ class SingleStream:
         """What the last layer has for the stream itself, by its name in a checkpoint; `new_norm` is as above."""
         return {name: new_norm() for name in self.norms}
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> StateT:
         """The state, from what a layer is given: what `leave` gave, or in the first one the embeddings' output.
 
         The first layer passes what the stream has there (see `build_entry_modules`).
         """
-        return hidden
+        raise NotImplementedError
 
-    def begin_layer(self, state: Any, part: Any) -> Any:
+    def begin_layer(self, state: StateT, part: LayerPart | None) -> StateT:
         """The state at a layer's first sublayer; `part` (see `build_layer_part`) is None where it is skipped."""
         return state
 
-    def end_layer(self, state: Any, part: Any, position: Position) -> Any:
+    def end_layer(self, state: StateT, part: LayerPart | None, position: Position) -> StateT:
         """The state after a layer; `part` is as in `begin_layer`, `position` is that of its first sublayer."""
         return state
 
-    def leave(self, state: Any) -> LayerState:
+    def leave(self, state: StateT) -> HiddenStates:
         """What a layer gives to the next one."""
-        return state
+        raise NotImplementedError
 
-    def add_between_layers(self, hidden: LayerState, f: torch.Tensor, post: Function) -> LayerState:
+    def add_between_layers(self, hidden: HiddenStates, f: torch.Tensor, post: Function) -> HiddenStates:
         """What the next layer is given where something outside of all layers adds `f` to the stream."""
         _, kept = self.read(self.enter(hidden))
         return self.leave(self.write(kept, f, None, post))
 
-    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+    def finish(self, state: StateT, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
         """One tensor, from the state after the last layer and what the stream has there (see `build_exit_modules`)."""
+        raise NotImplementedError
+
+    def read(self, state: StateT, residual: ResidualT | None = None) -> tuple[torch.Tensor, KeptT]:
+        """What the branch of a sublayer is given, and what `write` needs of the state."""
+        raise NotImplementedError
+
+    def write(self, kept: KeptT, f: torch.Tensor, residual: ResidualT | None, post: Function) -> StateT:
+        """The state after a sublayer whose branch gave `f`; a plain sum where `residual` is None."""
+        raise NotImplementedError
+
+
+# What the blocks of a layer hand on: only the stream that made them knows what a state and what is kept of it are.
+State = NewType("State", object)
+Kept = NewType("Kept", object)
+AnyStream = Stream[State, Kept, Callable[..., object]]
+
+
+def summed(x: torch.Tensor, f: torch.Tensor, residual: Sum | None, post: Function) -> torch.Tensor:
+    """One tensor of the stream after a sublayer whose branch gave `f`."""
+    return post(x + f if residual is None else residual(x, f))
+
+
+@STREAMS.register("single")
+class SingleStream(Stream[torch.Tensor, torch.Tensor, Sum]):
+    """One tensor, `[batch, seq, hidden]`.
+
+    x -> layer 1 -> ... -> layer L -> x
+    """
+
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> torch.Tensor:
+        # it is given what `leave` gave
+        return hidden  # type: ignore[return-value]
+
+    def leave(self, state: torch.Tensor) -> HiddenStates:
         return state
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
-        """What the branch of a sublayer is given, and what `write` needs of the state."""
+    def finish(self, state: torch.Tensor, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
+        return state
+
+    def read(self, state: torch.Tensor, residual: Sum | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         return state, state
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        """The state after a sublayer whose branch gave `f`; a plain sum where `residual` is None."""
+    def write(self, kept: torch.Tensor, f: torch.Tensor, residual: Sum | None, post: Function) -> torch.Tensor:
         return post(kept + f if residual is None else residual(kept, f))
 
 
+class SeveralTensors(Stream[Tensors, KeptT, ResidualT]):
+    """Base of the streams whose state is the tuple that stands between the layers."""
+
+    is_tuple = True
+
+    def leave(self, state: Tensors) -> HiddenStates:
+        return state
+
+
 @STREAMS.register("dual")
-class DualStream(SingleStream):
+class DualStream(SeveralTensors[Tensors, Sum]):
     """Two tensors: a post-norm stream that the sublayers read, and the sum of all their outputs.
 
         x <- N(x + f),  y <- y + scale * f;  after the last layer post_scale * x + N'(y)
@@ -114,7 +173,6 @@ class DualStream(SingleStream):
     """
 
     norms = ("stream_norm",)
-    is_tuple = True
     is_one = False
 
     def __init__(self, *, scale: Finite = 1.0, post_scale: Finite = 1.0, eps: Positive | None = None):
@@ -124,33 +182,37 @@ class DualStream(SingleStream):
         own = self.eps is not None and "eps" in norm.options
         return ComponentSpec(norm.kind, norm.options | {"eps": self.eps}) if own else norm
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> Tensors:
         return hidden if isinstance(hidden, tuple) else (hidden, self.scale * hidden)
 
-    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+    def finish(self, state: Tensors, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
         x = state[0] if self.post_scale == 1.0 else self.post_scale * state[0]
         return x + exit_modules[0](state[1])
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
+    def read(self, state: Tensors, residual: Sum | None = None) -> tuple[torch.Tensor, Tensors]:
         return state[0], state
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
-        return super().write(kept[0], f, residual, post), kept[1] + self.scale * f
+    def write(self, kept: Tensors, f: torch.Tensor, residual: Sum | None, post: Function) -> Tensors:
+        return summed(kept[0], f, residual, post), kept[1] + self.scale * f
 
 
-class StreamConnection(Residual):
+class StreamConnection(Residual, Generic[StateT, KeptT]):
     """Base: how one sublayer reads from the state of a stream that has no plain sum.
 
-    Writing is the stream's own (`SingleStream.write`) and has no parameters. So all parameters are read in `forward`,
+    Writing is the stream's own (`Stream.write`) and has no parameters. So all parameters are read in `forward`,
     on which the hooks of offloading and the wrappers of adapters sit.
     """
 
-    def forward(self, state: Any) -> tuple[torch.Tensor, Any]:
+    def forward(self, state: StateT) -> tuple[torch.Tensor, KeptT]:
         """What the branch is given, `[batch, seq, hidden]`, and what the stream's `write` needs."""
         raise NotImplementedError
 
 
-class SiameseConnection(StreamConnection):
+# of the siamese stream: both streams, and what multiplies the branch in the first one
+KeptSiamese = tuple[torch.Tensor, torch.Tensor, float]
+
+
+class SiameseConnection(StreamConnection[Tensors, KeptSiamese]):
     """How one sublayer reads from the two streams of `SiameseStream` and writes to them.
 
         x -> post_norm -> x -+--------> + -> u -> F -> f -+-> * branch_scale -> + -> x
@@ -168,7 +230,7 @@ class SiameseConnection(StreamConnection):
         self.branch_scale = branch_scale
         self.post_norm, self.pre_norm = new_norm(), new_norm()
 
-    def forward(self, state: Any) -> tuple[torch.Tensor, Any]:
+    def forward(self, state: Tensors) -> tuple[torch.Tensor, KeptSiamese]:
         """The branch's input before its norm; the streams with x normalised, and `branch_scale`."""
         x, y = self.post_norm(state[0]), state[1]
         return x + self.pre_norm(y), (x, y, self.branch_scale)
@@ -177,7 +239,7 @@ class SiameseConnection(StreamConnection):
         return f"branch_scale={self.branch_scale:.6g}"
 
 
-class HybridSiameseConnection(StreamConnection):
+class HybridSiameseConnection(StreamConnection[Tensors, KeptSiamese]):
     """The same for the attention of the form with HybridNorm: x is scaled instead of normalised, and stays as it is.
 
         x -+-> * weight -> + -> u -> F -> f -+-> * branch_scale -> + -> x
@@ -199,16 +261,17 @@ class HybridSiameseConnection(StreamConnection):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
 
-    def forward(self, state: Any) -> tuple[torch.Tensor, Any]:
+    def forward(self, state: Tensors) -> tuple[torch.Tensor, KeptSiamese]:
         """The branch's input; the streams as they are, and `branch_scale`."""
-        return self.weight * state[0] + self.pre_norm(state[1]), (*state, self.branch_scale)
+        x, y = state
+        return self.weight * x + self.pre_norm(y), (x, y, self.branch_scale)
 
     def extra_repr(self) -> str:
         return f"branch_scale={self.branch_scale:.6g}"
 
 
 @STREAMS.register("siamese")
-class SiameseStream(SingleStream):
+class SiameseStream(SeveralTensors[KeptSiamese, Callable[[Tensors], tuple[torch.Tensor, KeptSiamese]]]):
     """Two streams that share every branch: x is normalised at each sublayer, y is the plain sum of all outputs.
 
         x <- N_post(x);  f = F(N_pre(x + N_y(y)));  x <- x + f / sqrt(2l),  y <- y + f;  at the end N_a(x) + N_b(y)
@@ -226,28 +289,31 @@ class SiameseStream(SingleStream):
 
     norms = ("normed_stream_norm", "plain_stream_norm")
     has_norms_in_layers = True
-    is_tuple = True
     is_one = False
     owns_residual = True
 
     def __init__(self, *, hybrid: bool = False):
         self.hybrid = hybrid
 
-    def build_residual(self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm) -> Any:
+    def build_residual(
+        self, residual: ComponentSpec, hidden_size: int, position: Position, new_norm: NewNorm
+    ) -> Residual:
         branch_scale, per_layer = (2 * (position.layer + 1)) ** -0.5, position.sublayers // position.layers
         if self.hybrid and position.sublayer % per_layer < per_layer - 1:
             return HybridSiameseConnection(hidden_size, branch_scale, new_norm)
         return SiameseConnection(branch_scale, new_norm)
 
-    def enter(self, hidden: LayerState, *entry_modules: Function) -> Any:
+    def enter(self, hidden: HiddenStates, *entry_modules: Function) -> Tensors:
         return hidden if isinstance(hidden, tuple) else (hidden, hidden)
 
-    def finish(self, state: Any, *exit_modules: Function) -> torch.Tensor:
+    def finish(self, state: Tensors, *exit_modules: Callable[..., torch.Tensor]) -> torch.Tensor:
         return exit_modules[0](state[0]) + exit_modules[1](state[1])
 
-    def read(self, state: Any, residual: Any = None) -> tuple[torch.Tensor, Any]:
-        return (state[0], (*state, 1.0)) if residual is None else residual(state)
+    def read(
+        self, state: Tensors, residual: Callable[[Tensors], tuple[torch.Tensor, KeptSiamese]] | None = None
+    ) -> tuple[torch.Tensor, KeptSiamese]:
+        return (state[0], (state[0], state[1], 1.0)) if residual is None else residual(state)
 
-    def write(self, kept: Any, f: torch.Tensor, residual: Any, post: Function) -> Any:
+    def write(self, kept: KeptSiamese, f: torch.Tensor, residual: object, post: Function) -> Tensors:
         x, y, branch_scale = kept
         return post(x + branch_scale * f), y + f

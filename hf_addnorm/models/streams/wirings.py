@@ -1,17 +1,18 @@
 """Wirings: how the sublayers of a layer meet. The layer is the unit here, x its state, A, C, M its branches."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from ..base.registries import WIRINGS
+from .streams import Kept, State
 
 
 class CalledSublayer(Protocol):
     """A sublayer during one forward, as a wiring runs it; `SublayerCall` says what its methods do."""
 
-    def read(self, state: Any) -> tuple[torch.Tensor, Any]: ...
+    def read(self, state: State) -> tuple[torch.Tensor, Kept]: ...
 
     def enter(self, x: torch.Tensor) -> torch.Tensor: ...
 
@@ -19,9 +20,9 @@ class CalledSublayer(Protocol):
 
     def output(self, x: torch.Tensor) -> torch.Tensor: ...
 
-    def write(self, kept: Any, f: torch.Tensor, also: torch.Tensor | None = None) -> Any: ...
+    def write(self, kept: Kept, f: torch.Tensor, also: torch.Tensor | None = None) -> State: ...
 
-    def step(self, state: Any) -> Any: ...
+    def step(self, state: State) -> State: ...
 
 
 @WIRINGS.register("sequential")
@@ -44,7 +45,7 @@ class Sequential:
         """Whether that sublayer writes to the stream."""
         return True
 
-    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
+    def __call__(self, state: State, calls: Sequence[CalledSublayer]) -> State:
         """The state after the layer, from the state before it."""
         for call in calls:
             state = call.step(state)
@@ -79,7 +80,7 @@ class Parallel(Sequential):
     def writes(self, order: int, sublayers: int) -> bool:
         return order == sublayers - 1
 
-    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
+    def __call__(self, state: State, calls: Sequence[CalledSublayer]) -> State:
         x, kept = calls[-1].read(state)
         shared = calls[0].enter(x)
         f = calls[0].leave(shared)
@@ -101,7 +102,7 @@ class BottomToTop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
+    def __call__(self, state: State, calls: Sequence[CalledSublayer]) -> State:
         before, _ = calls[0].read(state)
         for call in calls[:-1]:
             state = call.step(state)
@@ -122,7 +123,7 @@ class TwoHop(Sequential):
 
     skips = True
 
-    def __call__(self, state: Any, calls: Sequence[CalledSublayer]) -> Any:
+    def __call__(self, state: State, calls: Sequence[CalledSublayer]) -> State:
         _, kept = calls[-1].read(state)
         for call in calls[:-1]:
             state = call.step(state)

@@ -53,14 +53,13 @@ class AddNormMPNetLayer(AddNormLayer, GradientCheckpointingLayer, stock.MPNetLay
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
-        output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[LayerState, ...]:
         beside: list[torch.Tensor] = []
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             output, *weights = self.attention.attn(
-                u, attention_mask, position_bias, output_attentions=output_attentions, branch_norms=branch_norms
+                u, attention_mask, position_bias, branch_norms=branch_norms, **kwargs
             )
             beside.extend(weights)
             return output

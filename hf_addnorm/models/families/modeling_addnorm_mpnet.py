@@ -48,7 +48,7 @@ class AddNormMPNetLayer(AddNormLayer, GradientCheckpointingLayer, stock.MPNetLay
         ),
     }
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,

@@ -100,6 +100,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(config, recipe, tmp_path, k
         assert again[key] == whole[key]
 
 
+@pytest.mark.slow
 def test_two_processes_end_together(config, recipe, two_processes):
     keys = config | RUINOUS | {"patience": 2}
     one = recipe(keys | {"output_dir": config["output_dir"] + "_one"})

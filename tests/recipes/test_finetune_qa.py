@@ -286,6 +286,7 @@ def test_an_answer_that_no_window_holds(asking, ask, tmp_path):
     assert result["data"]["train"]["answer_in_no_window"] == 1
 
 
+@pytest.mark.slow  # test_recipe_runs.py has it for text in every run
 def test_two_processes_give_the_same_losses_and_metrics(asking, ask, two_processes, tmp_path):
     asking |= {"dropout": 0.0, "epochs": 1}
     whole = ask(asking | {"output_dir": str(tmp_path / "whole")})

@@ -215,6 +215,7 @@ def test_bad_input(swept, tmp_path, keys, sentence):
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_another_recipe(swept, config, tmp_path):
     """A spec that trains, of the masked LM, in a process."""
     Dataset.from_dict({"text": [" ".join(PLAIN[:-1])] * 4}).to_json(tmp_path / "few.jsonl")

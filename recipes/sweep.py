@@ -2,8 +2,7 @@
 
     python recipes/sweep.py --config recipes/configs/sweep.yaml [--key value ...]
 
-Each run is a process of its own, and a row of the result as soon as it ends, also if it failed; `--resume` goes on
-with those that are missing.
+Each run is a process of its own, and adds a row to the result, also if it fails; `--resume` runs what is missing.
 """
 
 import json
@@ -20,14 +19,12 @@ from typing import Any
 import sweep_report
 from common.config import parse
 from common.errors import Stopped, UserError, one_line, run_script
-from common.files import write_json
+from common.files import write_json, write_whole
 from common.interrupt import Interrupt
 from common.study import PLACES, StudyFolder
 from jsonargparse.typing import NonNegativeInt
 from keys_table import FOLDER, config_class, scripts
 from tqdm import tqdm
-
-from hf_addnorm.models.base.whole_file import write_whole
 
 
 # Keys of the runs that are the sweep's to give.

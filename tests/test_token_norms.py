@@ -276,6 +276,10 @@ def test_evaluation_is_one_multiply_add(kind, padded):
         running_with(TokenMask(real), norm, x + shift)
     with torch.no_grad(), _WritesOfSize(x.numel()) as writes:
         running_with(TokenMask(real), norm.eval(), x)
+    # padding counts as 0
+    assert writes.names == ["where", "addcmul"]
+    with torch.no_grad(), _WritesOfSize(x.numel()) as writes:
+        norm(x)
     assert writes.names == ["addcmul"]
 
 

@@ -22,7 +22,13 @@ HEAD = {
     for family, row in FAMILIES.items()
 }
 # what is used inside of layers or between them, and belongs to what is below
-BELOW = ("rel_embeddings", "encoder.LayerNorm", "encoder.conv.", "embedding_hidden_mapping_in")
+BELOW = (
+    "rel_embeddings",
+    "relative_attention_bias",
+    "encoder.LayerNorm",
+    "encoder.conv.",
+    "embedding_hidden_mapping_in",
+)
 
 
 def model_of(family: str, add_norm: str | None) -> nn.Module:

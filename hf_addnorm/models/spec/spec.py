@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from ..base.depth import parse_depth_value
 from ..base.protocols import JsonValue, OptionValue
@@ -35,7 +35,6 @@ Residuals = ComponentSpec | dict[str, ComponentSpec]
 
 # the parsed value of an axis: which type it has depends on the axis, as `LayerSpec` and `AddNormSpec` say
 AxisValue = OptionValue
-
 # from what a config says and the field that it stands in, to what it means
 Parser = Callable[[object, str], AxisValue]
 
@@ -404,8 +403,7 @@ class AddNormSpec:
     def norms(self, layers: int) -> Iterator[tuple[str, ComponentSpec]]:
         """Every norm of a model with so many layers, and where it stands; once for all layers that are the same."""
         for place in PLACES:
-            norm = self.place_norm(getattr(self, place))
-            if norm is not None:
+            if (norm := self.place_norm(getattr(self, place))) is not None:
                 yield f"add_norm.{place}", norm
         stream = self.build_stream()
         if stream.norms:
@@ -430,13 +428,11 @@ class AddNormSpec:
 
     def build_stream(self) -> AnyStream:
         """The state that runs through the layers."""
-        stream: AnyStream = STREAMS.build(self.stream)
-        return stream
+        return cast(AnyStream, STREAMS.build(self.stream))
 
     def build_wiring(self) -> Sequential:
         """How the sublayers of a layer meet."""
-        wiring: Sequential = WIRINGS.build(self.wiring)
-        return wiring
+        return cast(Sequential, WIRINGS.build(self.wiring))
 
     def place_norm(self, place: "str | SlotNorm") -> ComponentSpec | None:
         """The norm of one of the `PLACES` outside the layers, or None."""

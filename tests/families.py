@@ -11,6 +11,19 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from family_inputs import (
+    TINY,
+    TINY_SOUND,
+    TINY_TEXT,
+    electra_inputs,
+    glyph_inputs,
+    image_inputs,
+    page_inputs,
+    quantized_sound_inputs,
+    sound_inputs,
+    text_inputs,
+    two_segment_inputs,
+)
 
 from hf_addnorm import (
     AddNormAlbertConfig,
@@ -94,118 +107,6 @@ class Family:
         return getattr(transformers, model.removeprefix("AddNorm"))
 
 
-def _draw(high: int, *shape: int) -> torch.Tensor:
-    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(7))
-
-
-def text_inputs(model: str) -> dict[str, torch.Tensor]:
-    """Three sequences of 10 tokens, the second one padded, with labels for the model's task."""
-    choices = (3, 2) if "MultipleChoice" in model or "DoubleHeads" in model else (3,)
-    inputs = {"input_ids": _draw(99, *choices, 10)}
-    inputs["attention_mask"] = torch.ones(*choices, 10, dtype=torch.long)
-    inputs["attention_mask"][1, ..., 7:] = 0
-    labels = {
-        "AlbertForPreTraining": {"labels": _draw(99, 3, 10), "sentence_order_label": _draw(2, 3)},
-        "ForPreTraining": {"labels": _draw(99, 3, 10), "next_sentence_label": _draw(2, 3)},
-        "DoubleHeads": {"labels": _draw(99, *choices, 10), "mc_labels": _draw(2, 3)},
-        "LMHead": {"labels": _draw(99, 3, 10)},
-        "ForCausalLM": {"labels": _draw(99, 3, 10)},
-        "ForMaskedLM": {"labels": _draw(99, 3, 10)},
-        "ForNextSentencePrediction": {"labels": _draw(2, 3)},
-        "ForSequenceClassification": {"labels": _draw(2, 3)},
-        "ForMultipleChoice": {"labels": _draw(2, 3)},
-        "ForTokenClassification": {"labels": _draw(2, 3, 10)},
-        "ForQuestionAnswering": {"start_positions": _draw(7, 3), "end_positions": _draw(7, 3)},
-    }
-    return inputs | next((value for key, value in labels.items() if key in model), {})
-
-
-def electra_inputs(model: str) -> dict[str, torch.Tensor]:
-    """The same with labels that say of each token whether it was replaced, for the model that finds these."""
-    inputs = two_segment_inputs(model)
-    return inputs | ({"labels": _draw(2, 3, 10)} if model.endswith("ForPreTraining") else {})
-
-
-def glyph_inputs(model: str) -> dict[str, torch.Tensor]:
-    """The same with each token's shape and pronunciation."""
-    inputs = two_segment_inputs(model)
-    if model.endswith("ForPreTraining"):
-        labels = {"labels_input_ids": inputs.pop("labels"), "attack_input_ids": inputs["input_ids"].flip(-1)}
-        del inputs["next_sentence_label"]
-        inputs |= labels
-    return inputs | {"input_shape_ids": inputs["input_ids"] % 7, "input_pronunciation_ids": inputs["input_ids"] % 5}
-
-
-def page_inputs(model: str) -> dict[str, torch.Tensor]:
-    """The same with each token's box on a page: left, top, right, bottom."""
-    inputs = two_segment_inputs(model)
-    corner = torch.stack([inputs["input_ids"] % 9, inputs["input_ids"] % 8], dim=-1)
-    return inputs | {"bbox": torch.cat([corner, corner + 3], dim=-1)}
-
-
-def two_segment_inputs(model: str) -> dict[str, torch.Tensor]:
-    """The same with token types."""
-    inputs = text_inputs(model)
-    return inputs | {"token_type_ids": inputs["input_ids"] % 2}
-
-
-def image_inputs(model: str) -> dict[str, torch.Tensor]:
-    """Three images of 16 x 16, with labels for the model's task."""
-    inputs = {"pixel_values": torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(7))}
-    if "MaskedImage" in model:
-        return inputs | {"bool_masked_pos": _draw(2, 3, 16).bool()}
-    return inputs | ({"labels": _draw(2, 3)} if "For" in model else {})
-
-
-def sound_inputs(model: str) -> dict[str, torch.Tensor]:
-    """Three sounds of 800 samples, which are 11 frames; the second one is padded from sample 500 on."""
-    mask = torch.ones(3, 800, dtype=torch.long)
-    mask[1, 500:] = 0
-    sound = torch.randn(3, 800, generator=torch.Generator().manual_seed(7))
-    inputs = {"input_values": sound * mask, "attention_mask": mask}
-    if "ForPreTraining" in model:
-        masked = torch.zeros(3, 11, dtype=torch.bool)
-        masked[:, 2:6] = True
-        return inputs | {"mask_time_indices": masked, "sampled_negative_indices": _draw(5, 3, 11, 5)}
-    labels = {
-        "ForCTC": {"labels": _draw(20, 3, 3) + 1},
-        "ForSequenceClassification": {"labels": _draw(2, 3)},
-        "ForXVector": {"labels": _draw(2, 3)},
-        "ForAudioFrame": {"labels": torch.nn.functional.one_hot(_draw(2, 3, 11), 2)},
-    }
-    return inputs | next((value for key, value in labels.items() if key in model), {})
-
-
-def quantized_sound_inputs(model: str) -> dict[str, torch.Tensor]:
-    """The same, but UniSpeech masks its sounds by itself while it is pretrained."""
-    inputs = sound_inputs(model)
-    return {
-        key: value for key, value in inputs.items() if key not in ("mask_time_indices", "sampled_negative_indices")
-    }
-
-
-_TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
-TINY_TEXT = {**_TINY, "vocab_size": 99, "max_position_embeddings": 64}
-_TINY_SOUND = {
-    **_TINY,
-    "conv_dim": (32, 32, 32),
-    "conv_stride": (4, 4, 4),
-    "conv_kernel": (8, 8, 8),
-    "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-    "mask_time_prob": 0.1,
-    "mask_time_length": 2,
-    "num_codevectors_per_group": 8,
-    "codevector_dim": 16,
-    "proj_codevector_dim": 16,
-    "tdnn_dim": (16, 16),
-    "tdnn_kernel": (3, 3),
-    "tdnn_dilation": (1, 1),
-    "xvector_output_dim": 16,
-    "classifier_proj_size": 16,
-}
-
 # t_fixup starts the tables of the embeddings
 _NO_TABLES = ("t_fixup",)
 # in nGPT unit vectors and cosines reach the layers and the scores as they are
@@ -215,7 +116,7 @@ FAMILIES = {
     "bert": Family(AddNormBertConfig, TINY_TEXT, two_segment_inputs, position_table=True),
     "vit": Family(
         AddNormViTConfig,
-        {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+        {**TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
         image_inputs,
         without=_NO_TABLES,
     ),
@@ -279,10 +180,10 @@ FAMILIES = {
         without=_NO_SPHERE,
         position_table=True,
     ),
-    "wav2vec2": Family(AddNormWav2Vec2Config, _TINY_SOUND, sound_inputs, without=_NO_TABLES),
+    "wav2vec2": Family(AddNormWav2Vec2Config, TINY_SOUND, sound_inputs, without=_NO_TABLES),
     "wav2vec2_stable": Family(
         AddNormWav2Vec2Config,
-        {**_TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
+        {**TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
         sound_inputs,
         without=_NO_TABLES + _NO_SPHERE,
     ),
@@ -322,7 +223,7 @@ _STABLE = {"do_stable_layer_norm": True}
 def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
     """The row of a member of Wav2Vec2's shape."""
     return Family(
-        config_class, {**_TINY_SOUND, **tiny}, quantized_sound_inputs, without=_NO_TABLES, shape="wav2vec2", **row
+        config_class, {**TINY_SOUND, **tiny}, quantized_sound_inputs, without=_NO_TABLES, shape="wav2vec2", **row
     )
 
 
@@ -348,7 +249,7 @@ FAMILIES["mpnet"] = Family(
 )
 FAMILIES["deit"] = Family(
     AddNormDeiTConfig,
-    {**_TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
+    {**TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
     image_inputs,
     more_models=("AddNormDeiTForImageClassificationWithTeacher",),
     without=_NO_TABLES,

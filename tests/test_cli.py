@@ -122,7 +122,8 @@ def test_show_a_preset(preset):
 @pytest.mark.parametrize("family", sorted({row.config_class.stock_model_type for row in FAMILIES.values()}))
 def test_show_counts_in_every_family(family):
     counted = run_json("show", "pre_ln", "--family", family)["cost"]
-    assert counted["stock_parameters"] > 0 and counted["sizes"]["num_hidden_layers"] >= 6
+    layers = transformers.AutoConfig.for_model(family).num_hidden_layers
+    assert counted["stock_parameters"] > 0 and counted["sizes"]["num_hidden_layers"] == layers >= 6
 
 
 def test_show_a_folder_ours_and_stock(saved, tmp_path):

@@ -62,5 +62,6 @@ def test_all_generated_suites_pass(tmp_path):
 )
 def test_a_family_of_berts_shape_is_short(family):
     folder = TESTS.parent / "hf_addnorm/models/families"
-    for kind, lines in (("configuration", 40), ("modeling", 60)):
+    # ELECTRA says how wide its embeddings are
+    for kind, lines in (("configuration", 40 if family == "electra" else 35), ("modeling", 60)):
         assert len((folder / f"{kind}_addnorm_{family}.py").read_text().splitlines()) <= lines

@@ -1,5 +1,6 @@
 """What the add & norm blocks of a model's layers are built of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,7 @@ from ..residuals.residuals import Residual
 from ..spec.spec import AddNormSpec, LayerSpec
 from ..streams.streams import NewNorm
 from .addnorm_config import AddNormConfig
-from .layer_add_norm import StreamModules
+from .layer_add_norm import LayerAddNorm, StreamModules, SublayerAddNorm
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class BuiltNorm:
 
     choice: ComponentSpec
     module: nn.Module
+
+
+# of a sublayer, from its name and its norms by slot: the slots that count as filled, the norms that its block holds
+PlaceNorms = Callable[[str, dict[str, BuiltNorm]], tuple[set[str], dict[str, nn.Module]]]
 
 
 class BlockBuilder:
@@ -49,6 +54,24 @@ class BlockBuilder:
     def head_size(self, spec: LayerSpec) -> int | None:
         """Features of a head, where q, k, v are normalised head by head."""
         return self.config.add_norm_head_size() if spec.qkv_width == "head" else None
+
+    def build_layer(self, depth: int, place: PlaceNorms) -> LayerAddNorm:
+        """The blocks of the layer at `depth`.
+
+        Args:
+            depth (`int`): the layer's index.
+            place (`Callable`): decides which norms of a sublayer its block holds itself.
+        """
+        spec, shared, positions = self.layer_spec(depth), None, self.positions.of_layer(depth)
+        blocks: dict[str, SublayerAddNorm] = {}
+        for name, position in positions.items():
+            filled, norms = place(name, self.build_norms(spec, name))
+            residual = self.build_residual(spec, name, position)
+            if spec.residual_of(name).options.get("share") == "layer":
+                shared, residual = shared or residual, None
+            blocks[name] = SublayerAddNorm(spec, position, filled, norms, residual, self.head_size(spec))
+        first, modules = positions[self.names[0]], self.build_stream_modules(depth)
+        return LayerAddNorm(blocks, shared, self.stream, self.wiring, first, modules)
 
     def build_norms(self, spec: LayerSpec, name: str) -> dict[str, BuiltNorm]:
         """The norms of a sublayer, by slot; of the slots that the wiring uses."""

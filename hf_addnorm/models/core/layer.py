@@ -6,6 +6,7 @@ from functools import partial, wraps
 from typing import ClassVar, cast
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..base.depth import Position
 from ..base.protocols import StockValue
@@ -41,7 +42,7 @@ def _as_stock_or(forward: Forward) -> Forward:
     return as_stock_or
 
 
-class AddNormLayer(nn.Module):
+class AddNormLayer(GradientCheckpointingLayer):
     """Mixin for a family's layer: runs its sublayers through their add & norm blocks.
 
         x -> attention's block -> (cross-attention's block) -> feed-forward's block -> x
@@ -102,30 +103,21 @@ class AddNormLayer(nn.Module):
 
     def install_add_norm(self, builder: BlockBuilder, depth: int) -> LayerAddNorm:
         """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""
-        spec, shared = builder.layer_spec(depth), None
-        blocks: dict[str, SublayerAddNorm] = {}
         for name, position in builder.positions.of_layer(depth).items():
-            filled = builder.build_norms(spec, name)
-            norms = self._place_norms(self.sublayers[name], filled)
             for path, roles in self.sublayers[name].roles().items():
                 self.add_norm_linears.setdefault(path, (roles, position))
-            residual = builder.build_residual(spec, name, position)
-            if spec.residual_of(name).options.get("share") == "layer":
-                shared, residual = shared or residual, None
-            blocks[name] = SublayerAddNorm(spec, position, set(filled), norms, residual, builder.head_size(spec))
         self.mixes_tokens = self.mixes_tokens or builder.mixes_tokens
         if builder.asks_model and not self.has_token_hook:
             self.has_token_hook = True
             self.register_forward_pre_hook(pass_token_mask, with_kwargs=True)
         # asked here, not of the blocks in a forward: a tool may have wrapped them by then
-        self.installed = tuple(blocks)
-        first, modules = builder.positions.of_layer(depth)[builder.names[0]], builder.build_stream_modules(depth)
-        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, first, modules)
+        self.installed = tuple(builder.positions.of_layer(depth))
+        return builder.build_layer(depth, self._place_norms)
 
-    def _place_norms(self, parts: SublayerLayout, norms: dict[str, BuiltNorm]) -> dict[str, nn.Module]:
-        """Put norms at the stock layer's paths; those that have no place there are returned, by slot."""
+    def _place_norms(self, name: str, norms: dict[str, BuiltNorm]) -> tuple[set[str], dict[str, nn.Module]]:
+        """Put norms at the stock layer's paths; all slots, and the norms that have no place there, are returned."""
         own = {slot: norm.module for slot, norm in norms.items()}
-        for slot, path in parts.norms.items():
+        for slot, path in self.sublayers[name].norms.items():
             choice, held = norms[slot].choice if slot in norms else None, self.stock_choices.get(path)
             if held is None:
                 self.set_submodule(path, own.pop(slot) if slot in own else nn.Identity(), strict=True)
@@ -133,7 +125,7 @@ class AddNormLayer(nn.Module):
             # at another depth of a shared layer, the same norm is shared as in the stock model; not its statistics
             elif choice == held and not mixes_tokens(held):
                 del own[slot]
-        return own
+        return set(norms), own
 
     def run(
         self,

@@ -52,6 +52,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     """
 
     layout: ClassVar[FamilyLayout]
+    # every layer of ours can be checkpointed, also where the stock one cannot
+    supports_gradient_checkpointing = True
     if TYPE_CHECKING:
         # no annotation at run time, from which Transformers would take the class of the config
         config: AddNormConfig

@@ -20,10 +20,10 @@ from ..spec.spec import AddNormSpec, SlotNorm
 from ..streams.streams import HiddenStates
 from ..weights.weight_transforms import transforms
 from .addnorm_config import AddNormConfig
-from .block_building import BlockBuilder
+from .block_building import BlockBuilder, BuiltNorm
 from .branch_norms import INNER_SLOTS, BranchNorms
 from .family_layout import FamilyLayout
-from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
+from .layer_add_norm import Branch, LayerAddNorm, SublayerCall
 
 
 logger = logging.get_logger(__name__)
@@ -120,6 +120,12 @@ def _stated(spec: AddNormSpec, config: AddNormConfig) -> list[object]:
     return [inside, positions, head, spec.place_norm(spec.logits), weights]
 
 
+def _outside_branch(name: str, norms: dict[str, BuiltNorm]) -> tuple[set[str], dict[str, nn.Module]]:
+    """The norms of a sublayer that are not inside its branch."""
+    found = {slot: norm.module for slot, norm in norms.items() if slot not in INNER_SLOTS}
+    return set(found), found
+
+
 class AddNormAlone(nn.Module):
     """The add & norm of a model without the rest: its branches are drawn, and there are no embeddings.
 
@@ -134,7 +140,9 @@ class AddNormAlone(nn.Module):
         config = copy.deepcopy(config)
         config.add_norm = spec
         self.builder, self.spec = BlockBuilder(spec, config), spec
-        self.layers = nn.ModuleList(self._layer(depth) for depth in range(self.builder.layers))
+        self.layers = nn.ModuleList(
+            self.builder.build_layer(depth, _outside_branch) for depth in range(self.builder.layers)
+        )
         self.embed, self.final = self._place(spec.embed), self._place(spec.final)
         if layout.embed_norm is None and (spec.embed in ("auto", False) or layout.embed_dropout is None):
             self.embed = nn.Identity()
@@ -146,19 +154,6 @@ class AddNormAlone(nn.Module):
     def _place(self, place: str | SlotNorm) -> nn.Module:
         norm = self.spec.place_norm(place)
         return nn.Identity() if norm is None else AddNormConfig.build_norm(self.builder.config, norm)
-
-    def _layer(self, depth: int) -> LayerAddNorm:
-        builder, spec, shared = self.builder, self.builder.layer_spec(depth), None
-        blocks: dict[str, SublayerAddNorm] = {}
-        for name, position in builder.positions.of_layer(depth).items():
-            filled = builder.build_norms(spec, name)
-            norms = {slot: norm.module for slot, norm in filled.items() if slot not in INNER_SLOTS}
-            residual = builder.build_residual(spec, name, position)
-            if spec.residual_of(name).options.get("share") == "layer":
-                shared, residual = shared or residual, None
-            blocks[name] = SublayerAddNorm(spec, position, set(norms), norms, residual, None)
-        first, modules = builder.positions.of_layer(depth)[builder.names[0]], builder.build_stream_modules(depth)
-        return LayerAddNorm(blocks, shared, builder.stream, builder.wiring, first, modules)
 
     def take(self, other: "AddNormAlone") -> None:
         """Load what another one has under the same name and of the same shape, as a checkpoint is loaded."""

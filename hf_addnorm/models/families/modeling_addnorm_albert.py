@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.albert import modeling_albert as stock
 
@@ -39,12 +38,11 @@ class AddNormAlbertAttention(WithBranchNorms, stock.AlbertAttention):
         return parts | {"dense": project, "output_dropout": same, "LayerNorm": lambda _: outputs[0]}
 
 
-class AddNormAlbertLayer(AddNormLayer, GradientCheckpointingLayer, stock.AlbertLayer):
+class AddNormAlbertLayer(AddNormLayer, stock.AlbertLayer):
     """An ALBERT layer whose sublayers run through the add & norm blocks of the depth that it is run at.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
 
-    It can be checkpointed, which the stock layer cannot.
     """
 
     sublayers: ClassVar = {
@@ -118,7 +116,6 @@ def _layers(config: Any) -> list[str]:
 class AddNormAlbertPreTrainedModel(AddNormPreTrainedModel, stock.AlbertPreTrainedModel):
     config: AddNormAlbertConfig
     base_model_prefix = "albert"
-    supports_gradient_checkpointing = True
     layout = FamilyLayout(
         layer=AddNormAlbertLayer,
         layers=_layers,

@@ -12,7 +12,6 @@ from .wav2vec2_shape import (
     Wav2Vec2ShapeStableLayer,
     WithStableLayout,
     wav2vec2_layout,
-    wav2vec2_stable_layout,
     wav2vec2_sublayers,
 )
 
@@ -40,8 +39,8 @@ class AddNormHubertEncoderStableLayerNorm(Wav2Vec2ShapeEncoder, stock.HubertEnco
 class AddNormHubertPreTrainedModel(WithStableLayout, AddNormPreTrainedModel, stock.HubertPreTrainedModel):
     config: AddNormHubertConfig
     layout = wav2vec2_layout(AddNormHubertEncoderLayer, AddNormHubertEncoder)
-    stable_layout = wav2vec2_stable_layout(
-        AddNormHubertEncoderLayerStableLayerNorm, AddNormHubertEncoderStableLayerNorm
+    stable_layout = wav2vec2_layout(
+        AddNormHubertEncoderLayerStableLayerNorm, AddNormHubertEncoderStableLayerNorm, stable=True
     )
 
 

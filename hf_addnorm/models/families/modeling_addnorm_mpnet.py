@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.mpnet import modeling_mpnet as stock
 
 from ..core.branch_norms import BranchNorms, WithBranchNorms
@@ -25,14 +24,12 @@ class AddNormMPNetSelfAttention(WithBranchNorms, stock.MPNetSelfAttention):
 class AddNormMPNetIntermediate(BertShapeIntermediate, stock.MPNetIntermediate): ...
 
 
-class AddNormMPNetLayer(AddNormLayer, GradientCheckpointingLayer, stock.MPNetLayer):
+class AddNormMPNetLayer(AddNormLayer, stock.MPNetLayer):
     """`MPNetLayer` whose sublayers run through add & norm blocks.
 
     x -> attention -> feed-forward -> x      each inside its add & norm block
 
-    It returns the hidden states and, where they are asked for, the weights of its attention.
-    It can be checkpointed, which the stock layer cannot.
-    """
+    It returns the hidden states and, where they are asked for, the weights of its attention."""
 
     sublayers: ClassVar = {
         "attention": SublayerLayout(
@@ -76,7 +73,6 @@ class AddNormMPNetEncoder(AddNormEncoder, stock.MPNetEncoder): ...
 
 class AddNormMPNetPreTrainedModel(AddNormPreTrainedModel, stock.MPNetPreTrainedModel):
     config: AddNormMPNetConfig
-    supports_gradient_checkpointing = True
     layout = bert_layout(AddNormMPNetLayer, AddNormMPNetEncoder, head_norms=("lm_head.layer_norm",))
 
 

@@ -12,7 +12,6 @@ from .wav2vec2_shape import (
     Wav2Vec2ShapeStableLayer,
     WithStableLayout,
     wav2vec2_layout,
-    wav2vec2_stable_layout,
     wav2vec2_sublayers,
 )
 
@@ -42,8 +41,8 @@ class AddNormUniSpeechEncoderStableLayerNorm(Wav2Vec2ShapeEncoder, stock.UniSpee
 class AddNormUniSpeechPreTrainedModel(WithStableLayout, AddNormPreTrainedModel, stock.UniSpeechPreTrainedModel):
     config: AddNormUniSpeechConfig
     layout = wav2vec2_layout(AddNormUniSpeechEncoderLayer, AddNormUniSpeechEncoder)
-    stable_layout = wav2vec2_stable_layout(
-        AddNormUniSpeechEncoderLayerStableLayerNorm, AddNormUniSpeechEncoderStableLayerNorm
+    stable_layout = wav2vec2_layout(
+        AddNormUniSpeechEncoderLayerStableLayerNorm, AddNormUniSpeechEncoderStableLayerNorm, stable=True
     )
 
 

@@ -12,7 +12,6 @@ from .wav2vec2_shape import (
     Wav2Vec2ShapeStableLayer,
     WithStableLayout,
     wav2vec2_layout,
-    wav2vec2_stable_layout,
     wav2vec2_sublayers,
 )
 
@@ -40,8 +39,8 @@ class AddNormWav2Vec2EncoderStableLayerNorm(Wav2Vec2ShapeEncoder, stock.Wav2Vec2
 class AddNormWav2Vec2PreTrainedModel(WithStableLayout, AddNormPreTrainedModel, stock.Wav2Vec2PreTrainedModel):
     config: AddNormWav2Vec2Config
     layout = wav2vec2_layout(AddNormWav2Vec2EncoderLayer, AddNormWav2Vec2Encoder)
-    stable_layout = wav2vec2_stable_layout(
-        AddNormWav2Vec2EncoderLayerStableLayerNorm, AddNormWav2Vec2EncoderStableLayerNorm
+    stable_layout = wav2vec2_layout(
+        AddNormWav2Vec2EncoderLayerStableLayerNorm, AddNormWav2Vec2EncoderStableLayerNorm, stable=True
     )
 
 

@@ -50,34 +50,22 @@ def wav2vec2_sublayers(
     }
 
 
-def wav2vec2_layout(layer: type[AddNormLayer], encoder: type[AddNormEncoder]) -> FamilyLayout:
-    """Wav2Vec2's layout: the encoder's own norm stands before the layers.
+def wav2vec2_layout(layer: type[AddNormLayer], encoder: type[AddNormEncoder], stable: bool = False) -> FamilyLayout:
+    """Wav2Vec2's layout: the encoder's own norm stands before the layers, in the stable layout after them.
 
     Args:
         layer, encoder: the classes that recast a layer and the encoder.
+        stable (`bool`, *optional*, defaults to `False`): which of the two it is.
     """
+    norm = "encoder.layer_norm"
     return FamilyLayout(
         layer=layer,
         layers=numbered("encoder.layers"),
         encoder="encoder",
         encoder_class=encoder,
-        embed_norm="encoder.layer_norm",
-    )
-
-
-def wav2vec2_stable_layout(layer: type[AddNormLayer], encoder: type[AddNormEncoder]) -> FamilyLayout:
-    """Wav2Vec2's stable layout: the encoder's own norm stands after the layers.
-
-    Args:
-        layer, encoder: the classes that recast a layer and the encoder.
-    """
-    return FamilyLayout(
-        layer=layer,
-        layers=numbered("encoder.layers"),
-        encoder="encoder",
-        encoder_class=encoder,
-        embed_dropout="encoder.dropout",
-        final_norm="encoder.layer_norm",
+        embed_norm=None if stable else norm,
+        embed_dropout="encoder.dropout" if stable else None,
+        final_norm=norm if stable else None,
     )
 
 

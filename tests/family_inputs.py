@@ -1,0 +1,116 @@
+"""Tiny sizes of the families under test, and their inputs: small padded batches, labels for each model's task."""
+
+import torch
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
+TINY_TEXT = {**TINY, "vocab_size": 99, "max_position_embeddings": 64}
+TINY_SOUND = {
+    **TINY,
+    "conv_dim": (32, 32, 32),
+    "conv_stride": (4, 4, 4),
+    "conv_kernel": (8, 8, 8),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.1,
+    "mask_time_length": 2,
+    "num_codevectors_per_group": 8,
+    "codevector_dim": 16,
+    "proj_codevector_dim": 16,
+    "tdnn_dim": (16, 16),
+    "tdnn_kernel": (3, 3),
+    "tdnn_dilation": (1, 1),
+    "xvector_output_dim": 16,
+    "classifier_proj_size": 16,
+}
+
+
+def _draw(high: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(7))
+
+
+def text_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three sequences of 10 tokens, the second one padded, with labels for the model's task."""
+    choices = (3, 2) if "MultipleChoice" in model or "DoubleHeads" in model else (3,)
+    inputs = {"input_ids": _draw(99, *choices, 10)}
+    inputs["attention_mask"] = torch.ones(*choices, 10, dtype=torch.long)
+    inputs["attention_mask"][1, ..., 7:] = 0
+    labels = {
+        "AlbertForPreTraining": {"labels": _draw(99, 3, 10), "sentence_order_label": _draw(2, 3)},
+        "ForPreTraining": {"labels": _draw(99, 3, 10), "next_sentence_label": _draw(2, 3)},
+        "DoubleHeads": {"labels": _draw(99, *choices, 10), "mc_labels": _draw(2, 3)},
+        "LMHead": {"labels": _draw(99, 3, 10)},
+        "ForCausalLM": {"labels": _draw(99, 3, 10)},
+        "ForMaskedLM": {"labels": _draw(99, 3, 10)},
+        "ForNextSentencePrediction": {"labels": _draw(2, 3)},
+        "ForSequenceClassification": {"labels": _draw(2, 3)},
+        "ForMultipleChoice": {"labels": _draw(2, 3)},
+        "ForTokenClassification": {"labels": _draw(2, 3, 10)},
+        "ForQuestionAnswering": {"start_positions": _draw(7, 3), "end_positions": _draw(7, 3)},
+    }
+    return inputs | next((value for key, value in labels.items() if key in model), {})
+
+
+def electra_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with labels that say of each token whether it was replaced, for the model that finds these."""
+    inputs = two_segment_inputs(model)
+    return inputs | ({"labels": _draw(2, 3, 10)} if model.endswith("ForPreTraining") else {})
+
+
+def glyph_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with each token's shape and pronunciation."""
+    inputs = two_segment_inputs(model)
+    if model.endswith("ForPreTraining"):
+        labels = {"labels_input_ids": inputs.pop("labels"), "attack_input_ids": inputs["input_ids"].flip(-1)}
+        del inputs["next_sentence_label"]
+        inputs |= labels
+    return inputs | {"input_shape_ids": inputs["input_ids"] % 7, "input_pronunciation_ids": inputs["input_ids"] % 5}
+
+
+def page_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with each token's box on a page: left, top, right, bottom."""
+    inputs = two_segment_inputs(model)
+    corner = torch.stack([inputs["input_ids"] % 9, inputs["input_ids"] % 8], dim=-1)
+    return inputs | {"bbox": torch.cat([corner, corner + 3], dim=-1)}
+
+
+def two_segment_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same with token types."""
+    inputs = text_inputs(model)
+    return inputs | {"token_type_ids": inputs["input_ids"] % 2}
+
+
+def image_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three images of 16 x 16, with labels for the model's task."""
+    inputs = {"pixel_values": torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(7))}
+    if "MaskedImage" in model:
+        return inputs | {"bool_masked_pos": _draw(2, 3, 16).bool()}
+    return inputs | ({"labels": _draw(2, 3)} if "For" in model else {})
+
+
+def sound_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three sounds of 800 samples, which are 11 frames; the second one is padded from sample 500 on."""
+    mask = torch.ones(3, 800, dtype=torch.long)
+    mask[1, 500:] = 0
+    sound = torch.randn(3, 800, generator=torch.Generator().manual_seed(7))
+    inputs = {"input_values": sound * mask, "attention_mask": mask}
+    if "ForPreTraining" in model:
+        masked = torch.zeros(3, 11, dtype=torch.bool)
+        masked[:, 2:6] = True
+        return inputs | {"mask_time_indices": masked, "sampled_negative_indices": _draw(5, 3, 11, 5)}
+    labels = {
+        "ForCTC": {"labels": _draw(20, 3, 3) + 1},
+        "ForSequenceClassification": {"labels": _draw(2, 3)},
+        "ForXVector": {"labels": _draw(2, 3)},
+        "ForAudioFrame": {"labels": torch.nn.functional.one_hot(_draw(2, 3, 11), 2)},
+    }
+    return inputs | next((value for key, value in labels.items() if key in model), {})
+
+
+def quantized_sound_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same, but UniSpeech masks its sounds by itself while it is pretrained."""
+    inputs = sound_inputs(model)
+    return {
+        key: value for key, value in inputs.items() if key not in ("mask_time_indices", "sampled_negative_indices")
+    }

@@ -141,6 +141,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             self._install_in_base(builder)
             return
         base = recast(base_class, getattr(self, self.base_model_prefix), self.config)
+        if any("embed" in INITS.build(rule).roles for rule in spec.init):
+            # its tables have the stock start, and are drawn with what is the model's own
+            mark_not_started(base)
         base.post_init()
         setattr(self, self.base_model_prefix, base)
         if spec.head != "stock":

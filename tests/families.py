@@ -13,6 +13,7 @@ import torch
 import transformers
 from family_inputs import (
     TINY,
+    TINY_BART,
     TINY_SOUND,
     TINY_TEXT,
     electra_inputs,
@@ -22,11 +23,13 @@ from family_inputs import (
     quantized_sound_inputs,
     sound_inputs,
     text_inputs,
+    translation_inputs,
     two_segment_inputs,
 )
 
 from hf_addnorm import (
     AddNormAlbertConfig,
+    AddNormBartConfig,
     AddNormBertConfig,
     AddNormBertModel,
     AddNormCamembertConfig,
@@ -70,7 +73,7 @@ class Family:
     more_models: tuple[str, ...] = ()
     # presets that have no meaning in it
     without: tuple[str, ...] = ()
-    # whether all its models are causal, not just the one that writes text
+    # whether all its models are causal, or have a stack of layers that is, not just the one that writes text
     causal: bool = False
     # whether a table's row is added to the embeddings for a token's position
     position_table: bool = False
@@ -227,6 +230,7 @@ def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
     )
 
 
+FAMILIES["bart"] = Family(AddNormBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True)
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {
@@ -551,6 +555,16 @@ def tiny_config(add_norm: Any, layers: int = 3, **kwargs: Any) -> Any:
         add_norm=add_norm,
         **kwargs,
     )
+
+
+def stacks_of(net: Any) -> list[tuple[str, Any]]:
+    """Every stack of layers of a model: what its paths begin with, and its config."""
+    homes = {
+        part.stack_name: f"{path}." if path else ""
+        for path, part in reversed(list(net.named_modules()))
+        if hasattr(part, "runs_layers") and part.runs_layers()
+    }
+    return [(homes[name], config) for name, config in net.stack_configs.items()]
 
 
 # where a scheme has parameters of its own, beside norms

@@ -21,6 +21,9 @@ class FamilyFacts:
         layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
             and, where layers are shared, those that have weights of their own.
         per_layer (`tuple[str, ...]`): the config's entries that have a value for each layer.
+        stacks (`dict[str, dict[str, str]]`): of a model with several stacks of layers, by their names, the config's
+            entries that say of each what `num_hidden_layers`, `num_attention_heads` and `intermediate_size` say of a
+            model with one.
         tasks (`dict[str, str]`): the Hub's name for what a head does, by the end of the name of its class, where that
             end means something else in other families.
     """
@@ -30,6 +33,7 @@ class FamilyFacts:
     position_table: bool = False
     layer_counts: tuple[str, ...] = ("num_hidden_layers",)
     per_layer: tuple[str, ...] = ()
+    stacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -65,6 +65,11 @@ class ModelConfig(Protocol):
 
     def build_norm(self, norm: ComponentSpec, width: int | None = None) -> nn.Module: ...
 
+    @property
+    def stack_name(self) -> str: ...
+
+    def add_norm_sentence(self, sentence: str) -> str: ...
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -204,21 +209,25 @@ def warn(spec: AddNormSpec, config: ModelConfig) -> None:
     for unusual in WARNINGS.values():
         found = dict.fromkeys(f"{where} is {value.kind!r}" for where, value in unusual.find(spec, config))
         if found:
-            logger.warning_once(f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}.")
+            sentence = f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}."
+            logger.warning_once(config.add_norm_sentence(sentence))
 
 
 def check(spec: AddNormSpec, config: ModelConfig) -> None:
     """Refuse a spec for a model of `config`, or warn about it; once, as long as the config stays the same."""
     # what changes while a model is built or loaded has nothing to do with it
     facts = {key: value for key, value in vars(config).items() if key[0] != "_" and key not in _NO_FACTS}
-    checked: list[tuple[type, dict[str, OptionValue]]] = spec.once("checked", list)
+    checked: list[tuple[type, dict[str, OptionValue]]] = spec.once(("checked", config.stack_name), list)
     if (type(config), facts) not in checked:
-        refuse(spec, config)
+        try:
+            refuse(spec, config)
+        except ValueError as error:
+            raise ValueError(config.add_norm_sentence(str(error))) from error.__cause__
         warn(spec, config)
         checked[:] = [(type(config), facts)]
 
 
-_NO_FACTS = ("add_norm", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
+_NO_FACTS = ("add_norm", "add_norm_decoder", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
 
 
 def refuse(spec: AddNormSpec, config: ModelConfig) -> None:

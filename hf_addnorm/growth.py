@@ -85,9 +85,7 @@ def grow(model: ModelT, layers: int | Mapping[str, int] | None = None, how: str 
     return grown
 
 
-def _grown_config(
-    model: AddNormPreTrainedModel, layers: int | Mapping[str, int] | None, how: str
-) -> AddNormConfig:
+def _grown_config(model: AddNormPreTrainedModel, layers: int | Mapping[str, int] | None, how: str) -> AddNormConfig:
     config: AddNormConfig = model.config
     grown, facts, stacks = copy.deepcopy(config), config.facts, model.stack_configs
     given = layers if isinstance(layers, Mapping) else dict.fromkeys(stacks, layers)

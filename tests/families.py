@@ -567,6 +567,17 @@ def stacks_of(net: Any) -> list[tuple[str, Any]]:
     return [(homes[name], config) for name, config in net.stack_configs.items()]
 
 
+def layer_paths(net: Any) -> list[str]:
+    """The path of every layer of a model, of one stack after the other, each where it runs first."""
+    paths = (home + path for home, config in stacks_of(net) for path in net.layout_of(config).layers(config))
+    return list(dict.fromkeys(paths))
+
+
+def real_tokens(inputs: dict[str, Any]) -> Any:
+    """[batch, seq], true for the tokens of a text model's output that are no padding."""
+    return inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
+
+
 # where a scheme has parameters of its own, beside norms
 OWN_PARAMETERS = ("residual_", "average_norm", "begin_norm", "backout_norm", "start_gate", "layer_gate", "head_gate")
 

@@ -35,7 +35,13 @@ STOCK_IS_PRE = {family for family, row in FAMILIES.items() if row.config("").sto
 def _model(family, spec, model="AutoModel", **kwargs):
     row = FAMILIES[family]
     name = row.config_class.auto_classes[model]
-    net = row.model_class(name)(row.config(name, SPECS.get(spec) if isinstance(spec, str) else spec, **{"num_hidden_layers": 2} | kwargs)).double().eval()
+    net = (
+        row.model_class(name)(
+            row.config(name, SPECS.get(spec) if isinstance(spec, str) else spec, **{"num_hidden_layers": 2} | kwargs)
+        )
+        .double()
+        .eval()
+    )
     fill_with_pattern(net)
     inputs = row.inputs(name)
     return net, {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}

@@ -29,7 +29,7 @@ from ..weights.initialization import InitRule, Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
-from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_tables
+from .embeddings_and_output import EmbedDropout, HasOutputLayer, TransformedEmbedding, transform_tables
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
@@ -332,16 +332,27 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     def _start_tables(self) -> None:
         """Start the tables of the embeddings in this model by the rules for them."""
         rules = self._start_rules("embed")
-        if not self.runs_layers():
-            # of several stacks, the table that they share: it is drawn once, and the first stack's rule counts
-            tables = [child for child in self.children() if self.layouts and isinstance(child, nn.Embedding)]
-            rules = rules[:1]
-        else:
-            parts = (self.get_submodule(path).modules() for path in self.layout_of(self._own_config).embeddings)
-            tables = [part for modules in parts for part in modules if isinstance(part, nn.Embedding)]
-        for rule, config in rules:
-            for table in tables:
+        # a table that several stacks share is drawn once, and the first stack's rule counts
+        for rule, config in rules if self.runs_layers() else rules[:1]:
+            for table in self._embedding_tables():
                 rule.start_module(table, self._first_position(config))
+
+    def _embedding_tables(self) -> list[nn.Module]:
+        """Those of this model's own layers, or, of a model of several stacks, those that the stacks share."""
+        if not self.runs_layers():
+            return [child for child in self.children() if self.layouts and isinstance(child, nn.Embedding)]
+        parts = (self.get_submodule(path).modules() for path in self.layout_of(self._own_config).embeddings)
+        return [part for modules in parts for part in modules if isinstance(part, nn.Embedding)]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """As in Transformers; the tables of several stacks, which share their rows, still transform them."""
+        tables = {path: part for path, part in self.named_modules() if isinstance(part, TransformedEmbedding)}
+        super().set_input_embeddings(value)
+        for path, table in tables.items() if self.layouts and not self.runs_layers() else ():
+            if self.get_submodule(path) is value is not table:
+                shared = cast(nn.Embedding, value)
+                table.weight, table.num_embeddings = shared.weight, shared.num_embeddings
+                self.set_submodule(path, table, strict=True)
 
     @staticmethod
     def _first_position(config: AddNormConfig) -> Position:

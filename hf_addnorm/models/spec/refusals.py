@@ -227,7 +227,16 @@ def check(spec: AddNormSpec, config: ModelConfig) -> None:
         checked[:] = [(type(config), facts)]
 
 
-_NO_FACTS = ("add_norm", "add_norm_decoder", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
+_NO_FACTS = (
+    "add_norm",
+    "add_norm_decoder",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "id2label",
+    "label2id",
+    "transformers_version",
+)
 
 
 def refuse(spec: AddNormSpec, config: ModelConfig) -> None:

@@ -28,6 +28,8 @@ from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
+from .models.families.configuration_addnorm_marian import *
+from .models.families.configuration_addnorm_mbart import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_gpt2 import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
+    from .models.families.modeling_addnorm_marian import *
+    from .models.families.modeling_addnorm_mbart import *
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *

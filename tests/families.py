@@ -43,6 +43,8 @@ from hf_addnorm import (
     AddNormGPT2Config,
     AddNormHubertConfig,
     AddNormLayoutLMConfig,
+    AddNormMarianConfig,
+    AddNormMBartConfig,
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
     AddNormMPNetConfig,
@@ -231,6 +233,17 @@ def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
 
 
 FAMILIES["bart"] = Family(AddNormBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True)
+FAMILIES["mbart"] = Family(
+    AddNormMBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True, shape="bart"
+)
+# its padding and its first token are no words that the inputs have
+FAMILIES["marian"] = Family(
+    AddNormMarianConfig,
+    {**TINY_BART, "pad_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2},
+    translation_inputs,
+    causal=True,
+    shape="bart",
+)
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {
@@ -534,6 +547,9 @@ def fill_with_pattern(model: torch.nn.Module) -> None:
     """Distinct, bounded values in every parameter, so that a weight in the wrong place shows."""
     with torch.no_grad():
         for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            # a table of sines is no part of a checkpoint
+            if not parameter.requires_grad:
+                continue
             # what is squashed must not be so large that all of it becomes one number: a vector that a token is
             # multiplied with, the slope of a curve
             small = name.endswith((".direction", ".weight_beta"))

@@ -121,7 +121,8 @@ def test_stack_copies_whole_blocks(family, spec):
         assert len(new) == 2 * len(old)
         for depth, state in enumerate(new):
             source = old[depth % len(old)]
-            # what the stream has at its ends: the old last layer is not the last any more, a copied first not the first
+            # what the stream has at its ends: the old last layer is not the last any more, a copied first not the
+            # first
             ends = ("stream_norm", "head_gate", "head_norm", "backout_norm")
             gone = {len(old) - 1: ends, len(old): ("start_gate",)}.get(depth, ())
             own = {key for key in source if any(name in key for name in gone)}

@@ -11,7 +11,7 @@ from torch import nn
 from ..base.protocols import StockValue
 from ..base.token_mask import TokenMask, running_with
 from .branch_norms import ModuleView
-from .recasting import document, is_of_transformers
+from .recasting import document, get_part, is_of_transformers
 
 
 class AddNormEncoder(nn.Module):
@@ -58,6 +58,10 @@ class AddNormEncoder(nn.Module):
         """Skip layers here, not in the stock loop, as often as that does in a model of this config."""
         self.layer_drop = getattr(config, "layerdrop", 0.0)
 
+    def shown(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The hidden states, of which the last one is missing, as a reader of them expects them."""
+        return states
+
     def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         as_tuple = kwargs.get("return_dict") is False
         kwargs |= {"return_dict": True} if as_tuple else {}
@@ -70,7 +74,7 @@ class AddNormEncoder(nn.Module):
         if outputs.get("hidden_states"):
             # a loop that collects them itself: the readable part of each, and the last one normed
             states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]
-            outputs.hidden_states = (*states, outputs.last_hidden_state)
+            outputs.hidden_states = (*self.shown(states), outputs.last_hidden_state)
         return outputs.to_tuple() if as_tuple else outputs
 
 
@@ -80,6 +84,8 @@ class AddNormStack(AddNormEncoder):
     x -> layer 1 -> ... -> layer L -> final -> last_hidden_state
     """
 
+    # where the norm behind the embeddings is, if that is the first layer
+    path_of_embed_norm: str | None = None
     # the rate that the stock loop skips layers with
     layerdrop: float
     device: torch.device
@@ -102,6 +108,12 @@ class AddNormStack(AddNormEncoder):
         if self.layer_drop > 0.0 and self.training:
             kwargs["skipped"] = draw_skipped(self.layer_drop, len(self.layers), self.device)
         return self.stock_forward(self, *args, **kwargs)
+
+    def shown(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
+        # the first one was taken before the layer, in which a norm may stand behind the embeddings
+        if self.path_of_embed_norm is None or not states:
+            return states
+        return [get_part(self, self.path_of_embed_norm)(states[0]), *states[1:]]
 
     def take_layer_drop(self, config: StockValue) -> None:
         self.layer_drop, self.layerdrop = self.layer_drop or getattr(self, "layerdrop", 0.0), 0.0

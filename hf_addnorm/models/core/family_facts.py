@@ -18,6 +18,7 @@ class FamilyFacts:
             or "spectrogram".
         norm_eps (`str`): the config's entry for the eps of the stock norms.
         position_table (`bool`): whether the stock model adds a table's row to the embeddings for a token's position.
+        no_positions (`str`): why that cannot be replaced where there is no such row.
         layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
             and, where layers are shared, those that have weights of their own.
         per_layer (`tuple[str, ...]`): the config's entries that have a value for each layer.
@@ -31,6 +32,10 @@ class FamilyFacts:
     inputs: InputName = "text"
     norm_eps: str = "layer_norm_eps"
     position_table: bool = False
+    no_positions: str = (
+        "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
+        "relative), a convolution or the patches' own places tell where a token is"
+    )
     layer_counts: tuple[str, ...] = ("num_hidden_layers",)
     per_layer: tuple[str, ...] = ()
     stacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -249,6 +249,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         spec = builder.spec
         if layout.embed_in_layer and spec.embed not in ("auto", False):
             blocks[0].put_embed_norm(self._place_norm(spec, spec.embed, "embed"))
+            encoder.path_of_embed_norm = f"{paths[0]}.connections.embed_norm"
         # a stock layer cannot be left out by what we tell it
         may_skip = getattr(encoder, "layer_drop", 0.0) > 0.0
         as_stock = [

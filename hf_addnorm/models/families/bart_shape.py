@@ -93,15 +93,15 @@ def bart_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
 
     Args:
         layer: the class that recasts a layer.
-        others: as in `FamilyLayout`.
+        others: as in `FamilyLayout`; with `embeddings` there is no learned table of positions.
     """
+    tables: dict[str, Any] = {"embeddings": ("embed_tokens", "embed_positions"), "position_table": "embed_positions"}
     return FamilyLayout(
         layer=layer,
         layers=numbered("layers"),
-        embeddings=("embed_tokens", "embed_positions"),
-        position_table="embed_positions",
         positions_class=NumberedPositions,
         is_stack=True,
+        **(tables if "embeddings" not in others else {}),
         **others,
     )
 

@@ -39,6 +39,11 @@ class ModelFacts(Protocol):
         """Whether the inputs are numbers of tokens, whose embeddings are tables."""
         ...
 
+    @property
+    def no_positions(self) -> str:
+        """Why what is added for a token's position cannot be replaced."""
+        ...
+
 
 class ModelConfig(Protocol):
     """What a scheme is checked against: a family's config, whose methods say what these do."""
@@ -77,7 +82,8 @@ class Refusal:
 
     Args:
         find (`Callable`): from spec and config to the refused values, each with the field that it stands in.
-        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream.
+        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream, `{positions}` for what
+            the family says of its positions.
         allowed (`str`): what is allowed instead.
     """
 
@@ -98,8 +104,7 @@ REFUSALS: dict[str, Refusal] = {
             if spec.positions.kind == "stock" or config.add_norm_has_position_table()
             else [("add_norm.positions", spec.positions)]
         ),
-        "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
-        "relative), a convolution or the patches' own places tell where a token is",
+        "{positions}",
         "'stock'",
     ),
     "tables_that_are_not_there": Refusal(
@@ -254,7 +259,7 @@ def refuse(spec: AddNormSpec, config: ModelConfig) -> None:
     wiring = spec.build_wiring()
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
-            reason = refusal.reason.format(stream=spec.stream.kind)
+            reason = refusal.reason.format(stream=spec.stream.kind, positions=config.facts.no_positions)
             raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
     _refuse_idle_axes(spec, depth, names, wiring)
     _refuse_unused_slots(layers, names, wiring)

@@ -161,12 +161,15 @@ TOKENIZER_FILES = {
     "xlm-roberta": transformers.XLMRobertaTokenizer,
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "gpt2": transformers.GPT2Tokenizer,
+    "mbart": transformers.MBartTokenizer,
 }
 
 
 @pytest.mark.parametrize(("family", "auto"), PROCESSOR_CASES)
 def test_what_prepares_inputs_is_found_by_the_config_alone(family, auto, tmp_path):
     row = FAMILIES[family]
+    if family == "marian":
+        pytest.skip("its tokenizer reads two files of SentencePiece, which is no package of the tests")
     found = []
     for config in (row.stock_config(""), row.config("")):
         folder = tmp_path / config.model_type

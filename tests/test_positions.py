@@ -105,7 +105,8 @@ def test_a_stock_checkpoint_says_that_its_table_is_not_used(tmp_path):
 
 @pytest.mark.parametrize("family", WITHOUT)
 def test_a_model_whose_positions_are_elsewhere_refuses_them(family):
-    with pytest.raises(ValueError, match=r"add_norm.positions is 'sinusoidal': nothing is added"):
+    reason = {"marian": "the table of sines and cosines"}.get(family, "nothing is added")
+    with pytest.raises(ValueError, match=rf"add_norm.positions is 'sinusoidal': {reason}"):
         FAMILIES[family].config(BASE_MODELS[family], {"positions": "sinusoidal"})
 
 

@@ -87,7 +87,7 @@ class AddNormStack(AddNormEncoder):
     # where the norm behind the embeddings is, if that is the first layer
     path_of_embed_norm: str | None = None
     # the rate that the stock loop skips layers with
-    layerdrop: float
+    layerdrop: StockValue
     device: torch.device
 
     def __init_subclass__(cls, **kwargs: object):
@@ -95,7 +95,7 @@ class AddNormStack(AddNormEncoder):
         # not of a class that a user derives from it
         if cls.__bases__[-1] is stock and "forward" not in vars(cls):
             # with the arguments of the stock forward, which generation looks at
-            cls.forward = wraps(stock.forward)(AddNormStack.run)
+            cls.forward = wraps(stock.forward)(AddNormStack.run)  # type: ignore[method-assign, assignment]
         super().__init_subclass__(**kwargs)
 
     def run(self, *args: StockValue, **kwargs: StockValue) -> StockValue:

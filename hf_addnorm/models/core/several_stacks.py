@@ -44,8 +44,8 @@ class EncoderDecoderFamilyConfig(AddNormConfig):
     add_norm_decoder (`str`, `dict` or `AddNormSpec`, *optional*):
         That of the decoder's layers, by default the same."""
     if TYPE_CHECKING:
-        is_encoder_decoder: bool = True
-        is_decoder: bool = False
+        is_encoder_decoder: StockValue
+        is_decoder: StockValue
 
         @property
         def add_norm_decoder(self) -> AddNormSpec | None: ...

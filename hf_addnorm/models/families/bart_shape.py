@@ -117,7 +117,7 @@ class BartShapeLayer(AddNormLayer):
     fc1: Any
     fc2: Any
     activation_fn: Any
-    activation_dropout: float
+    activation_dropout: Any
 
     def forward(
         self,
@@ -125,11 +125,14 @@ class BartShapeLayer(AddNormLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
         skipped: Collection[int] = (),
         **kwargs: Any,
-    ) -> LayerState:
-        # no argument of the stock attention
-        kwargs.pop("use_cache", None)
+    ) -> Any:
+        if past_key_values is not None:
+            # from Transformers 5.24 on the cache comes as `cache`, in kwargs
+            kwargs["past_key_values"] = past_key_values
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.self_attn(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)[0]
@@ -153,7 +156,7 @@ class BartShapeLayer(AddNormLayer):
 class BartShapeEncoderLayer(BartShapeLayer):
     """The same in the encoder, whose stock layer keeps float16 finite."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> LayerState:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         state = super().forward(*args, **kwargs)
         if isinstance(state, tuple):
             return tuple(_finite(part) for part in state)

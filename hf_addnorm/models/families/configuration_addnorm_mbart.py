@@ -13,7 +13,6 @@ class AddNormMBartConfig(BartShapeConfig, MBartConfig):
     model_type = "addnorm_mbart"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormMBartModel",
-        "AutoModelForPreTraining": "AddNormMBartForConditionalGeneration",
         "AutoModelForMaskedLM": "AddNormMBartForConditionalGeneration",
         "AutoModelForSeq2SeqLM": "AddNormMBartForConditionalGeneration",
         "AutoModelForCausalLM": "AddNormMBartForCausalLM",

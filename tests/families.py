@@ -13,6 +13,7 @@ import torch
 import transformers
 from family_inputs import (
     TINY,
+    TINY_BART,
     TINY_SOUND,
     TINY_TEXT,
     electra_inputs,
@@ -22,12 +23,14 @@ from family_inputs import (
     quantized_sound_inputs,
     sound_inputs,
     text_inputs,
+    translation_inputs,
     two_segment_inputs,
 )
 from other_specs import OTHER_SPECS
 
 from hf_addnorm import (
     AddNormAlbertConfig,
+    AddNormBartConfig,
     AddNormBertConfig,
     AddNormBertModel,
     AddNormCamembertConfig,
@@ -41,6 +44,8 @@ from hf_addnorm import (
     AddNormGPT2Config,
     AddNormHubertConfig,
     AddNormLayoutLMConfig,
+    AddNormMarianConfig,
+    AddNormMBartConfig,
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
     AddNormMPNetConfig,
@@ -71,7 +76,7 @@ class Family:
     more_models: tuple[str, ...] = ()
     # presets that have no meaning in it
     without: tuple[str, ...] = ()
-    # whether all its models are causal, not just the one that writes text
+    # whether all its models are causal, or have a stack of layers that is, not just the one that writes text
     causal: bool = False
     # whether a table's row is added to the embeddings for a token's position
     position_table: bool = False
@@ -228,6 +233,18 @@ def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
     )
 
 
+FAMILIES["bart"] = Family(AddNormBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True)
+FAMILIES["mbart"] = Family(
+    AddNormMBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True, shape="bart"
+)
+# its padding and its first token are no words that the inputs have
+FAMILIES["marian"] = Family(
+    AddNormMarianConfig,
+    {**TINY_BART, "pad_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2},
+    translation_inputs,
+    causal=True,
+    shape="bart",
+)
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {
@@ -472,6 +489,9 @@ def fill_with_pattern(model: torch.nn.Module) -> None:
     """Distinct, bounded values in every parameter, so that a weight in the wrong place shows."""
     with torch.no_grad():
         for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            # a table of sines is no part of a checkpoint
+            if not parameter.requires_grad:
+                continue
             # what is squashed must not be so large that all of it becomes one number: a vector that a token is
             # multiplied with, the slope of a curve
             small = name.endswith((".direction", ".weight_beta"))
@@ -493,6 +513,27 @@ def tiny_config(add_norm: Any, layers: int = 3, **kwargs: Any) -> Any:
         add_norm=add_norm,
         **kwargs,
     )
+
+
+def stacks_of(net: Any) -> list[tuple[str, Any]]:
+    """Every stack of layers of a model: what its paths begin with, and its config."""
+    homes = {
+        part.stack_name: f"{path}." if path else ""
+        for path, part in reversed(list(net.named_modules()))
+        if hasattr(part, "runs_layers") and part.runs_layers()
+    }
+    return [(homes[name], config) for name, config in net.stack_configs.items()]
+
+
+def layer_paths(net: Any) -> list[str]:
+    """The path of every layer of a model, of one stack after the other, each where it runs first."""
+    paths = (home + path for home, config in stacks_of(net) for path in net.layout_of(config).layers(config))
+    return list(dict.fromkeys(paths))
+
+
+def real_tokens(inputs: dict[str, Any]) -> Any:
+    """[batch, seq], true for the tokens of a text model's output that are no padding."""
+    return inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
 
 
 # where a scheme has parameters of its own, beside norms

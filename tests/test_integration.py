@@ -14,6 +14,7 @@ from families import (
     covering_members,
     fill_with_pattern,
     product,
+    real_tokens,
     text_inputs,
 )
 from transformers import BertTokenizer, Trainer, TrainingArguments
@@ -107,7 +108,7 @@ def _agree(family, spec, *attentions):
         with torch.no_grad():  # flex attention has no backward on CPU
             outputs[attention] = net(**inputs)[0]
     if family in dict(TEXT_CASES):
-        real = inputs["attention_mask"].bool()
+        real = real_tokens(inputs)
         outputs = {attention: output[real] for attention, output in outputs.items()}
     eager = outputs.pop("eager")
     for output in outputs.values():
@@ -133,7 +134,7 @@ def test_padding_changes_no_real_token(family, spec):
     other = dict(inputs)
     other["input_ids"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 98 - inputs["input_ids"])
     assert not torch.equal(other["input_ids"], inputs["input_ids"])
-    real = inputs["attention_mask"].bool()
+    real = real_tokens(inputs)
     torch.testing.assert_close(net(**inputs)[0][real], net(**other)[0][real], rtol=0, atol=1e-6)
 
 

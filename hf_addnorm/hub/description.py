@@ -12,7 +12,7 @@ from ..catalogue import norms, weights
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import ComponentSpec, one_of, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
-from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.addnorm_config import AddNormConfig, family_configs
 from ..models.core.family_facts import FamilyFacts
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.spec.presets import PRESETS
@@ -314,7 +314,8 @@ def _base_class(config: AddNormConfig) -> type[AddNormPreTrainedModel]:
 
 def families() -> dict[str, type[AddNormConfig]]:
     """The families' config classes, by their stock model type."""
-    return {config_class.stock_model_type: config_class for config_class in AddNormConfig.__subclasses__()}
+    found = cast(list[type[AddNormConfig]], family_configs(AddNormConfig))
+    return {config_class.stock_model_type: config_class for config_class in found}
 
 
 def has_family(config: PreTrainedConfig) -> bool:
@@ -339,7 +340,7 @@ def as_ours(config: PreTrainedConfig) -> PreTrainedConfig:
     return ours
 
 
-def parts_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
+def models_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
     """The configs that a model's config is made of, by what they are called; "" for one that is made of no others."""
     if isinstance(config, AddNormStackConfig):
         return {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
@@ -362,8 +363,12 @@ def input_kind(config: PreTrainedConfig) -> InputKind:
 
 def described(config: PreTrainedConfig) -> list[Description]:
     """One description for a model, one for every encoder of a stack, one each for encoder and decoder."""
-    ours = {title: part for title, part in parts_of(config).items() if isinstance(part, AddNormConfig)}
-    return [Description(title, part.add_norm, part) for title, part in ours.items()]
+    return [
+        Description(title or name, stack.add_norm, stack)
+        for title, part in models_of(config).items()
+        if isinstance(part, AddNormConfig)
+        for name, stack in part.add_norm_stacks().items()
+    ]
 
 
 def family_of(model: str) -> type[AddNormConfig] | None:

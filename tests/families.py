@@ -390,6 +390,46 @@ MEMBERS = [family for family, row in FAMILIES.items() if row.shape]
 OTHER_FAMILIES = [family for family in FAMILIES if family not in ("bert", *MEMBERS)]
 
 
+def _turn(member: str, values: list[str]) -> str:
+    """One of the values: each member of a shape has another one."""
+    return values[MEMBERS.index(member) % len(values)]
+
+
+def _quick_heads() -> set[tuple[str, str]]:
+    heads = {member: [name for name in FAMILIES[member].models if name != BASE_MODELS[member]] for member in MEMBERS}
+    return {(member, _turn(member, names)) for member, names in heads.items()}
+
+
+# Every run has one head of a member of a shape, each member another one; and all heads of one row for each class.
+_QUICK_HEADS = _quick_heads()
+_FIRST_ROWS = {row.config_class: family for family, row in reversed(FAMILIES.items())}.values()
+
+
+def is_quick(family: str, model: str) -> bool:
+    """Whether every run has this model: all base models, all heads of a family with layers of its own, few others."""
+    if model == BASE_MODELS[family] or (family, model) in _QUICK_HEADS:
+        return True
+    return family not in MEMBERS and family in _FIRST_ROWS
+
+
+def covering_models(models: Iterable[tuple[str, str]] = tuple(MODELS)) -> list[Any]:
+    """(family, model), all of them; what is not quick is marked slow."""
+    return [slow_unless(is_quick(*pair), *pair) for pair in models]
+
+
+def covering_families(families: Iterable[str] = tuple(FAMILIES)) -> list[Any]:
+    """Every family; a member of a shape is marked slow."""
+    return [slow_unless(family not in MEMBERS, family) for family in families]
+
+
+def covering_members(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """(family, spec), all; every run has one spec for a member of a shape, each another one, and the rest is slow."""
+    pairs = list(pairs)
+    specs = {member: [spec for family, spec in pairs if family == member] for member in MEMBERS}
+    quick = {(member, _turn(member, own)) for member, own in specs.items() if own}
+    return [slow_unless(pair[0] not in MEMBERS or pair in quick, *pair) for pair in pairs]
+
+
 def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
     """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
 
@@ -423,11 +463,13 @@ _DEALT_TO_HEADS = dict(zip(_HEADS, itertools.cycle(FEW_SPECS), strict=False))
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model.
 
-    A member of a shape: all that it has. A base model: all for BERT; a few, and its share of all, for each other
-    family. A model with a head: one that changes every norm, and one of the few.
+    A member of a shape: one with its base model and with one head. A base model: all for BERT; a few, and its share
+    of all, for each other family. A model with a head: one that changes every norm, and one of the few.
     """
+    if not is_quick(family, model):
+        return []
     if family in MEMBERS:
-        return specs_of(family, model)
+        return [_turn(family, specs_of(family, model))]
     if model != BASE_MODELS[family]:
         return ["post_dyt_everywhere", _DEALT_TO_HEADS[family, model]]
     own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]

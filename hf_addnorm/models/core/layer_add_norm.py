@@ -9,6 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import apply_chunking_to_forward
 
 from ..base.depth import Position, at_depth
+from ..base.token_mask import current
 from ..residuals.residuals import Add, Residual
 from ..spec.spec import LayerSpec
 from ..streams.streams import AnyStream, Function, HiddenStates, Kept, SingleStream, State
@@ -310,9 +311,16 @@ def in_chunks(function: Function, chunk: tuple[int, int] | None, x: torch.Tensor
 def drop_path(f: torch.Tensor, rate: float) -> torch.Tensor:
     """Stochastic depth: zero for a sample with probability `rate`, else divided by `1 - rate`.
 
+    Where tokens are packed, a sample is a sequence.
+
     Source: Huang et al., 2016, arXiv 1603.09382; scaled in training as in Larsson et al., 2016, arXiv 1605.07648.
     """
     if rate == 0.0:
         return f
-    keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
+    packed = current().packed
+    if packed is None:
+        keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
+    else:
+        sequences = torch.rand(len(packed.lengths), device=f.device) >= rate
+        keep = sequences[packed.of_token].view(1, -1, *[1] * (f.dim() - 2))
     return f * (keep.to(f.dtype) / (1 - rate))

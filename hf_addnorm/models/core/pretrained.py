@@ -32,12 +32,14 @@ from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_table
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
+from .packed_attention import PACKED
+from .packing import require_packable, unpack_output, with_packed_tokens
 from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
-from .transformers_internals import keep_in_float32, keep_whole, mark_not_started, register_key_layout
+from .transformers_internals import attention_of, keep_in_float32, keep_whole, mark_not_started, register_key_layout
 
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
@@ -66,7 +68,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         super().__init_subclass__(**kwargs)
         document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
-            cls.forward = with_token_mask(cls.forward)
+            is_base = cls.__name__ == getattr(cls.config_class, "auto_classes", {}).get("AutoModel")
+            cls.forward = with_token_mask(with_packed_tokens(cls.forward) if is_base else cls.forward)
         register_key_layout(cls)
 
     @classmethod
@@ -115,6 +118,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 f"{type(self).__name__} needs a config with add_norm, got a {type(self.config).__name__}: make it "
                 "with the family's AddNorm config."
             )
+        if attention_of(self.config) == PACKED:
+            require_packable(type(self).__name__, self.layout_of(self.config), self.config)
         spec = AddNormSpec.parse(self.config.add_norm)
         check(spec, self.config)
         builder = BlockBuilder(spec, self.config)
@@ -168,6 +173,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         encoder: StockValue = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
         if layout.final_norm is not None:
             self._place_at((layout.final_norm,), spec, spec.final, "final")
+            if layout.encoder_class is not None and not layout.final_norm.startswith(f"{layout.encoder}."):
+                encoder.unpacks = False
+                self.get_submodule(layout.final_norm).register_forward_hook(unpack_output)
         if layout.encoder_class is not None:
             here = layout.final_norm is None
             encoder.final_norm = self._place_norm(spec, spec.final, "final") if here else nn.Identity()
@@ -206,6 +214,28 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 layers[path].connections = connections
         for path, layer_is in zip(paths, as_stock, strict=True):
             layers[path].runs_as_stock = layer_is
+
+    def set_packed(self, packed: bool = True) -> None:
+        """Let the real tokens of each batch run through the model alone, without padding, or not (any more).
+
+        Outputs have the shapes of always, hidden states 0 where there is padding. It is the same as
+        `set_attn_implementation("packed")`, and as `attn_implementation="packed"` when a model is built or loaded.
+        What is saved of the model says nothing of it.
+
+        Args:
+            packed (`bool`, *optional*, defaults to `True`): False sets the attention to "sdpa".
+        Raises:
+            ValueError: if the model's tokens cannot be packed.
+        """
+        self.set_attn_implementation(PACKED if packed else "sdpa")
+
+    def set_attn_implementation(
+        self, attn_implementation: StockValue, *args: StockValue, **kwargs: StockValue
+    ) -> None:
+        """As in Transformers; "packed" is refused where tokens cannot be packed."""
+        if attn_implementation == PACKED:
+            require_packable(type(self).__name__, self.layout_of(self.config), self.config)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def calibrate(self, batch: Mapping[str, StockValue]) -> None:
         """Set the start values that come from data, of residuals like `admin`, by one forward on a batch.

@@ -1,5 +1,6 @@
 """Packed tokens: the real ones alone run through a model, and what comes out is what came with padding."""
 
+import itertools
 import re
 
 import pytest
@@ -107,7 +108,7 @@ def test_hidden_states_and_gradients_are_those_with_padding(family, spec):
 HEADS = [(family, model) for family, model in MODELS if family in PACKABLE and model != BASE_MODELS[family]]
 ROW_LOSS = re.compile("Next|Sequence|Choice|PreTraining$|Double")
 # one head of each other family
-FIRST = {family: model for family, model in reversed(HEADS)}
+FIRST = dict(reversed(HEADS))
 
 
 @pytest.mark.parametrize(("family", "model"), [slow_unless(f == "bert" or FIRST[f] == m, f, m) for f, m in HEADS])
@@ -140,8 +141,7 @@ def _joined(family, model):
     }
     bounds = [0, 4, 7, 10]
     alone = [
-        {key: value[:, first:last] for key, value in inputs.items()}
-        for first, last in zip(bounds, bounds[1:], strict=False)
+        {key: value[:, first:last] for key, value in inputs.items()} for first, last in itertools.pairwise(bounds)
     ]
     return inputs, torch.tensor(bounds, dtype=torch.int32), alone
 

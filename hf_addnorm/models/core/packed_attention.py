@@ -4,6 +4,7 @@ It is registered with Transformers, as `sdpa` is, and holds for every family who
 entry says where the sequences are, in the argument `packed`; without it, this is `sdpa`.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,15 +15,15 @@ from ..base.packed_tokens import PackedTokens
 from ..base.protocols import StockValue
 
 
+# kernels of GPUs for sequences of several lengths: of a package, and of torch from 2.10 on
 try:
-    from flash_attn import flash_attn_varlen_func
+    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
 except ImportError:
     flash_attn_varlen_func = None
 try:
-    # from torch 2.10 on
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 
 # the name of the implementation
 PACKED = "packed"
@@ -57,13 +58,13 @@ def packed_attention(
         kwargs.get("sliding_window"),
     )
     # [total, heads, features]
-    tokens = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     has_kernel = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and packed.is_gapless
     if has_kernel and flash_attn_varlen_func is not None:
-        return call.by_flash_attention(*tokens, packed).unsqueeze(0), None
+        return call.by_flash_attention(q, k, v, packed).unsqueeze(0), None
     if has_kernel and varlen_attn is not None and dropout == 0:
-        return call.by_varlen_attention(*tokens, packed).unsqueeze(0), None
-    return call.by_groups(*tokens, packed).unsqueeze(0), None
+        return call.by_varlen_attention(q, k, v, packed).unsqueeze(0), None
+    return call.by_groups(q, k, v, packed).unsqueeze(0), None
 
 
 class _Call:
@@ -131,7 +132,8 @@ class _Call:
     ) -> torch.Tensor:
         """All sequences at once, by the package flash-attn."""
         longest = packed.lengths[-1]
-        output: torch.Tensor = flash_attn_varlen_func(
+        attend = cast(Callable[..., torch.Tensor], flash_attn_varlen_func)
+        return attend(
             query,
             key,
             value,
@@ -144,7 +146,6 @@ class _Call:
             causal=self.is_causal,
             window_size=self._window_size(),
         )
-        return output
 
     def by_varlen_attention(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedTokens
@@ -152,18 +153,8 @@ class _Call:
         """All sequences at once, by torch, which has no dropout there."""
         longest, (before, behind) = packed.lengths[-1], self._window_size()
         size = (before, 0 if self.is_causal else behind)
-        output: torch.Tensor = varlen_attn(
-            query,
-            key,
-            value,
-            packed.bounds,
-            packed.bounds,
-            longest,
-            longest,
-            scale=self.scaling,
-            window_size=size,
-        )
-        return output
+        attend, bounds = cast(Callable[..., torch.Tensor], varlen_attn), packed.bounds
+        return attend(query, key, value, bounds, bounds, longest, longest, scale=self.scaling, window_size=size)
 
     def _window_size(self) -> tuple[int, int]:
         """Tokens that are seen before and behind; -1 means all."""

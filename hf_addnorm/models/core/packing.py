@@ -3,13 +3,13 @@
     [batch, seq] -> pack -> embeddings, layers: [1, total, hidden] -> unpack -> [batch, seq, hidden]
 
 The stock forward runs as it is. It is given the packed inputs, the position of each token, and the argument `packed`,
-which it hands on to its attention (`packed_attention.py`); a mask of four axes, which Transformers takes as made, stands
-for "no mask is needed".
+which it hands on to its attention (`packed_attention.py`); a mask of four axes, which Transformers takes as made,
+stands for "no mask is needed".
 """
 
 import inspect
 from functools import wraps
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -53,7 +53,7 @@ def require_packable(model: str, layout: FamilyLayout, config: StockValue) -> No
         ValueError: with the reason.
     """
     reason = layout.cannot_pack
-    if not reason and getattr(config, "chunk_size_feed_forward", 0):
+    if not reason and getattr(config, "chunk_size_feed_forward", None):
         reason = "config.chunk_size_feed_forward must be 0: packed tokens cannot be cut into equal chunks"
     if reason:
         raise ValueError(f"tokens of {model} cannot be packed: {reason}.")
@@ -86,7 +86,7 @@ def with_packed_tokens(forward: Forward) -> Forward:
 
 def _is_traced() -> bool:
     """Whether the forward is compiled, exported or traced: how many tokens are real is not known then."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _refuse_attentions(config: StockValue, arguments: Given) -> None:
@@ -156,15 +156,17 @@ def _positions(model: Packs, arguments: Given, packed: PackedTokens) -> torch.Te
     rows, columns = packed.shape
     ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
     # RoBERTa and its like pass over padding, and begin behind its number
-    own = next((part for part in model.modules() if hasattr(part, "create_position_ids_from_input_ids")), None)
+    own: StockValue = next(
+        (part for part in model.modules() if hasattr(part, "create_position_ids_from_input_ids")), None
+    )
     if arguments.get(_BOUNDS[0]) is not None:
         start = 0 if own is None else own.padding_idx + 1
         return packed.unpack(packed.columns.unsqueeze(0) + start)
     if own is None:
         return torch.arange(columns, device=packed.places.device).expand(rows, columns)
     if ids is None:
-        return own.create_position_ids_from_inputs_embeds(embeds, own.padding_idx)
-    return own.create_position_ids_from_input_ids(ids, own.padding_idx)
+        return cast(torch.Tensor, own.create_position_ids_from_inputs_embeds(embeds, own.padding_idx))
+    return cast(torch.Tensor, own.create_position_ids_from_input_ids(ids, own.padding_idx))
 
 
 def _unpack_outputs(model: Packs, outputs: StockValue, packed: PackedTokens) -> None:

@@ -32,9 +32,9 @@ from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_table
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
+from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .packed_attention import PACKED
 from .packing import require_packable, unpack_output, with_packed_tokens
-from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush

@@ -69,8 +69,8 @@ class TokenNorm(Norm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.keeps_padding and current().packed is not None:
             raise ValueError(
-                f"{type(self).__name__} with variant='official' counts padded places in training, of which packed tokens "
-                "have none: train without set_packed, or with variant='paper'."
+                f"{type(self).__name__} with variant='official' counts padded places in training, of which packed "
+                "tokens have none: train without set_packed, or with variant='paper'."
             )
         return by_sequence(self._run, x) if self.of_sequences else self._run(x)
 

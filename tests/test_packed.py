@@ -5,11 +5,12 @@ import re
 
 import pytest
 import torch
+import transformers
 from families import BASE_MODELS, FAMILIES, MODELS, SPECS, checkpoint_activations, covering, slow_unless, specs_of
 from token_specs import counted
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from hf_addnorm import AddNormSpec
+from hf_addnorm import AddNormSpec, AddNormStackConfig, AddNormStackModel
 from hf_addnorm.models.base.packed_tokens import PackedTokens
 from hf_addnorm.models.core import packed_attention
 from hf_addnorm.models.core.packed_attention import _Call
@@ -367,3 +368,41 @@ def test_code_of_a_checkpoint_packs_by_itself(tmp_path):
     states = [net.eval()(**inputs).last_hidden_state for net in (ours, theirs)]
     torch.testing.assert_close(*states, **EXACT)
     assert not states[1][~real].any()
+
+
+def test_pipelines_batch_as_before():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(94))]
+    tokenizer = transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    texts = ["w1 w2 w3 w4 w5", "w6 w11", "w7 w8 w9"]
+    answers = [
+        transformers.pipeline("token-classification", net.eval(), tokenizer=tokenizer, batch_size=3)(texts)
+        for net in _built("bert", "AddNormBertForTokenClassification")
+    ]
+    for one, two in zip(*answers, strict=True):
+        assert [part["word"] for part in one] == [part["word"] for part in two]
+        assert [float(part["score"]) for part in one] == pytest.approx([float(part["score"]) for part in two], 1e-9)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_compiled_model_runs_with_padding(dynamic):
+    padded, packed = (net.eval() for net in _built("bert", "AddNormBertModel", num_hidden_layers=1))
+    inputs = _inputs("bert", "AddNormBertModel")
+    real = inputs["attention_mask"].bool()
+    compiled = torch.compile(packed, backend="eager", fullgraph=True, dynamic=dynamic)
+    states = [net(**inputs).last_hidden_state[real] for net in (padded, compiled)]
+    torch.testing.assert_close(*states, **EXACT)
+
+
+def test_a_stack_packs_in_each_of_its_parts():
+    row = FAMILIES["bert"]
+    config = AddNormStackConfig(
+        encoders=[row.config("", spec, hidden_dropout_prob=0.0) for spec in ("post_ln", "pre_ln")]
+    )
+    net = AddNormStackModel(config).double().eval()
+    inputs = {key: value for key, value in _inputs("bert", "").items() if key != "token_type_ids"}
+    real = inputs["attention_mask"].bool()
+    before = net(**inputs).last_hidden_state[real]
+    net.set_attn_implementation("packed")
+    after = net(**inputs).last_hidden_state
+    torch.testing.assert_close(before, after[real], **EXACT)
+    assert not after[~real].any()

@@ -406,3 +406,41 @@ def test_a_stack_packs_in_each_of_its_parts():
     after = net(**inputs).last_hidden_state
     torch.testing.assert_close(before, after[real], **EXACT)
     assert not after[~real].any()
+
+
+MASKED = [family for family in PACKABLE if "AutoModelForMaskedLM" in FAMILIES[family].config_class.auto_classes]
+
+
+@pytest.mark.parametrize(
+    ("family", "training"),
+    [slow_unless(f == "bert" or (t and f in KINDS), f, t) for f in MASKED for t in (False, True)],
+)
+def test_a_head_that_reads_labelled_tokens_alone_has_the_same_loss(family, training):
+    model = FAMILIES[family].config_class.auto_classes["AutoModelForMaskedLM"]
+    nets, inputs, results = _built(family, model, "pre_ln"), _inputs(family, model), []
+    nets[1].set_packed(labelled_only=True)
+    inputs["labels"][:, ::3] = -100
+    labelled = inputs["labels"] != -100
+    for net in nets:
+        output = net.train(training)(**inputs, output_hidden_states=True)
+        output.loss.backward()
+        results.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+        results[-1] |= {"loss": output.loss, "logits": output.logits[labelled] if net is nets[0] else output.logits[0]}
+        assert output.hidden_states[-1].shape[:2] == labelled.shape
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        # ModernBERT's loss is computed in float32
+        tolerance = EXACT if output.loss.dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-6}
+        torch.testing.assert_close(results[1][name], value, **tolerance)
+    # without labels, all tokens
+    del inputs["labels"]
+    assert nets[1](**inputs).logits.shape[:2] == labelled.shape
+
+
+def test_labelled_tokens_alone_are_refused_where_the_head_needs_all():
+    _, net = _built("bert", "AddNormBertForMaskedLM", {"head": "batch_norm"})
+    with pytest.raises(ValueError, match="a norm of the head takes statistics over all tokens"):
+        net.set_packed(labelled_only=True)
+    _, net = _built("bert", "AddNormBertForTokenClassification")
+    with pytest.raises(ValueError, match="AddNormBertForTokenClassification is no masked language model"):
+        net.set_packed(labelled_only=True)

@@ -32,6 +32,10 @@ _BESIDE = ("past_key_values", "cache", "encoder_hidden_states", "use_cache")
 _BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
+# the argument in which a head says which tokens of [batch * seq] it reads: the base model gives these alone
+READ_TOKENS = "read_tokens"
+
+
 class Packs(Protocol):
     """A base model that may run with packed tokens."""
 
@@ -59,32 +63,56 @@ def require_packable(model: str, layout: FamilyLayout, config: StockValue) -> No
         raise ValueError(f"tokens of {model} cannot be packed: {reason}.")
 
 
+class Arguments:
+    """From the arguments of a call of a model's forward to all of them by name, without the model.
+
+    Args:
+        signature (`inspect.Signature`): of the forward.
+    """
+
+    def __init__(self, signature: inspect.Signature):
+        self.signature = signature
+        kinds = ((name, parameter.kind) for name, parameter in signature.parameters.items())
+        self.others = next((name for name, kind in kinds if kind == inspect.Parameter.VAR_KEYWORD), "")
+
+    def __call__(self, *args: StockValue, **kwargs: StockValue) -> Given:
+        given = self.signature.bind(*args, **kwargs).arguments
+        _, *named = given.items()
+        made: Given = {name: value for name, value in named if name != self.others}
+        return made | cast(Given, given.get(self.others, {}))
+
+
 def with_packed_tokens(forward: Forward) -> Forward:
-    """A base model's forward that packs its tokens, if its implementation of attention is "packed"."""
-    signature = inspect.signature(forward)
-    others = next((name for name, p in signature.parameters.items() if p.kind == p.VAR_KEYWORD), "")
+    """A base model's forward that packs its tokens, if its implementation of attention is "packed".
+
+    It also takes the argument `READ_TOKENS` of a head (see `labelled_tokens.py`).
+    """
+    arguments_of = Arguments(inspect.signature(forward))
 
     @wraps(forward)
     def with_packed_tokens(self: Packs, *args: StockValue, **kwargs: StockValue) -> StockValue:
-        if attention_of(self.config) != PACKED or _is_traced():
+        if READ_TOKENS in kwargs:
+            places = kwargs.pop(READ_TOKENS)
+            outputs = with_packed_tokens(self, *args, **kwargs | {"return_dict": True})
+            outputs.last_hidden_state = outputs.last_hidden_state.flatten(0, 1).index_select(0, places).unsqueeze(0)
+            return outputs
+        if attention_of(self.config) != PACKED or is_traced():
             return forward(self, *args, **kwargs)
-        arguments: Given = signature.bind(self, *args, **kwargs).arguments
-        arguments |= arguments.pop(others, {})
-        del arguments["self"]
-        _refuse_attentions(self.config, arguments)
-        packed = _packed(arguments)
+        given = arguments_of(self, *args, **kwargs)
+        _refuse_attentions(self.config, given)
+        packed = _packed(given)
         if packed is None:
-            return forward(self, **arguments)
-        as_tuple = arguments.pop("return_dict", getattr(self.config, "return_dict", True)) is False
-        arguments = _pack_arguments(self, signature, arguments, packed)
-        outputs = running_with(TokenMask(None, packed=packed), forward, self, **arguments, return_dict=True)
+            return forward(self, **given)
+        as_tuple = given.pop("return_dict", getattr(self.config, "return_dict", True)) is False
+        given = _pack_arguments(self, arguments_of.signature, given, packed)
+        outputs = running_with(TokenMask(None, packed=packed), forward, self, **given, return_dict=True)
         _unpack_outputs(self, outputs, packed)
         return outputs.to_tuple() if as_tuple else outputs
 
     return with_packed_tokens
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether the forward is compiled, exported or traced: how many tokens are real is not known then."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 

@@ -31,6 +31,7 @@ from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
+from .labelled_tokens import require_head_of_single_tokens, with_labelled_tokens
 from .layer import AddNormLayer
 from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .packed_attention import PACKED
@@ -43,6 +44,8 @@ from .transformers_internals import attention_of, keep_in_float32, keep_whole, m
 
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
+# what is around a model's forward, by the Auto class that finds the model
+_AROUND = {"AutoModel": with_packed_tokens, "AutoModelForMaskedLM": with_labelled_tokens}
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
@@ -63,13 +66,17 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
     asks_model = False
+    # whether the head of a masked language model reads labelled tokens alone
+    labelled_only = False
 
     def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
         document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
-            is_base = cls.__name__ == getattr(cls.config_class, "auto_classes", {}).get("AutoModel")
-            cls.forward = with_token_mask(with_packed_tokens(cls.forward) if is_base else cls.forward)
+            for auto, around in _AROUND.items():
+                if cls.__name__ == getattr(cls.config_class, "auto_classes", {}).get(auto):
+                    cls.forward = around(cls.forward)
+            cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
 
     @classmethod
@@ -215,7 +222,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         for path, layer_is in zip(paths, as_stock, strict=True):
             layers[path].runs_as_stock = layer_is
 
-    def set_packed(self, packed: bool = True) -> None:
+    def set_packed(self, packed: bool = True, labelled_only: bool = False) -> None:
         """Let the real tokens of each batch run through the model alone, without padding, or not (any more).
 
         Outputs have the shapes of always, hidden states 0 where there is padding. It is the same as
@@ -224,9 +231,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
         Args:
             packed (`bool`, *optional*, defaults to `True`): False sets the attention to "sdpa".
+            labelled_only (`bool`, *optional*, defaults to `False`): where labels are given, the head of a masked
+                language model reads the labelled tokens alone: the same loss, logits [1, labelled, vocabulary].
         Raises:
-            ValueError: if the model's tokens cannot be packed.
+            ValueError: if the model's tokens cannot be packed, or its head needs all tokens.
         """
+        if labelled_only:
+            require_head_of_single_tokens(self)
+        self.labelled_only = labelled_only
         self.set_attn_implementation(PACKED if packed else "sdpa")
 
     def set_attn_implementation(

@@ -444,3 +444,63 @@ def test_labelled_tokens_alone_are_refused_where_the_head_needs_all():
     _, net = _built("bert", "AddNormBertForTokenClassification")
     with pytest.raises(ValueError, match="AddNormBertForTokenClassification is no masked language model"):
         net.set_packed(labelled_only=True)
+
+
+FIRST_HEADS = [
+    (family, model)
+    for family, model in HEADS
+    if re.search("ForSequenceClassification|ForMultipleChoice|ForNextSentence", model) and family != "gpt2"
+]
+
+
+@pytest.mark.parametrize(
+    "spec", ["post_ln", "all_slots", "every_residual", "by_layer", "parallel", "hyper_connections"]
+)
+@pytest.mark.parametrize(
+    ("family", "model"), [slow_unless(f == "bert" or FIRST[f] == m, f, m) for f, m in FIRST_HEADS]
+)
+def test_a_head_that_reads_first_tokens_alone_has_the_same_logits(family, model, spec):
+    if spec not in specs_of("bert", "AddNormBertModel"):
+        pytest.skip("no such spec")
+    nets, inputs, results = _built(family, model, SPECS[spec]), _inputs(family, model), []
+    inputs["attention_mask"][0] = 1
+    feed_forwards, counts = [], []
+    for net in nets:
+        last = [
+            module
+            for module in net.modules()
+            if isinstance(module, torch.nn.Linear) and module.out_features in (37, 74)
+        ]
+        hook = last[-1].register_forward_hook(lambda _, args, __, kept=feed_forwards: kept.append(args[0].shape[:2]))
+        output = net.train()(**inputs)
+        hook.remove()
+        counts.append(feed_forwards[-1].numel())
+        output.loss.backward()
+        results.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+        results[-1] |= {"logits": output.logits}
+    assert results[0].keys() == results[1].keys()
+    _compare(*results, results[0])
+    rows = inputs["attention_mask"].shape[:-1].numel()
+    reads_first = nets[1].last_layer_can_be_cut and getattr(nets[1].config, "classifier_pooling", "cls") == "cls"
+    expected = rows if reads_first else int(inputs["attention_mask"].sum())
+    assert counts[1] == expected
+    with_states = nets[1](**inputs, output_hidden_states=True)
+    torch.testing.assert_close(with_states.logits, results[0]["logits"], **EXACT)
+    assert with_states.hidden_states[-1].count_nonzero() > rows * 32
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("spec", ["post_ln", {"preset": "pre_ln", "drop_path": 0.3}])
+def test_first_tokens_under_checkpointing(spec, reentrant):
+    inputs, results = _inputs("bert", "AddNormBertForSequenceClassification"), []
+    for checkpointing in (False, True):
+        _, net = _built("bert", "AddNormBertForSequenceClassification", spec)
+        net.train()
+        if checkpointing:
+            checkpoint_activations(net, {"use_reentrant": reentrant})
+            net.enable_input_require_grads()
+        torch.manual_seed(3)
+        net(**inputs).loss.backward()
+        results.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    assert results[0].keys() == results[1].keys()
+    _compare(*results, results[0])

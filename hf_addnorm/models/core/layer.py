@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import ClassVar, cast
 
+import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -188,3 +189,13 @@ class AddNormLayer(GradientCheckpointingLayer):
                 "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
                 "config.add_cross_attention=True."
             )
+
+
+def finite_in_float16(state: LayerState) -> LayerState:
+    """The state after a layer, with what is too large for float16 as large as that can be, less room for a sum."""
+    if isinstance(state, tuple):
+        return tuple(cast(torch.Tensor, finite_in_float16(part)) for part in state)
+    if state.dtype != torch.float16:
+        return state
+    largest = torch.finfo(state.dtype).max - 1000
+    return state.clamp(-largest, largest)

@@ -10,8 +10,10 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..base.depth import Position
+from ..base.packed_tokens import PackedTokens
 from ..base.protocols import StockValue
 from ..base.registry import ComponentSpec
+from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import mixes_tokens
 from ..spec.spec import AddNormSpec
 from ..streams.streams import Function, LayerState
@@ -38,6 +40,11 @@ def _as_stock_or(forward: Forward) -> Forward:
 
     @wraps(forward)
     def as_stock_or(self: "AddNormLayer", *args: StockValue, **kwargs: StockValue) -> StockValue:
+        packed: PackedTokens | None = kwargs.get("packed")
+        if packed is not None and packed.first_only:
+            # said here, not by the model alone: a checkpoint may run the layer again, within a backward
+            tokens = TokenMask(None, packed=packed) if current().packed is None else current()
+            return running_with(tokens, forward, self, *args, **kwargs)
         return self.stock_forward(self, *args, **kwargs) if self.runs_as_stock else forward(self, *args, **kwargs)
 
     return as_stock_or

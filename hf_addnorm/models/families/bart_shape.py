@@ -101,6 +101,7 @@ def bart_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
         layers=numbered("layers"),
         positions_class=NumberedPositions,
         is_stack=True,
+        cannot_pack="its embeddings number the tokens of a row by code of their own",
         **(tables if "embeddings" not in others else {}),
         **others,
     )

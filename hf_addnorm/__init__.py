@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_wav2vec2 import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics
+    from .sites import add_norm_sites
 
 
 __version__ = "0.2.0"
@@ -79,6 +80,7 @@ __version__ = "0.2.0"
 # what is imported when it is asked for: the module of each name
 _LATER = {
     "add_norm_parameters": ".parameters",
+    "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
     "grow": ".growth",
@@ -166,6 +168,7 @@ __all__ = [
     "Preset",
     "Scheme",
     "add_norm_parameters",
+    "add_norm_sites",
     "catalogue",
     "collect_losses",
     "components",

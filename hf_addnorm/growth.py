@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .models.base.registry import parse_option
 from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
-from .models.core.encoder import AddNormEncoder
 from .models.core.layer import AddNormLayer
 from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall, residual_of_block
 from .models.core.pretrained import AddNormPreTrainedModel
@@ -22,6 +21,7 @@ from .models.spec.spec import AddNormSpec, Override
 from .models.streams.streams import State
 from .models.weights.initialization import zero_init
 from .models.weights.weight_transforms import linear_size
+from .sites import block_paths, layer_paths
 
 
 How = Literal["stack", "identity"]
@@ -76,7 +76,7 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
     grown.tie_weights()
     grown.train(model.training)
     if how == "identity":
-        for layer, connections in _layers(grown)[len(_paths(model)) :]:
+        for layer, connections in _layers(grown)[len(layer_paths(model)) :]:
             _start_as_identity(layer, connections, config.add_norm_sublayers())
         _refuse_inexact(model, grown)
     if getattr(model, "generation_config", None) is not None:
@@ -127,27 +127,10 @@ def _grown_spec(config: AddNormConfig, grown: AddNormConfig) -> AddNormSpec:
     return replace(spec, layers=overrides)
 
 
-def _paths(model: AddNormPreTrainedModel) -> list[str]:
-    """The path of every layer, from the model, in the order in which they run."""
-    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    return [prefix + path for path in model.layout_of(model.config).layers(model.config)]
-
-
-def _blocks(model: AddNormPreTrainedModel) -> list[str]:
-    """The path of every depth's add & norm blocks."""
-    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    path_of_encoder = model.layout_of(model.config).encoder
-    paths = _paths(model)
-    encoder = get_part(model.base_model, path_of_encoder) if path_of_encoder else model.base_model
-    if isinstance(encoder, AddNormEncoder) and encoder.holds_connections:
-        return [f"{prefix}{path_of_encoder}.connections.{depth}" for depth in range(len(paths))]
-    return [f"{path}.connections" for path in paths]
-
-
 def _sources(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel) -> dict[str, str]:
     """The old path for the path of every new layer and of its blocks."""
     sources: dict[str, str] = {}
-    for find in (_paths, _blocks):
+    for find in (layer_paths, block_paths):
         old, new = find(model), find(grown)
         for path, source in zip(new, _copied(len(old), len(new)), strict=True):
             if sources.setdefault(path, old[source]) != old[source]:
@@ -180,7 +163,7 @@ def _layers(model: AddNormPreTrainedModel) -> list[tuple[AddNormLayer, LayerAddN
     """Every depth's layer and its add & norm blocks."""
     return [
         (get_part(model, path), get_part(model, blocks))
-        for path, blocks in zip(_paths(model), _blocks(model), strict=True)
+        for path, blocks in zip(layer_paths(model), block_paths(model), strict=True)
     ]
 
 

@@ -44,6 +44,7 @@ from .scheme import Scheme
 
 if TYPE_CHECKING:
     from . import components, hub
+    from .conversion import ConversionReport, convert
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
@@ -79,10 +80,12 @@ __version__ = "0.2.0"
 
 # what is imported when it is asked for: the module of each name
 _LATER = {
+    "ConversionReport": ".conversion",
     "add_norm_parameters": ".parameters",
     "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
+    "convert": ".conversion",
     "grow": ".growth",
     "hub": ".hub",
     "ln_tuning_names": ".parameters",
@@ -164,6 +167,7 @@ __all__ = [
     "AddNormEncoderDecoderConfig",
     "AddNormSpec",
     "AddNormStackConfig",
+    "ConversionReport",
     "Part",
     "Preset",
     "Scheme",
@@ -172,6 +176,7 @@ __all__ = [
     "catalogue",
     "collect_losses",
     "components",
+    "convert",
     "grow",
     "hub",
     "inits",

@@ -199,7 +199,9 @@ class _Conversion:
         tried: list[tuple[Candidate, Workpiece, Rewriting]] = []
         for candidate in candidates:
             tried.append(self._rewritten(candidate))
-            if not tried[-1][2].obstacles:
+            # no other norm after the embeddings helps where something else is in the way
+            is_hopeless = tried[0][1].at_embeddings < len(tried[0][2].obstacles)
+            if is_hopeless or not tried[-1][2].obstacles:
                 break
         best = next((one for one in tried if not one[2].obstacles), tried[0])
         for _ in range(2):

@@ -63,7 +63,7 @@ def relative_error(norm: Callable[[torch.Tensor], torch.Tensor], pairs: PairsOfT
         moments.add(y, y)
     _, mean, _, square, _ = moments.means()
     variance = (square - mean * mean).sum() * moments.count
-    return (error / variance.clamp(min=1e-30)).item()
+    return float(error / variance.clamp(min=1e-30))
 
 
 @torch.no_grad()

@@ -174,7 +174,8 @@ def write_norm(norm: nn.Module, gain: torch.Tensor, bias: torch.Tensor | None) -
     for name in ("weight", "zero_centered_weight", "scalar_weight"):
         parameter: nn.Parameter | None = getattr(norm, name, None)
         if parameter is not None:
-            value = gain.unflatten(-1, (parameter.numel(), -1)).mean(-1)
+            whole = gain.expand(parameter.numel()) if gain.numel() == 1 else gain
+            value = whole.unflatten(-1, (parameter.numel(), -1)).mean(-1)
             parameter.copy_(value - int(name == "zero_centered_weight"))
     own: nn.Parameter | None = getattr(norm, "bias", None)
     if own is not None:

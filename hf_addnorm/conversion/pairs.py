@@ -89,6 +89,8 @@ class Workpiece:
         self.old, self.new = sublayers(source), sublayers(target)
         self.used: dict[str, Used] = {}
         self.obstacles: list[str] = []
+        # how many of the obstacles are about what the stream begins with at the embeddings
+        self.at_embeddings = 0
         # by place, the eps at which a norm would be the same, where it has another one
         self.eps: dict[str, float] = {}
         # what the norm before a sublayer leaves to its residual: a factor and a shift of the stream

@@ -88,10 +88,11 @@ def end_norm(work: Workpiece, pair: Pair) -> None:
     if pair.has_exact_core and not is_zero(pair.bias):
         work.stop(pair.title, "there is no place for its bias")
     if pair.awaits_stream:
-        work.stop(pair.title, "it takes a mean out that something behind it sees")
+        work.obstacles.insert(0, f"{pair.title}: it takes a mean out that something behind it sees")
     wanted = pair.source.eps * work.scales.get(pair.index, 1.0) ** (2 if pair.place == "post" else 0)
     if pair.has_exact_core and abs(pair.target.eps - wanted) > 1e-6 * wanted:
-        work.eps[pair.title] = wanted
+        # in the norm's own terms, which may count it with n - 1
+        work.eps[pair.title] = float(getattr(pair.norm, "eps", wanted)) * wanted / (pair.target.eps or wanted)
 
 
 def _foldable(work: Workpiece, pair: Pair) -> bool:

@@ -223,4 +223,5 @@ def take_mean_out(work: Workpiece, part: Segment) -> str | None:
     for pair in part.pairs:
         if pair.loses_mean:
             work.stop(pair.title, reason)
+            work.at_embeddings += part.first == 0
     return None

@@ -80,10 +80,11 @@ def read_calibration(
         )
     if len(batches) == 1:
         batches = _split(batches[0], max(1, rows // 4))
-    every = max(2, round(1 / holdout))
-    held_out = batches[every - 1 :: every] or batches[-1:]
-    kept = {id(batch) for batch in held_out}
-    return Calibration([batch for batch in batches if id(batch) not in kept], held_out)
+    held_out: list[Batch] = []
+    fitted = [batches[index] for index in torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))]
+    while len(fitted) > 1 and rows_of(held_out) < holdout * rows:
+        held_out.append(fitted.pop())
+    return Calibration(fitted, held_out)
 
 
 def _batches_or_texts(data: StockValue, batch_size: int) -> tuple[list[Batch], list[str] | None]:

@@ -22,7 +22,7 @@ from .batches import Calibration, read_calibration
 from .calibrating import RHO, Calibrator, Progress, SiteError, read_site
 from .candidates import Asked, Candidate
 from .forms import read_residual
-from .measuring import as_dtype, largest_difference, measure
+from .measuring import as_dtype, first_not_finite, largest_difference, measure
 from .pairs import Workpiece
 from .report import ConversionReport, RuleUse
 from .rewriting import ALL_RULES, Rewriting, copy_common, rewrite
@@ -140,6 +140,8 @@ class _Conversion:
         self.double = moved(copy.deepcopy(source), source.device, torch.float64).eval()
 
     def run(self, candidates: list[Candidate]) -> tuple[AddNormPreTrainedModel, ConversionReport]:
+        if (place := first_not_finite(self.double, self.proof[0])) is not None:
+            raise ValueError(f"{place}: the source gives numbers that are not finite on the calibration.")
         candidate, work, rewriting = self._best(candidates)
         difference, largest = largest_difference(self.double, work.target, self.proof)
         is_exact = difference <= EXACT * max(1.0, largest)

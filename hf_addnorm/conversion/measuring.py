@@ -1,6 +1,6 @@
 """How far a converted model is from its source: outputs in float64, and predictions and branches on held-out rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import nn
 from ..models.base.protocols import StockValue
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.core.recasting import get_part
-from ..sites import Sublayer, sublayers
+from ..sites import Sublayer, add_norm_sites, sublayers
 from .batches import Batch
 
 
@@ -79,6 +79,31 @@ def largest_difference(
         difference = max(difference, (expected - found).abs().max().nan_to_num(nan=float("inf")).item())
         largest = max(largest, expected.abs().max().item())
     return difference, largest
+
+
+@torch.no_grad()
+def first_not_finite(model: AddNormPreTrainedModel, batch: Batch) -> str | None:
+    """Where in a forward numbers first are not finite: a norm or the end of a branch; None where all are finite."""
+    found: list[str] = []
+    titles = {site.norm: site.title for site in add_norm_sites(model)}
+    titles |= {sub.writer: sub.title for sub in sublayers(model)}
+
+    def look(title: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: StockValue, output: torch.Tensor) -> None:
+            if not output.isfinite().all():
+                found.append(title)
+
+        return hook
+
+    handles = [get_part(model, path).register_forward_hook(look(title)) for path, title in titles.items()]
+    try:
+        outputs = main_output(model(**batch))[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found and not outputs.isfinite().all():
+        found.append("the head")
+    return found[0] if found else None
 
 
 class _Likeness:

@@ -8,10 +8,13 @@ from typing import cast
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 
 from ..models.base.protocols import StockValue
 from ..models.core.addnorm_config import AddNormConfig
 from ..models.core.pretrained import AddNormPreTrainedModel
+from ..models.norms.norm_base import Norm
+from ..models.residuals.residuals import Residual
 from ..models.spec.spec import AddNormSpec
 from ..models.streams.streams import SingleStream
 from ..models.streams.wirings import Sequential
@@ -141,10 +144,16 @@ def _said(value: StockValue) -> str:
 def fresh(source: AddNormPreTrainedModel, spec: AddNormSpec, dtype: torch.dtype) -> AddNormPreTrainedModel:
     """A new model of the source's class with another add & norm, in evaluation.
 
+    Norms and residuals have their start values. Nothing else has: it is the source's to give.
+
     Raises:
         ValueError: if the spec and the model's config contradict each other.
     """
     config = type(source.config).from_dict(copy.deepcopy(source.config.to_dict()) | {"add_norm": spec.to_dict()})
-    model: AddNormPreTrainedModel = type(source)(config)
+    with no_init_weights():
+        model: AddNormPreTrainedModel = type(source)(config)
+    for module in model.modules():
+        if isinstance(module, (Norm, Residual, nn.LayerNorm)):
+            module.reset_parameters()
     model.eval()
     return moved(model, source.device, dtype)

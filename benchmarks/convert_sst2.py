@@ -1,15 +1,16 @@
 """What conversions of a classifier keep: agreement with the source, KL and accuracy, and what each takes.
 
-    python benchmarks/convert_sst2.py FOLDER --train sst2/train.parquet --validation sst2/validation.parquet --json FILE
+    python benchmarks/convert_sst2.py FOLDER --train train.parquet --validation validation.parquet --json FILE
 
-FOLDER is a fine-tuned model, such as that of `recipes/configs/sst2.yaml`. Sentences of the train split that its
-fine-tuning has not seen, by default those from number 16,000 of a shuffle, are what is calibrated on, without labels;
-others of them, and the validation split, are what is measured on. "loaded" is the checkpoint as it loads into the scheme
-without a conversion. The result is written after each target, so that a run can be stopped.
+FOLDER is a fine-tuned model, such as that of `recipes/configs/sst2.yaml`. Sentences of the train split, from number
+16,000 of a shuffle, are what is calibrated on, without labels; others of them, and the validation split, are what is
+measured on. "loaded" is the checkpoint as it loads into the scheme without a conversion. The result is written after
+each target, so that a run can be stopped.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-from common.machine import machine
+from common.machine import cpu_bf16, cpu_name
 
 from hf_addnorm import convert, load_pretrained
 
@@ -92,7 +93,7 @@ def main():
     source = load_pretrained("AutoModelForSequenceClassification", args.folder, add_norm="post_ln").float()
     expected = {name: rows.logits(source) for name, rows in splits.items()}
     result = {
-        "machine": machine(),
+        "machine": {"cpu": cpu_name(), "cpu_bf16": cpu_bf16(), "cpu_count": os.cpu_count()},
         "threads": torch.get_num_threads(),
         "rows": args.rows,
         "source": {name: rows.compare(expected[name], expected[name]) for name, rows in splits.items()},
@@ -101,7 +102,8 @@ def main():
     for title in args.targets:
         began = time.process_time()
         model, report = convert(args.folder, add_norm=TARGETS[title], calibration=calibration, max_length=32)
-        row = {"method": report.method, "cpu_seconds": time.process_time() - began, "report": report.to_dict()}
+        row = {"method": report.method, "cpu_seconds": time.process_time() - began}
+        row |= {key: report.to_dict()[key] for key in ("target", "largest_difference", "peak_memory_mb", "sites")}
         loaded = load_pretrained("AutoModelForSequenceClassification", args.folder, add_norm=model.config.add_norm)
         for name, rows in splits.items():
             row[name] = rows.compare(expected[name], rows.logits(model))
@@ -111,12 +113,13 @@ def main():
         result["targets"][title] = row
         args.json.write_text(json.dumps(result, indent=2) + "\n")
         found, before = row["unseen"], row["loaded"]
-        print(
+        line = (
             f"{title:36s} {row['method']:10s} loaded {before['agreement']:.3f}  validation "
             f"{row['validation']['agreement']:.4f}  unseen {found['agreement']:.4f}  KL {found['kl']:.2g}  accuracy "
-            f"{row['validation']['accuracy']:.4f}  {row['cpu_seconds']:.0f} s CPU",
-            flush=True,
+            f"{row['validation']['accuracy']:.4f}  {row['cpu_seconds']:.0f} s CPU\n"
         )
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

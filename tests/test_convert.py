@@ -204,6 +204,7 @@ def test_a_part_of_the_rows_is_held_out():
             {"preset": "pre_ln", "norm": "batch_norm"},
             "would let a token see the later",
         ),
+        ("bart", "AutoModelForSequenceClassification", "pre_ln", "is of a family with an encoder and a decoder"),
         ("albert", TEXT, "pre_ln", "the layers are shared by several depths, so that no weight can be fitted to one"),
     ],
 )

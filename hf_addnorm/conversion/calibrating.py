@@ -17,7 +17,7 @@ from torch import nn
 
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.core.recasting import get_part
-from ..sites import Sublayer, embed_path, embeds_narrower, final_path, sublayers
+from ..sites import LayerStack, Sublayer, sublayers
 from .batches import Batch
 from .fitting import PairsOfTokens, Ridge, fit_norm, relative_error
 from .forms import NormForm, read_norm, read_residual, write_norm
@@ -49,15 +49,16 @@ class SiteError:
 
 def read_site(model: AddNormPreTrainedModel, subs: Sequence[Sublayer], index: int) -> tuple[str, bool] | None:
     """The path of the norm at a site, and whether the skip takes its output too; None where there is no norm."""
-    path, skip_reads = None, False
+    path, skip_reads, stack = None, False, LayerStack(model)
+    final = stack.final_path()
     if index < len(subs) and "pre" in subs[index].norms:
         path = subs[index].norms["pre"]
-    elif index == len(subs) and not isinstance(get_part(model, final_path(model)), nn.Identity):
-        path = final_path(model)
+    elif index == len(subs) and final is not None and not isinstance(get_part(model, final), nn.Identity):
+        path = final
     elif index > 0:
         path, skip_reads = subs[index - 1].norms.get("post"), True
-    elif not embeds_narrower(model):
-        path, skip_reads = embed_path(model), True
+    elif not stack.embeds_narrower():
+        path, skip_reads = stack.embed_path(), True
     if path is None or isinstance(get_part(model, path), nn.Identity):
         return None
     return path, skip_reads
@@ -169,7 +170,7 @@ class Calibrator:
 
     def _fit_embed(self) -> None:
         """The norm after the embeddings, where it is not the first site itself."""
-        path, old_path = embed_path(self.new.model), embed_path(self.old.model)
+        path, old_path = LayerStack(self.new.model).embed_path(), LayerStack(self.old.model).embed_path()
         site = self.new.sites[0]
         norm = None if path is None else get_part(self.new.model, path)
         is_site = site is not None and site[0] == path

@@ -8,7 +8,7 @@ from torch import nn
 from ..models.base.protocols import StockValue
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.core.recasting import get_part
-from ..sites import layer_paths
+from ..sites import LayerStack
 from .linears import LinearEdit
 from .pairs import Workpiece
 
@@ -40,7 +40,7 @@ def _summands(model: AddNormPreTrainedModel, width: int) -> Iterator[nn.Module |
     if tables:
         yield from (table.weight for table in tables if table.embedding_dim == width)
         return
-    inside = {id(module) for path in layer_paths(model) for module in get_part(model, path).modules()}
+    inside = {id(module) for path in LayerStack(model).paths for module in get_part(model, path).modules()}
     for name, module in model.base_model.named_modules():
         if id(module) in inside or name.startswith("pooler"):
             continue
@@ -60,7 +60,7 @@ def takes_mean_out(work: Workpiece, norm_path: str | None) -> bool:
     model = work.target
     if EmbeddingTables(model).tied:
         return False
-    path = layer_paths(model)[0] if norm_path is None else norm_path
+    path = LayerStack(model).paths[0] if norm_path is None else norm_path
     before = _given(work, path)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     for part in _summands(model, before.shape[-1]):

@@ -10,7 +10,7 @@ from ..models.base.protocols import StockValue
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.core.recasting import get_part, has_part
 from ..models.norms.layer_norms import FixedSigmaNorm, ZeroMeanLayerNorm
-from ..sites import Sublayer, add_norm_sites, base_prefix, embed_path, embeds_narrower, final_path, sublayers
+from ..sites import LayerStack, Sublayer, add_norm_sites, sublayers
 from .forms import NormForm, read_norm, unit_form
 from .linears import LinearEdit
 
@@ -155,9 +155,13 @@ class Workpiece:
 
     def _pairs(self) -> list[Pair]:
         found: list[Pair] = []
-        if (pair := self._pair("embed", "embed", -1, (embed_path(self.source), embed_path(self.target)))) is not None:
+        last, stacks = len(self.old), (LayerStack(self.source), LayerStack(self.target))
+        old_embed, new_embed, old_final, new_final = (
+            path for find in (LayerStack.embed_path, LayerStack.final_path) for path in map(find, stacks)
+        )
+        if (pair := self._pair("embed", "embed", -1, (old_embed, new_embed))) is not None:
             pair.readers, pair.skip = self._read_from(0)
-            if embeds_narrower(self.source):
+            if stacks[0].embeds_narrower():
                 pair.readers, pair.skip = self.embed_readers, None
             found.append(pair)
         for index, (old, new) in enumerate(zip(self.old, self.new, strict=True)):
@@ -166,15 +170,12 @@ class Workpiece:
                 if pair is not None:
                     self._connect(pair, new)
                     found.append(pair)
-        last = len(self.old)
-        if (
-            pair := self._pair("final", "final", last, (final_path(self.source), final_path(self.target)))
-        ) is not None:
+        if (pair := self._pair("final", "final", last, (old_final, new_final))) is not None:
             pair.readers = self.head_readers
             found.append(pair)
         for path in self.source.layout_of(self.source.config).other_norms:
             if has_part(self.source.base_model, path):
-                path = base_prefix(self.source) + path
+                path = LayerStack(self.source).prefix + path
                 if (pair := self._pair(path, "other", last, (path, path))) is not None:
                     found.append(pair)
         return found
@@ -190,7 +191,8 @@ class Workpiece:
     def _read_from(self, index: int) -> tuple[tuple[str, ...], int | None]:
         """What reads the stream before a sublayer: Linear layers, and the sublayer whose residual does."""
         if index == len(self.new):
-            has_final = not isinstance(get_part(self.target, final_path(self.target)), nn.Identity)
+            final = LayerStack(self.target).final_path()
+            has_final = final is not None and not isinstance(get_part(self.target, final), nn.Identity)
             return (() if has_final else self.head_readers), None
         return (() if "pre" in self.new[index].norms else self.new[index].readers), index
 

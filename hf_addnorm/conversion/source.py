@@ -28,14 +28,23 @@ def load_source(model_or_folder: object) -> AddNormPreTrainedModel:
         OSError: no such folder, or files that are damaged.
     """
     if isinstance(model_or_folder, (str, os.PathLike)):
-        return _from_folder(str(model_or_folder))
+        return _of_one_stack(_from_folder(str(model_or_folder)))
     if not isinstance(model_or_folder, nn.Module):
         kind = type(model_or_folder).__name__
         raise ValueError(f"model_or_folder is a {kind}; allowed is a model, a folder or a name on the Hub.")
     _refuse_wrapped(model_or_folder)
     if isinstance(model_or_folder, AddNormPreTrainedModel):
-        return model_or_folder
-    return _as_ours(cast(PreTrainedModel, model_or_folder))
+        return _of_one_stack(model_or_folder)
+    return _of_one_stack(_as_ours(cast(PreTrainedModel, model_or_folder)))
+
+
+def _of_one_stack(model: AddNormPreTrainedModel) -> AddNormPreTrainedModel:
+    if model.layouts:
+        raise ValueError(
+            f"{type(model).__name__} is of a family with an encoder and a decoder, which a conversion does not know "
+            "yet; allowed are families with one stack of layers."
+        )
+    return model
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from ..models.core.recasting import get_part
 from ..models.norms.layer_norms import FixedSigmaNorm, ZeroMeanLayerNorm
 from ..models.residuals.matrix_residuals import LowRankResidual
-from ..sites import embed_path, embeds_narrower
+from ..sites import LayerStack
 from .embeddings import EmbeddingTables, takes_mean_out
 from .forms import read_residual
 from .linears import LinearEdit
@@ -113,9 +113,9 @@ def mean_off_skip(work: Workpiece, part: Segment) -> bool:
     "every norm on the stream subtracts the mean in the source, so that none sees that it is gone",
 )
 def mean_off_embeddings_by_a_norm(work: Workpiece, part: Segment) -> bool:
-    path = embed_path(work.target)
-    norm = None if path is None or embeds_narrower(work.target) else get_part(work.target, path)
-    starts = part.first == 0 and part.last > 0 and embed_path(work.source) is None
+    path = LayerStack(work.target).embed_path()
+    norm = None if path is None or LayerStack(work.target).embeds_narrower() else get_part(work.target, path)
+    starts = part.first == 0 and part.last > 0 and LayerStack(work.source).embed_path() is None
     if not (starts and isinstance(norm, FixedSigmaNorm) and takes_mean_alone(norm)):
         return False
     _settle_embed(work)
@@ -136,8 +136,14 @@ def _settle_embed(work: Workpiece) -> None:
     "which with the gain g and the bias b is w . b - w . u for w = (1 / g) / sum(1 / g)",
 )
 def mean_off_embedding_norm(work: Workpiece, part: Segment) -> bool:
-    path, old_path = embed_path(work.target), embed_path(work.source)
-    if part.first > 0 or part.last == 0 or path is None or old_path is None or embeds_narrower(work.target):
+    path, old_path = LayerStack(work.target).embed_path(), LayerStack(work.source).embed_path()
+    if (
+        part.first > 0
+        or part.last == 0
+        or path is None
+        or old_path is None
+        or LayerStack(work.target).embeds_narrower()
+    ):
         return False
     new, old = get_part(work.target, path), get_part(work.source, old_path)
     if not isinstance(new, ZeroMeanLayerNorm) or not isinstance(old, nn.LayerNorm) or new.eps != old.eps:
@@ -173,13 +179,13 @@ def _give_back_mean(work: Workpiece, norm: nn.LayerNorm) -> bool:
     "a norm of a table's row is a row: the table takes the norm in, less the mean of each row",
 )
 def embedding_norm_into_table(work: Workpiece, part: Segment) -> bool:
-    path, old_path = embed_path(work.target), embed_path(work.source)
+    path, old_path = LayerStack(work.target).embed_path(), LayerStack(work.source).embed_path()
     gone = path is None or isinstance(get_part(work.target, path), nn.Identity)
     old = None if old_path is None else get_part(work.source, old_path)
     tables = EmbeddingTables(work.target)
     if part.first > 0 or part.last == 0 or not gone or not isinstance(old, nn.LayerNorm):
         return False
-    if len(tables.tables) != 1 or tables.tied or embeds_narrower(work.target):
+    if len(tables.tables) != 1 or tables.tied or LayerStack(work.target).embeds_narrower():
         return False
     (table,) = tables.tables
     rows = nn.functional.layer_norm(table.weight.detach(), old.normalized_shape, old.weight, old.bias, old.eps)
@@ -198,11 +204,11 @@ def embedding_norm_into_table(work: Workpiece, part: Segment) -> bool:
 )
 def mean_off_embeddings(work: Workpiece, part: Segment) -> bool:
     at_embed = part.last == 0
-    path = embed_path(work.target)
+    path = LayerStack(work.target).embed_path()
     has_norm = path is not None and not isinstance(get_part(work.target, path), nn.Identity)
-    if part.first > 0 or (not at_embed and has_norm and not embeds_narrower(work.target)):
+    if part.first > 0 or (not at_embed and has_norm and not LayerStack(work.target).embeds_narrower()):
         return False
-    if not at_embed and embeds_narrower(work.target):
+    if not at_embed and LayerStack(work.target).embeds_narrower():
         for reader in work.embed_readers:
             work.edit(reader, "centre", torch.ones(1), LinearEdit.centre_outputs)
         return bool(work.embed_readers) or takes_mean_out(work, None)

@@ -20,6 +20,7 @@ from ..hub.time_limits import limit_waiting
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
+from .conversion import convert
 from .light import launch, presets
 from .report import Line, Prose, Report, make_app, table
 
@@ -128,7 +129,7 @@ def check(
     return Report(found.to_dict(), lines, ok=not found.errors)
 
 
-COMMANDS = (presets, show, card, push, check, launch)
+COMMANDS = (presets, show, card, push, check, launch, convert)
 
 app = make_app(COMMANDS)
 

@@ -44,6 +44,7 @@ from .scheme import Scheme
 
 if TYPE_CHECKING:
     from . import components, hub
+    from .diagnosis import diagnose
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
@@ -83,6 +84,7 @@ _LATER = {
     "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
+    "diagnose": ".diagnosis",
     "grow": ".growth",
     "hub": ".hub",
     "ln_tuning_names": ".parameters",
@@ -172,6 +174,7 @@ __all__ = [
     "catalogue",
     "collect_losses",
     "components",
+    "diagnose",
     "grow",
     "hub",
     "inits",

@@ -23,7 +23,7 @@ Batch = Mapping[str, StockValue]
 
 
 def as_add_norm(model: nn.Module) -> AddNormPreTrainedModel:
-    """The model itself, or a stock model of a family as the AddNorm model with a copy of its weights.
+    """The model itself, or a stock model of a family as the AddNorm model that has the same weights.
 
     Raises:
         ValueError: for a model of no family, or of several.
@@ -37,13 +37,14 @@ def as_add_norm(model: nn.Module) -> AddNormPreTrainedModel:
             recast: type[AddNormPreTrainedModel] = getattr(hf_addnorm, f"AddNorm{type(model).__name__}")
             config = family.from_dict(model.config.to_dict())
             config._attn_implementation = model.config._attn_implementation
-            ours = recast(config).to(model.device, model.dtype)
-            ours.load_state_dict(model.state_dict())
-            return ours.train(model.training)
+            ours = recast(config)
+            ours.load_state_dict(model.state_dict(), assign=True)
+            ours.train(model.training)
+            return ours
     if not isinstance(model, AddNormPreTrainedModel):
         raise ValueError(
-            f"a {type(model).__name__} cannot be diagnosed: it is no AddNorm model, and no stock model of a family; "
-            f"families are {one_of(families())}."
+            f"a {type(model).__name__} cannot be diagnosed; allowed is an AddNorm model of one family, or a stock model "
+            f"of one: {one_of(families())}."
         )
     refuse_other_models(model)
     return model
@@ -133,7 +134,7 @@ class Look:
         """Take the figures of the norms' gains and biases, which need no forward."""
         for path, places in self.norms.items():
             norm = get_part(self.model, path)
-            parts, figures = norm_parts(norm), {}
+            parts, figures = norm_parts(norm), dict[str, torch.Tensor]()
             if parts.gain is not None:
                 is_distance = getattr(norm, "zero_centered_weight", None) is parts.gain
                 figures |= gain_figures(parts.gain, 1.0 if is_distance else 0.0)

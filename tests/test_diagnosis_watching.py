@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import BASE_MODELS, FAMILIES, SPECS, covering, fill_with_pattern, specs_of
 
-from hf_addnorm.diagnose.watching import POINTS, watching
+from hf_addnorm.diagnosis.watching import POINTS, watching
 from hf_addnorm.models.base.token_mask import current
 
 

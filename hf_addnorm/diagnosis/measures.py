@@ -132,8 +132,8 @@ MEASURES: dict[str, Measure] = {
         "degrees",
         "sublayer",
         _mean("angle"),
-        "The direction of the branch beside that of the stream. 90 degrees: it adds something new; below: it amplifies "
-        "what is there; above: it takes away what is there.",
+        "The direction of the branch beside that of the stream. 90 degrees: it adds something new; below: it "
+        "amplifies what is there; above: it takes away what is there.",
         low=Bound(60.0, "the branch amplifies what the stream holds already"),
         high=Bound(110.0, "the branch takes away what the stream holds"),
         notable=15.0,
@@ -152,8 +152,8 @@ MEASURES: dict[str, Measure] = {
         "1",
         "sublayer",
         kurtosis,
-        "How unevenly the stream's size is spread over its channels (features): 1 if all have the same RMS, the number "
-        "of channels if one has everything. Large values make low-precision numbers and quantisation harder.",
+        "How unevenly the stream's size is spread over its channels (features): 1 if all have the same RMS, the "
+        "number of channels if one has everything. Large values make low-precision numbers and quantisation harder.",
         high=Bound(20.0, "few channels hold most of the stream"),
         log=True,
     ),
@@ -163,7 +163,7 @@ MEASURES: dict[str, Measure] = {
         "sublayer",
         _outlier_count,
         f"How many channels of the stream have an RMS of at least {OUTLIER:g} times the median channel's.",
-        high=Bound(0.5, "some channels are far larger than the others"),
+        high=Bound(0.0, "some channels are far larger than the others"),
         idle=0.0,
         notable=1.0,
     ),
@@ -172,8 +172,8 @@ MEASURES: dict[str, Measure] = {
         "1",
         "sublayer",
         _mean("skip_weight"),
-        "The a of y = a x + b f, measured by least squares in each token: constants, gates and learned scales all show "
-        "here. In a plain sum it is 1.",
+        "The a of y = a x + b f, measured by least squares in each token: constants, gates and learned scales all "
+        "show here. In a plain sum it is 1.",
         low=Bound(0.5, "the sum forgets most of the stream"),
         idle=1.0,
         notable=0.1,
@@ -225,8 +225,8 @@ MEASURES: dict[str, Measure] = {
         "share of the largest possible",
         "layer",
         _mean("entropy"),
-        "How evenly tokens look at all tokens that they may see, a mean over heads: 0 if each looks at one token, 1 if "
-        "at all alike. A collapse to 0 makes training unstable; near 1 attention selects nothing.",
+        "How evenly tokens look at all tokens that they may see, a mean over heads: 0 if each looks at one token, "
+        "1 if at all alike. A collapse to 0 makes training unstable; near 1 attention selects nothing.",
         low=Bound(0.1, "attention looks at single tokens"),
         high=Bound(0.97, "attention looks at all tokens alike"),
         notable=0.1,

@@ -1,4 +1,4 @@
-"""Sentences about a diagnosis, made of its numbers: what is unusual, in which layers, and what two models differ in."""
+"""Sentences about a diagnosis, made of its numbers: what is unusual, in which layers, what two models differ in."""
 
 import math
 import statistics
@@ -35,10 +35,12 @@ class Finding:
     Args:
         measure (`str`): the figure that it is about.
         text (`str`): the sentence.
+        is_change (`bool`): whether it is about what differs between two models.
     """
 
     measure: str
     text: str
+    is_change: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -127,7 +129,7 @@ def _changed(key: str, measure: Measure, rows: Sequence[Row], pair: tuple[str, s
     a, b = both[distances.index(max(distances))]
     times = f", {number(b.value / a.value)} times as much" if measure.log else ""
     text = f"{measure.title}: from {pair[0]} to {pair[1]} it changes the most at {in_words([a])}: "
-    return [Finding(key, f"{text}{number(a.value)} to {number(b.value)}{times}.")]
+    return [Finding(key, f"{text}{number(a.value)} to {number(b.value)}{times}.", is_change=True)]
 
 
 def _distance(measure: Measure, a: float, b: float) -> float:

@@ -149,7 +149,7 @@ def diagnose(
     the model gives a loss, and is left as it was. Padding is left out by the attention mask.
 
     Args:
-        model: an AddNorm model of one family, or a stock model of one, of which a copy is made.
+        model: an AddNorm model of one family, or a stock model of one.
         batches (`Iterable[dict]`): inputs of the model.
         compare (`PreTrainedModel`, *optional*): a second model, which is given the same batches.
         names (`tuple[str, str]`): what both are called in the figures.
@@ -159,6 +159,8 @@ def diagnose(
         ValueError: a model of no family, no batch, or a batch that the model does not read.
     """
     given = [model] if compare is None else [model, compare]
+    if compare is not None and names[0] == names[1]:
+        raise ValueError(f"names are {list(names)!r}: two models need two names.")
     looks = [Look(as_add_norm(one), keeps_streams=compare is not None) for one in given]
     pair, is_same, count = Observation(), len(looks) == 2, 0
     for count, batch in enumerate(batches, start=1):  # noqa: B007 - it is the number of batches

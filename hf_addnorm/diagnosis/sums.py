@@ -1,4 +1,4 @@
-"""What a diagnosis keeps while batches run: running sums by place, whose size does not grow with the number of texts."""
+"""What a diagnosis keeps while batches run: running sums by place, of a size that does not grow with the texts."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,8 @@
 """Looking at what runs through the sublayers of a model, for every family, stream and wiring, with no code of theirs.
 
-    state -> read -> x -> enter -> u -> leave -> f -> write (sum, norm in post) -> state
-                     |             |             |          |       |
-                 stream_in     branch_in    branch_out  after_sum  after_norm
+state -> read -> x -> enter -> u -> leave -> f -> write (sum, norm in post) -> state
+                 |             |             |          |       |
+             stream_in     branch_in    branch_out  after_sum  after_norm
 """
 
 from collections.abc import Iterator, Mapping

@@ -203,7 +203,7 @@ def wrong(saved, tmp_path):
         (
             "{wrong}/vit --data {saved}/texts.txt",
             2,
-            "'vit' model, which reads pixel_values, and --data is a file of texts",
+            "'vit' model, which reads pixel_values, and --data is a",
         ),
         ("{wrong}/nothing --data {saved}/texts.txt", 2, "holds no model: there is no config.json"),
         ("{wrong}/none --data {saved}/texts.txt", 2, "none does not exist"),

@@ -1,8 +1,8 @@
 """Running a model on batches, and what is taken from it: the figures of `measures.py`, by place."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ from .watching import watching
 
 
 Batch = Mapping[str, StockValue]
+# from a model and a batch to the loss, None where there is none
+ComputeLoss = Callable[[PreTrainedModel, Batch], torch.Tensor | None]
 
 
 def as_add_norm(model: nn.Module) -> AddNormPreTrainedModel:
@@ -37,14 +39,18 @@ def as_add_norm(model: nn.Module) -> AddNormPreTrainedModel:
             recast: type[AddNormPreTrainedModel] = getattr(hf_addnorm, f"AddNorm{type(model).__name__}")
             config = family.from_dict(model.config.to_dict())
             config._attn_implementation = model.config._attn_implementation
-            ours = recast(config)
+            # what it draws for weights that are replaced at once is not to be missed by a training
+            with torch.random.fork_rng(devices=[]):
+                ours = recast(config)
             ours.load_state_dict(model.state_dict(), assign=True)
+            # buffers that no state dict has
+            nn.Module.to(ours, model.device)
             ours.train(model.training)
             return ours
     if not isinstance(model, AddNormPreTrainedModel):
         raise ValueError(
-            f"a {type(model).__name__} cannot be diagnosed; allowed is an AddNorm model of one family, or a stock model "
-            f"of one: {one_of(families())}."
+            f"a {type(model).__name__} cannot be diagnosed; allowed is an AddNorm model of one family, or a stock "
+            f"model of one: {one_of(families())}."
         )
     refuse_other_models(model)
     return model
@@ -85,9 +91,13 @@ class Look:
                 "There is no entropy of attention: only attn_implementation='eager' gives the attention's weights."
             )
 
-    def run(self, batch: Batch) -> None:
-        """One forward, and a backward to the branches if the model gives a loss; in evaluation, without dropout.
+    def run(self, batch: Batch, compute_loss: ComputeLoss | None = None) -> None:
+        """One forward, and a backward to the branches if there is a loss; in evaluation, without dropout.
 
+        Args:
+            batch (`dict`): what the model reads, on any device.
+            compute_loss (`Callable`, *optional*): runs the model and gives the loss; by default it is the model's own,
+                of a batch that has labels.
         Raises:
             ValueError: if the batch is not what the model reads.
         """
@@ -96,34 +106,38 @@ class Look:
             given = one_of(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
             raise ValueError(f"a {type(self.model).__name__} reads {name!r}, and a batch has {given}.")
         inputs = {key: x.to(self.model.device) if isinstance(x, torch.Tensor) else x for key, x in batch.items()}
-        observed, wants_loss = self.observation, inputs.get("labels") is not None
+        observed = self.observation
         observed.begin()
-        observed.keeps_branches = wants_loss
-        last: list[torch.Tensor] = []
-        extra = {"output_attentions": True} if self.gives_attentions else {}
-        with self._ready(last), torch.set_grad_enabled(wants_loss):
-            outputs = self.model(**inputs, **extra)
+        observed.keeps_branches = compute_loss is not None or inputs.get("labels") is not None
+        compute_loss = compute_loss or _own_loss
+        with self._ready() as kept, torch.set_grad_enabled(observed.keeps_branches):
+            loss = compute_loss(self.model, inputs)
+        observed.end(kept.last_layer, _by_layer(kept.attentions, self.depth))
         self.tokens += int(observed.real.sum()) if observed.real is not None else _count(observed)
-        attentions = outputs.get("attentions") or outputs.get("encoder_attentions") or ()
-        observed.end(last[-1] if last else None, _by_layer(attentions, self.depth))
-        if wants_loss and outputs.get("loss") is not None:
+        if loss is not None and observed.keeps_branches:
             branches = {place: f for place, f in observed.branches.items() if f.requires_grad}
-            found = torch.autograd.grad(outputs.loss, [*branches.values()], allow_unused=True)
+            # of the branches alone: no parameter's gradient is touched
+            found = torch.autograd.grad(loss, [*branches.values()], allow_unused=True) if branches else ()
             observed.add_gradients(dict(zip(branches, found, strict=True)))
         observed.branches.clear()
 
     @contextmanager
-    def _ready(self, last: list[torch.Tensor]) -> Iterator[None]:
-        """Watch the model in evaluation, with hooks on its last layer and on the norms that saturate."""
+    def _ready(self) -> Iterator["_Kept"]:
+        """Watch the model in evaluation, with hooks on its last layer, its output and the norms that saturate."""
         modes = {module: module.training for module in self.model.modules()}
         norms = {get_part(self.model, path): places for path, places in self.norms.items()}
-        hooks = [*norm_hooks(norms, self.observation)]
-        last_layer = get_part(self.model, layer_paths(self.model)[-1])
-        hooks.append(last_layer.register_forward_hook(partial(_keep_readable, last)))
+        last_layer, kept = get_part(self.model, layer_paths(self.model)[-1]), _Kept()
+        hooks = [
+            *norm_hooks(norms, self.observation),
+            last_layer.register_forward_hook(kept.keep_last_layer),
+            self.model.register_forward_hook(kept.keep_attentions),
+        ]
+        if self.gives_attentions:
+            hooks.append(self.model.register_forward_pre_hook(_ask_for_attentions, with_kwargs=True))
         try:
             self.model.eval()
             with watching(self.model, self.observation):
-                yield
+                yield kept
         finally:
             for hook in hooks:
                 hook.remove()
@@ -160,9 +174,32 @@ def _count(observed: Observation) -> int:
     return 0 if observed.last is None else len(observed.last)
 
 
-def _keep_readable(last: list[torch.Tensor], _: nn.Module, args: StockValue, output: StockValue) -> None:
-    with torch.no_grad():
-        last[:] = [real_tokens(output[0] if isinstance(output, tuple) else output)]
+@dataclass
+class _Kept:
+    """What hooks keep of one forward: the readable stream behind the last layer, and the attentions."""
+
+    last_layer: torch.Tensor | None = None
+    attentions: tuple[StockValue, ...] = ()
+
+    @torch.no_grad()
+    def keep_last_layer(self, _: nn.Module, args: StockValue, output: StockValue) -> None:
+        # of a shared layer the last call stays
+        self.last_layer = real_tokens(output[0] if isinstance(output, tuple) else output)
+
+    def keep_attentions(self, _: nn.Module, args: StockValue, output: StockValue) -> None:
+        if isinstance(output, Mapping):
+            self.attentions = output.get("attentions") or ()
+
+
+def _ask_for_attentions(
+    _: nn.Module, args: StockValue, kwargs: dict[str, StockValue]
+) -> tuple[StockValue, dict[str, StockValue]]:
+    return args, kwargs | {"output_attentions": True}
+
+
+def _own_loss(model: PreTrainedModel, inputs: Batch) -> torch.Tensor | None:
+    loss: torch.Tensor | None = model(**inputs).get("loss")
+    return loss
 
 
 def _by_layer(attentions: tuple[StockValue, ...], depth: int) -> dict[int, torch.Tensor]:

@@ -175,9 +175,9 @@ def diagnose(
     rows, channels = [], []
     for name, look in zip(names, looks, strict=False):
         look.take_weights()
-        rows += _rows(name, look.observation, look.depth)
+        rows += rows_of(name, look.observation, look.depth)
         channels += _outlier_channels(name, look.observation)
-    rows += _rows(" and ".join(names), pair, looks[0].depth + 1) if is_same else []
+    rows += rows_of(" and ".join(names), pair, looks[0].depth + 1) if is_same else []
     if not any(row.measure == "gradient_norm" for row in rows):
         notes.append("There are no gradients: no batch has labels for which the model gives a loss.")
     models = [_diagnosed(name, look) for name, look in zip(names, looks, strict=False)]
@@ -188,7 +188,8 @@ def _diagnosed(name: str, look: Look) -> Diagnosed:
     return Diagnosed(name, type(look.model).__name__, short(look.model.config.add_norm), look.depth, look.tokens)
 
 
-def _rows(name: str, observation: Observation, layers: int) -> list[Row]:
+def rows_of(name: str, observation: Observation, layers: int) -> list[Row]:
+    """Every figure of one model, measure by measure, from the first layer to the last."""
     found = []
     for key, measure in MEASURES.items():
         for place, sums in sorted(observation.places.items(), key=lambda item: _order(item[0], layers)):

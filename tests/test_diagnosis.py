@@ -13,7 +13,7 @@ import hf_addnorm
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, diagnose
 from hf_addnorm.diagnosis.findings import Row, find, in_words
 from hf_addnorm.diagnosis.looking import Look
-from hf_addnorm.diagnosis.measures import MEASURES, OUTLIER, kurtosis, outliers
+from hf_addnorm.diagnosis.measures import MEASURES, OUTLIER, kurtosis, largest_share, outliers
 from hf_addnorm.diagnosis.sums import Place, Sums, attention_entropy, sum_weights
 
 
@@ -236,6 +236,7 @@ def test_kurtosis_and_outliers_of_channels():
     x[:, 3] = 1.0
     sums = Sums()
     sums.add_squares(x)
+    assert largest_share(sums) == pytest.approx(1.0)
     assert kurtosis(sums) == pytest.approx(64, rel=1e-3) and list(outliers(sums)) == [3]
     assert outliers(sums)[3] > OUTLIER
 

@@ -92,6 +92,7 @@ def test_a_stock_model_is_seen_as_it_learns(tmp_path):
     assert abs(logged[4][key] - logged[0][key]) > 0.1 * logged[0][key]
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 def test_wrapped_and_compiled_models_are_watched():
     net = _net()
     batch = {"input_ids": torch.stack([row["input_ids"] for row in _rows(2)])}

@@ -20,9 +20,9 @@ _VARIABLES = {_INK: "--ink", _FAINT: "--faint", _PAPER: "--paper"} | {
 }
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 # of a chart without axes, in pixels: with them it fits a phone of 390 pixels
-WIDTH, HEIGHT = 280, 170
+WIDTH, HEIGHT = 272, 170
 # its numbers have the same room in all charts, so that those of a figure stand in line
-_AXIS = {"tickCount": 5, "minExtent": 34, "maxExtent": 34}
+_AXIS = {"tickCount": 5, "minExtent": 40, "maxExtent": 40}
 
 Spec = dict[str, JsonValue]
 
@@ -55,8 +55,11 @@ def layer_name(row: Row) -> str:
 
 def titles(diagnosis: Diagnosis, key: str) -> list[str]:
     """The charts of a figure: one for each model, and the difference of two."""
-    models = list(dict.fromkeys(row.model for row in diagnosis.of(key)))
-    return [*models, *(f"{second} minus {first}" for first, second in diagnosis.pairs if len(models) == 2)]
+    rows = diagnosis.of(key)
+    models = list(dict.fromkeys(row.model for row in rows))
+    if len(models) < 2 or all(row.layer is None for row in _differences(diagnosis, rows)):
+        return models
+    return [*models, *(f"{second} minus {first}" for first, second in diagnosis.pairs)]
 
 
 def charts(diagnosis: Diagnosis, key: str) -> list[Spec]:
@@ -100,12 +103,14 @@ def _chart(
     is_log = measure.log and domain is not None
     shown = [row for row in rows if not is_log or row.value > 0]
     points = [
-        {"layer": layer_name(row), "part": part_name(row) or "layer", "value": row.value, "order": index}
-        for index, row in enumerate(shown)
+        {"layer": layer_name(row), "part": part_name(row) or "layer", "value": row.value, "line": row.part}
+        for row in shown
     ]
     named = [part or "layer" for part in parts]
     scale: Spec = {"type": "log" if is_log else "linear", "zero": False, "nice": domain is None}
-    legend = {"orient": "bottom", "title": None, "columns": 2, "offset": 6} if len(named) > 1 else None
+    legend = (
+        {"orient": "bottom", "title": None, "columns": 2, "offset": 6, "columnPadding": 18} if len(named) > 1 else None
+    )
     what = "difference" if domain is None else measure.title
     return {
         "width": WIDTH,
@@ -126,10 +131,12 @@ def _chart(
             "y": {
                 "field": "value",
                 "type": "quantitative",
-                "title": _wrapped(measure.axis if domain is not None else f"difference ({measure.unit})"),
+                "title": _wrapped(measure.axis if domain is not None else _difference_axis(measure)),
                 "scale": scale | ({"domain": domain} if domain is not None else {}),
                 "axis": _AXIS | ({"format": "~s"} if _is_wide(shown) else {}),
             },
+            # norms outside of the layers stand alone
+            "detail": {"field": "line", "type": "nominal"},
             "color": {
                 "field": "part",
                 "type": "nominal",
@@ -155,6 +162,10 @@ def _repeated(values: Sequence[str], count: int) -> list[str]:
 
 def _is_wide(rows: Sequence[Row]) -> bool:
     return any(abs(row.value) >= 10_000 for row in rows)
+
+
+def _difference_axis(measure: Measure) -> str:
+    return "difference" if measure.unit == "1" else f"difference ({measure.unit})"
 
 
 def _wrapped(text: str) -> list[str] | str:

@@ -79,6 +79,13 @@ def kurtosis(sums: Sums) -> float | None:
     return float(squares.square().mean() / squares.mean().square()) if squares.any() else None
 
 
+def largest_share(sums: Sums) -> float | None:
+    """The share of the stream's squares that its largest channel has."""
+    if sums.squares is None or not sums.squares.any():
+        return None
+    return float(sums.squares.max() / sums.squares.sum())
+
+
 def outliers(sums: Sums) -> dict[int, float]:
     """The outlier channels of the stream, the largest first: by number, how many times the median channel's RMS."""
     channels = sums.channel_rms
@@ -166,6 +173,16 @@ MEASURES: dict[str, Measure] = {
         high=Bound(0.0, "some channels are far larger than the others"),
         idle=0.0,
         notable=1.0,
+    ),
+    "largest_channel": Measure(
+        "Largest channel of the stream",
+        "share of its squares",
+        "sublayer",
+        largest_share,
+        "How much of the stream's energy (the sum of its squares) is in one channel: 1 / width if all are alike. A "
+        "norm in front of a sublayer divides all channels by a size that is then this channel's.",
+        high=Bound(0.25, "one channel holds a large part of the stream"),
+        notable=0.1,
     ),
     "skip_weight": Measure(
         "Weight of the stream in the sum",

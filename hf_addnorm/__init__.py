@@ -6,15 +6,16 @@ the configs are imported then; a model's file, the Hub tools and the rest are im
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .auto import load_pretrained, new_model, register_family, register_models
 from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .models.composites.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .models.composites.configuration_addnorm_stack import AddNormStackConfig
-from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
+from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig, family_configs
 from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
+from .models.families.configuration_addnorm_bart import *
 from .models.families.configuration_addnorm_bert import *
 from .models.families.configuration_addnorm_camembert import *
 from .models.families.configuration_addnorm_data2vec_audio import *
@@ -27,6 +28,8 @@ from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
+from .models.families.configuration_addnorm_marian import *
+from .models.families.configuration_addnorm_mbart import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
@@ -44,12 +47,14 @@ from .scheme import Scheme
 
 if TYPE_CHECKING:
     from . import components, hub
+    from .conversion import ConversionReport, convert
     from .diagnosis import diagnose
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
     from .models.composites.modeling_addnorm_stack import *
     from .models.families.modeling_addnorm_albert import *
+    from .models.families.modeling_addnorm_bart import *
     from .models.families.modeling_addnorm_bert import *
     from .models.families.modeling_addnorm_camembert import *
     from .models.families.modeling_addnorm_data2vec_audio import *
@@ -62,6 +67,8 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_gpt2 import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
+    from .models.families.modeling_addnorm_marian import *
+    from .models.families.modeling_addnorm_mbart import *
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
@@ -80,10 +87,12 @@ __version__ = "0.2.0"
 
 # what is imported when it is asked for: the module of each name
 _LATER = {
+    "ConversionReport": ".conversion",
     "add_norm_parameters": ".parameters",
     "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
+    "convert": ".conversion",
     "diagnose": ".diagnosis",
     "grow": ".growth",
     "hub": ".hub",
@@ -91,7 +100,7 @@ _LATER = {
     "norms_with_statistics": ".parameters",
 }
 # those whose configs are imported above
-_FAMILIES: list[type[AddNormConfig]] = AddNormConfig.__subclasses__()
+_FAMILIES = cast(list[type[AddNormConfig]], family_configs(AddNormConfig))
 _COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (AddNormEncoderDecoderConfig, AddNormStackConfig)
 
 
@@ -166,6 +175,7 @@ __all__ = [
     "AddNormEncoderDecoderConfig",
     "AddNormSpec",
     "AddNormStackConfig",
+    "ConversionReport",
     "Part",
     "Preset",
     "Scheme",
@@ -174,6 +184,7 @@ __all__ = [
     "catalogue",
     "collect_losses",
     "components",
+    "convert",
     "diagnose",
     "grow",
     "hub",

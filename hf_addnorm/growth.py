@@ -1,6 +1,7 @@
 """Growing a trained model: more layers, made of those that it has."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .models.base.registry import parse_option
+from .models.base.registry import parse_option, unknown
 from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
 from .models.core.layer import AddNormLayer
@@ -21,14 +22,14 @@ from .models.spec.spec import AddNormSpec, Override
 from .models.streams.streams import State
 from .models.weights.initialization import zero_init
 from .models.weights.weight_transforms import linear_size
-from .sites import block_paths, layer_paths
+from .sites import LayerStack
 
 
 How = Literal["stack", "identity"]
 ModelT = TypeVar("ModelT", bound=AddNormPreTrainedModel)
 
 
-def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT:
+def grow(model: ModelT, layers: int | Mapping[str, int] | None = None, how: str = "stack") -> ModelT:
     """A deeper model, whose new layers are made of the old ones; the old model stays as it is.
 
         stack:     A B -> A B A B          all layers copied in blocks
@@ -52,8 +53,9 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
 
     Args:
         model: an AddNorm model, with or without a head.
-        layers (`int`, *optional*): the new `num_hidden_layers`, by default twice the old one; for "stack", and where
-            layers are shared, a multiple of it.
+        layers (`int` or `dict`, *optional*): the new number of layers, by default twice the old one; for "stack", and
+            where layers are shared, a multiple of it. In a model with an encoder and a decoder a number is for both;
+            `{"encoder": 12}` leaves the decoder as it is.
         how (`str`, *optional*, defaults to `"stack"`): "stack" or "identity".
     Returns:
         A new model of the same class, with a new config.
@@ -66,44 +68,63 @@ def grow(model: ModelT, layers: int | None = None, how: str = "stack") -> ModelT
     parse_option(How, how, "how")
     if not isinstance(model, AddNormPreTrainedModel):
         raise ValueError(f"grow takes a model with config.add_norm, got a {type(model).__name__}; allowed is one.")
-    old = model.config.num_hidden_layers
-    layers = 2 * old if layers is None else layers
-    config = _grown_config(_config_of(model), layers, how)
+    config = _grown_config(model, layers, how)
     with torch.device(model.device):
         grown = type(model)(config)
-    sources = _sources(model, grown)
-    grown.load_state_dict(_grown_state(model, grown, sources), assign=True)
+    stacks = [(LayerStack(model, name), LayerStack(grown, name)) for name in model.stack_configs]
+    grown.load_state_dict(_grown_state(model, grown, stacks), assign=True)
     grown.tie_weights()
     grown.train(model.training)
     if how == "identity":
-        for layer, connections in _layers(grown)[len(layer_paths(model)) :]:
-            _start_as_identity(layer, connections, config.add_norm_sublayers())
-        _refuse_inexact(model, grown)
+        for old, new in stacks:
+            for layer, connections in new.layers()[len(old.paths) :]:
+                _start_as_identity(layer, connections, new.config.add_norm_sublayers())
+            _refuse_inexact(old, new)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)
     return grown
 
 
-def _config_of(model: AddNormPreTrainedModel) -> AddNormConfig:
-    return model.config
-
-
-def _grown_config(config: AddNormConfig, layers: int, how: str) -> AddNormConfig:
-    old = config.num_hidden_layers
-    grown = copy.deepcopy(config)
-    counts = config.facts.layer_counts
-    # where layers are shared, what counts those with weights of their own grows by the same factor
-    whole = how == "stack" or len(counts) > 1
-    if type(layers) is not int or layers <= old or (whole and layers % old):
-        allowed = f"a multiple of {old}, above it" if whole else f"a whole number above {old}"
-        raise ValueError(f"layers is {layers!r}, and the model has {old}; allowed is {allowed}.")
-    for key in counts:
-        setattr(grown, key, getattr(config, key) * layers // old)
-    for key in config.facts.per_layer:
-        values = getattr(config, key)
-        setattr(grown, key, [values[source] for source in _copied(len(values), layers)])
-    grown.add_norm = _grown_spec(config, grown)
+def _grown_config(model: AddNormPreTrainedModel, layers: int | Mapping[str, int] | None, how: str) -> AddNormConfig:
+    config: AddNormConfig = model.config
+    grown, facts, stacks = copy.deepcopy(config), config.facts, model.stack_configs
+    given = layers if isinstance(layers, Mapping) else dict.fromkeys(stacks, layers)
+    for name, number in given.items():
+        if name not in stacks:
+            raise ValueError(f"layers: {unknown('stack of layers', name, stacks)}")
+        old = stacks[name].num_hidden_layers
+        new = 2 * old if number is None else number
+        # where layers are shared, what counts those with weights of their own grows by the same factor
+        _refuse_number(old, new, how == "stack" or len(facts.layer_counts) > 1, name)
+        for key in facts.layer_counts:
+            entry = facts.stacks[name][key] if name else key
+            setattr(grown, entry, getattr(config, entry) * new // old)
+        for key in facts.per_layer:
+            values = getattr(config, key)
+            setattr(grown, key, [values[source] for source in _copied(len(values), new)])
+    _grow_specs(stacks, config, grown)
     return grown
+
+
+def _refuse_number(old: int, new: object, whole: bool, name: str) -> None:
+    """Refuse a new number of layers that is not above the old one, or, where it has to be, no multiple of it."""
+    if type(new) is not int or new <= old or (whole and new % old):
+        allowed = f"a multiple of {old}, above it" if whole else f"a whole number above {old}"
+        raise ValueError(f"layers is {new!r}, and the {name or 'model'} has {old}; allowed is {allowed}.")
+
+
+def _grow_specs(stacks: Mapping[str, AddNormConfig], config: AddNormConfig, grown: AddNormConfig) -> None:
+    """Let the layers' exceptions, which may be those of several stacks, be about the grown layers."""
+    specs: dict[str, AddNormSpec] = {}
+    depths = {name: stack.add_norm_depth() for name, stack in grown.add_norm_stacks().items()}
+    for name, stack in stacks.items():
+        entry = stack.add_norm_entry
+        spec = _grown_spec(getattr(config, entry), stack.add_norm_depth(), depths[name])
+        if specs.setdefault(entry, spec) != spec:
+            # the same exceptions have become others at another depth
+            specs[config.add_norm_entries[-1]] = spec
+    for entry, spec in specs.items():
+        setattr(grown, entry, spec)
 
 
 def _copied(old: int, new: int) -> list[int]:
@@ -114,40 +135,38 @@ def _copied(old: int, new: int) -> list[int]:
     return [*range(old), *((index - new) % old for index in range(old, new))]
 
 
-def _grown_spec(config: AddNormConfig, grown: AddNormConfig) -> AddNormSpec:
-    old, new = config.add_norm_depth(), grown.add_norm_depth()
+def _grown_spec(spec: AddNormSpec, old: int, new: int) -> AddNormSpec:
     copied = _copied(old, new)
     overrides = []
-    for override in config.add_norm.layers:
+    for override in spec.layers:
         selected = override.layers(old)
         indices = [index for index, source in enumerate(copied) if source in selected]
         # one that selects no layer (the first quarter of two) stays idle
         overrides += [Override("index", indices, override.axes)] if indices else []
-    spec: AddNormSpec = config.add_norm
     return replace(spec, layers=overrides)
 
 
-def _sources(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel) -> dict[str, str]:
+def _sources(old: LayerStack, new: LayerStack) -> dict[str, str]:
     """The old path for the path of every new layer and of its blocks."""
     sources: dict[str, str] = {}
-    for find in (layer_paths, block_paths):
-        old, new = find(model), find(grown)
-        for path, source in zip(new, _copied(len(old), len(new)), strict=True):
-            if sources.setdefault(path, old[source]) != old[source]:
+    for olds, news in ((old.paths, new.paths), (old.blocks, new.blocks)):
+        for path, source in zip(news, _copied(len(olds), len(news)), strict=True):
+            if sources.setdefault(path, olds[source]) != olds[source]:
                 raise ValueError(
-                    f"layers is {grown.config.num_hidden_layers}, at which the shared layer {path} would be a copy of "
+                    f"layers is {new.config.num_hidden_layers}, at which the shared layer {path} would be a copy of "
                     "two; allowed is a multiple at which the groups are as long as they were."
                 )
     return sources
 
 
 def _grown_state(
-    model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel, sources: dict[str, str]
+    model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel, stacks: Sequence[tuple[LayerStack, LayerStack]]
 ) -> dict[str, torch.Tensor]:
     state, anew = model.state_dict(), grown.state_dict()
+    sources = {path: source for old, new in stacks for path, source in _sources(old, new).items()}
     # the longest first: blocks may lie within a layer
     paths = sorted(sources, key=len, reverse=True)
-    names_of_parts = {f".{connections.layer_part_name}." for _, connections in _layers(grown)}
+    names_of_parts = {f".{blocks.layer_part_name}." for _, new in stacks for _, blocks in new.layers()}
     found = {}
     for key, start in anew.items():
         path = next((path for path in paths if key.startswith(f"{path}.")), "")
@@ -157,14 +176,6 @@ def _grown_state(
         of_depth = source not in state or (of_layer and state[source].shape != start.shape)
         found[key] = (start if of_depth else state[source]).clone()
     return found
-
-
-def _layers(model: AddNormPreTrainedModel) -> list[tuple[AddNormLayer, LayerAddNorm]]:
-    """Every depth's layer and its add & norm blocks."""
-    return [
-        (get_part(model, path), get_part(model, blocks))
-        for path, blocks in zip(layer_paths(model), block_paths(model), strict=True)
-    ]
 
 
 class _Branch:
@@ -240,9 +251,9 @@ def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig
     return connections.step(state, calls)
 
 
-def _refuse_inexact(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel) -> None:
-    """Refuse a scheme in which the grown model is not the old one, as its blocks themselves show."""
-    old, new = _layers(model), _layers(grown)
+def _refuse_inexact(stack: LayerStack, grown: LayerStack) -> None:
+    """Refuse a scheme in which a grown stack is not the old one, as its blocks themselves show."""
+    old, new = stack.layers(), grown.layers()
     draw = torch.Generator().manual_seed(0)
 
     def drawn(like: torch.Tensor) -> torch.Tensor:
@@ -252,13 +263,13 @@ def _refuse_inexact(model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel
     state = copy.deepcopy(first).cpu().double().enter(drawn(torch.empty(2, 3, grown.config.hidden_size)))
     for depth, part in enumerate(new):
         state = tree_map(drawn, state)
-        expected, after = state, _after(*part, _config_of(grown), state)
+        expected, after = state, _after(*part, grown.config, state)
         what = (
             "changes the stream even where its branches add nothing: there is more on it than their sum (a norm "
             "behind it, a factor, a second sum, an adapter)"
         )
         if depth < len(old):
-            expected = _after(*old[depth], _config_of(model), state)
+            expected = _after(*old[depth], stack.config, state)
             what = (
                 "would not do what it did: a constant of its add & norm depends on the number of layers, "
                 f"{len(old)} and {len(new)}"

@@ -29,6 +29,7 @@ from .models.streams.wirings import Parallel
 
 # a role whose Linear layer reads what a sublayer is given; of a cross-attention, k and v read the encoder
 _READS = {"attention": ("q", "k", "v"), "cross_attention": ("q",), "feed_forward": ("w1",)}
+_READS_ACROSS = {"cross_attention": ("k", "v")}
 _WRITES = ("o", "w2")
 
 
@@ -43,6 +44,8 @@ class Sublayer:
         readers (`tuple[str, ...]`): the Linear layers that read what the sublayer is given: those of q, k, v, or w1.
         writer (`str`): the Linear layer that gives the branch's output: that of o, or w2.
         residual (`str`, *optional*): what adds it to the stream; None where another sublayer does.
+        across (`tuple[str, ...]`): the Linear layers of a cross-attention that read the encoder's output: k and v.
+        stack (`str`): the name of the stack of layers, where a model has several.
     """
 
     name: str
@@ -53,11 +56,13 @@ class Sublayer:
     readers: tuple[str, ...]
     writer: str
     residual: str | None
+    across: tuple[str, ...] = ()
+    stack: str = ""
 
     @property
     def title(self) -> str:
         """What it is called in a report."""
-        return f"layer {self.depth} {self.name}"
+        return f"{self.stack} layer {self.depth} {self.name}".lstrip()
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,14 @@ def add_norm_sites(model: AddNormPreTrainedModel, inputs: Mapping[str, StockValu
         ValueError: if the model has no add & norm spec of its own.
     """
     refuse_other_models(model)
-    walked = _walk(model)
-    # a map between narrow embeddings and the stream is named by no layout
+    walked: list[Site] = []
+    ends: list[int] = []
+    for name in model.stack_configs:
+        sites = _walk(LayerStack(model, name))
+        # a map between narrow embeddings and the stream, a head, a decoder that reads: no layout names these
+        ends += [len(walked) + at for at, site in enumerate(sites) if site.place == "embed" or at == len(sites) - 1]
+        walked += sites
     if inputs is not None:
-        ends = [index for index, site in enumerate(walked) if site.place == "embed" or index == len(walked) - 1]
         read = traced_readers(model, inputs, [walked[index].norm for index in ends])
         for index in ends:
             if not walked[index].readers:
@@ -147,35 +156,69 @@ def refuse_other_models(model: object) -> None:
         )
 
 
-def base_prefix(model: AddNormPreTrainedModel) -> str:
-    """What the paths of the base model begin with."""
-    return "" if model.base_model is model else f"{model.base_model_prefix}."
+class LayerStack:
+    """A stack of layers of a model: the only one, or its encoder or decoder; paths are dotted, from the model.
 
+    Args:
+        model (`AddNormPreTrainedModel`): the whole model.
+        name (`str`, *optional*): of the stack; empty where it is the only one.
+    """
 
-def layer_paths(model: AddNormPreTrainedModel) -> list[str]:
-    """The path of every layer, from the model, in the order in which they run."""
-    return [base_prefix(model) + path for path in model.layout_of(model.config).layers(model.config)]
+    def __init__(self, model: AddNormPreTrainedModel, name: str = ""):
+        self.model, self.name, self.config = model, name, model.stack_configs[name]
+        home, self.base = next(
+            (path, part)
+            for path, part in model.named_modules()
+            if isinstance(part, AddNormPreTrainedModel) and part.runs_layers() and part.stack_name == name
+        )
+        self.prefix, self.layout = f"{home}." if home else "", model.layout_of(self.config)
+        # of every layer, and of every depth's blocks, in the order in which they run
+        self.paths = [self.prefix + path for path in self.layout.layers(self.config)]
+        self.blocks = [f"{path}.connections" for path in self.paths]
+        self.encoder = self.prefix + (f"{self.layout.encoder}." if self.layout.encoder else "")
+        encoder = get_part(self.base, self.layout.encoder) if self.layout.encoder else self.base
+        if isinstance(encoder, AddNormEncoder) and encoder.holds_connections:
+            self.blocks = [f"{self.encoder}connections.{depth}" for depth in range(len(self.paths))]
 
+    def layers(self) -> list[tuple[AddNormLayer, LayerAddNorm]]:
+        """Every depth's layer and its add & norm blocks."""
+        pairs = zip(self.paths, self.blocks, strict=True)
+        return [(get_part(self.model, path), get_part(self.model, blocks)) for path, blocks in pairs]
 
-def block_paths(model: AddNormPreTrainedModel) -> list[str]:
-    """The path of every depth's add & norm blocks."""
-    path_of_encoder = model.layout_of(model.config).encoder
-    paths = layer_paths(model)
-    encoder = get_part(model.base_model, path_of_encoder) if path_of_encoder else model.base_model
-    if isinstance(encoder, AddNormEncoder) and encoder.holds_connections:
-        return [f"{base_prefix(model)}{path_of_encoder}.connections.{depth}" for depth in range(len(paths))]
-    return [f"{path}.connections" for path in paths]
+    def sublayers(self) -> list[Sublayer]:
+        """Every sublayer, in the order in which they run."""
+        return [
+            replace(_sublayer(*parts, name, depth, paths), stack=self.name)
+            for depth, (parts, paths) in enumerate(
+                zip(self.layers(), zip(self.paths, self.blocks, strict=True), strict=True)
+            )
+            for name in self.config.add_norm_sublayers()
+        ]
+
+    def embed_path(self) -> str | None:
+        """The path of the norm after the embeddings, or None."""
+        in_layer = f"{self.blocks[0]}.embed_norm"
+        if self.layout.embed_norm is not None:
+            return self.prefix + self.layout.embed_norm
+        if self.layout.embed_in_layer:
+            return in_layer if has_part(self.model, in_layer) else None
+        path = self.layout.embed_dropout
+        found = path is not None and isinstance(get_part(self.base, path), EmbedDropout)
+        return f"{self.prefix}{path}.embed_norm" if found else None
+
+    def final_path(self) -> str | None:
+        """The path of the norm after the last layer, or of what stands for none; None where there is no place."""
+        path = f"{self.prefix}{self.layout.final_norm}" if self.layout.final_norm else f"{self.encoder}final_norm"
+        return path if has_part(self.model, path) else None
+
+    def embeds_narrower(self) -> bool:
+        """Whether a map stands between the embeddings and the stream."""
+        return self.config.place_width("embed") != self.config.hidden_size
 
 
 def sublayers(model: AddNormPreTrainedModel) -> list[Sublayer]:
-    """Every sublayer of a model, in the order in which they run."""
-    found = []
-    for depth, (layer_path, blocks_path) in enumerate(zip(layer_paths(model), block_paths(model), strict=True)):
-        layer: AddNormLayer = get_part(model, layer_path)
-        blocks: LayerAddNorm = get_part(model, blocks_path)
-        for name in model.config.add_norm_sublayers():
-            found.append(_sublayer(layer, blocks, name, depth, (layer_path, blocks_path)))
-    return found
+    """Every sublayer of a model, stack by stack, in the order in which they run."""
+    return [sub for name in model.stack_configs for sub in LayerStack(model, name).sublayers()]
 
 
 def _sublayer(layer: AddNormLayer, blocks: LayerAddNorm, name: str, depth: int, paths: tuple[str, str]) -> Sublayer:
@@ -197,6 +240,7 @@ def _sublayer(layer: AddNormLayer, blocks: LayerAddNorm, name: str, depth: int, 
         tuple(f"{layer_path}.{path}" for path, found in roles.items() if found[0] in _READS[name]),
         next(f"{layer_path}.{path}" for path, found in roles.items() if found[0] in _WRITES),
         residual,
+        tuple(f"{layer_path}.{path}" for path, found in roles.items() if found[0] in _READS_ACROSS.get(name, ())),
     )
 
 
@@ -212,30 +256,9 @@ class _Walker:
             self.sites.append(site)
 
 
-def embed_path(model: AddNormPreTrainedModel) -> str | None:
-    """The path of the norm after the embeddings, or None."""
-    layout, prefix = model.layout_of(model.config), base_prefix(model)
-    if layout.embed_norm is not None:
-        return prefix + layout.embed_norm
-    path = layout.embed_dropout
-    found = path is not None and isinstance(get_part(model.base_model, path), EmbedDropout)
-    return f"{prefix}{path}.embed_norm" if found else None
-
-
-def final_path(model: AddNormPreTrainedModel) -> str:
-    """The path of the norm after the last layer, or of what stands for none."""
-    layout = model.layout_of(model.config)
-    return base_prefix(model) + (layout.final_norm or f"{layout.encoder}.final_norm")
-
-
-def embeds_narrower(model: AddNormPreTrainedModel) -> bool:
-    """Whether a map stands between the embeddings and the stream."""
-    return model.config.place_width("embed") != model.config.hidden_size
-
-
-def _walk(model: AddNormPreTrainedModel) -> list[Site]:
-    walker, subs = _Walker(model), sublayers(model)
-    is_parallel = isinstance(model.config.add_norm.build_wiring(), Parallel)
+def _walk(stack: LayerStack) -> list[Site]:
+    walker, subs = _Walker(stack.model), stack.sublayers()
+    is_parallel = isinstance(stack.config.add_norm.build_wiring(), Parallel)
 
     def read_from(index: int) -> tuple[str, ...]:
         """The Linear layers that read the stream as it is before this sublayer."""
@@ -243,12 +266,12 @@ def _walk(model: AddNormPreTrainedModel) -> list[Site]:
             return ()
         return subs[index].readers
 
-    if (path := embed_path(model)) is not None:
-        through = embeds_narrower(model)
+    if (path := stack.embed_path()) is not None:
+        through = stack.embeds_narrower()
         walker.add(Site("embed", path, () if through else read_from(0), skip_reads=not through))
-    for path in model.layout_of(model.config).other_norms:
-        if has_part(model.base_model, path):
-            walker.add(Site("other", base_prefix(model) + path))
+    for path in stack.layout.other_norms:
+        if has_part(stack.base, path):
+            walker.add(Site("other", stack.prefix + path))
     for index, sub in enumerate(subs):
         before = subs[index - 1].writer if index else None
         of_layer = [other for other in subs if other.depth == sub.depth]
@@ -266,7 +289,8 @@ def _walk(model: AddNormPreTrainedModel) -> list[Site]:
                 walker.add(at(readers=(sub.writer,)))
             else:
                 walker.add(at(writer=sub.writer if slot == "out" else None))
-    walker.add(Site("final", final_path(model), writer=subs[-1].writer))
+    if (path := stack.final_path()) is not None:
+        walker.add(Site("final", path, writer=subs[-1].writer))
     return walker.sites
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from accelerate.utils import set_seed
 from common import batches, clips, data, saved
-from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
+from common.classes import ClassOutputs, ClassWeights, class_weights, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import UserError, run_script
@@ -19,7 +19,7 @@ from common.evaluation import Evaluation
 from common.metrics import CLASSIFICATION, TRANSCRIPTION, leading_figure, load_metrics
 from common.model import load_model, saved_head
 from common.run import main_process_first, start
-from common.spelling import collating, ctc_loss, load_speller, load_texts, spell, transcripts
+from common.spelling import CharacterOutputs, collating, ctc_loss, load_speller, load_texts, spell
 from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2Processor
@@ -102,6 +102,17 @@ def read(run, ctc):
     return found, head
 
 
+def entries(config, tokenizer):
+    """Entries of the model's config for this run."""
+    # a layer that is left out has no gradient, which several processes do not stand
+    found = {"layerdrop": 0.0}
+    if not config.spec_augment:
+        found |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    if tokenizer is not None:
+        found |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return found
+
+
 def measure(run, found, extractor, frames, tokenizer):
     """The clips with their frames, and their texts as characters if there is a tokenizer; what they are made of."""
     encoded, sources = {}, {}
@@ -116,44 +127,40 @@ def measure(run, found, extractor, frames, tokenizer):
     return encoded, sources, order
 
 
+def reading(metric, model, tokenizer, rows):
+    """What reads the outputs of this task."""
+    if tokenizer is None:
+        return ClassOutputs(metric, model.config.id2label)
+    return CharacterOutputs(metric, tokenizer, rows["text"][:])
+
+
+def stretching(share, frames):
+    """Changes the speed of a training clip at random; None where the config asks for nothing."""
+    return (lambda row, draw: clips.stretched(row, draw, share, frames)) if share else None
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(AudioConfig, args)
-    config, ctc, tokenizer = run.config, run.config.task == "ctc", None
+    config, ctc = run.config, run.config.task == "ctc"
     known, auto_class = (TRANSCRIPTION, AutoModelForCTC) if ctc else (CLASSIFICATION, AutoModelForAudioClassification)
     metric = load_metrics(config.metrics, known)
 
     # Data: read, check every label, draw the subset, read the clips.
     found, head = read(run, ctc)
-    processor = extractor = clips.load_extractor(config, next(iter(found.values()))[0]["rate"])
-    if ctc:
-        tokenizer = load_speller(config, next(iter(found.values()))["text"])
-        processor = Wav2Vec2Processor(extractor, tokenizer)
-        head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    rows = next(iter(found.values()))
+    extractor = clips.load_extractor(config, rows[0]["rate"])
+    tokenizer = load_speller(config, rows["text"]) if ctc else None
 
     # Model: the same new weights on every process. It says how many frames a clip has.
     set_seed(config.seed)
-    if not config.spec_augment:
-        head |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    # A layer that is left out has no gradient, which several processes do not stand.
-    model = load_model(auto_class, config, run.accelerator.device, layerdrop=0.0, **head)
+    model = load_model(auto_class, config, run.accelerator.device, **head | entries(config, tokenizer))
     frames = clips.frame_counter(model)
     encoded, sources, order = measure(run, found, extractor, frames, tokenizer)
-
-    def score(logits, labels, ends):
-        if not ctc:
-            return score_classes(metric, logits, labels)
-        found = transcripts(tokenizer, logits, ends)
-        return metric.compute(predictions=found, references=encoded["validation"]["text"][:])
-
-    def describe(logits, _, ends):
-        if ctc:
-            return {"prediction": transcripts(tokenizer, logits, ends)}
-        return describe_classes(logits, model.config.id2label)
+    weights = None if ctc else class_weights(config, encoded, model, run.accelerator)
+    reader = reading(metric, model, tokenizer, encoded["validation"])
 
     # Train, save, load as a user would, compare, report.
-    weights = None if ctc else class_weights(config, encoded, model, run.accelerator)
-    best, validation = leading_figure(config.metrics, known), encoded["validation"]
     task = Task(
         rows=encoded.get("train"),
         lengths=lambda rows: rows["frames"][:],
@@ -162,13 +169,18 @@ def main(args=None):
         weights=weights,
         record=weights_by_name(weights, model),
         evaluation=Evaluation(
-            rows=validation, outputs=outputs, score=score, best=best, describe=describe, order=order
+            rows=encoded["validation"],
+            outputs=outputs,
+            score=reader.score,
+            best=leading_figure(config.metrics, known),
+            describe=reader.describe,
+            order=order,
         ),
         auto_class=auto_class,
         sizes=clips.sizes,
-        augment=(lambda row, draw: clips.stretched(row, draw, config.stretch, frames)) if config.stretch else None,
+        augment=stretching(config.stretch, frames),
     )
-    finish(run, task, model, processor, sources)
+    finish(run, task, model, Wav2Vec2Processor(extractor, tokenizer) if ctc else extractor, sources)
 
 
 if __name__ == "__main__":

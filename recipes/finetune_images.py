@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from common import data, saved
-from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
+from common.classes import ClassOutputs, ClassWeights, class_weights, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import run_script
@@ -103,6 +103,18 @@ def patch_counter(model, pixels):
     return sizes
 
 
+def collating(pixels):
+    """Makes a batch of rows."""
+    return lambda rows: pixels.batch(rows) | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def moving(config, pixels):
+    """Moves the image of a training row at random; None where the config asks for nothing."""
+    if not (config.shift or config.flip):
+        return None
+    return lambda row, draw: row | {"pixels": moved(pixels.array(row), draw, config.shift, config.flip).tobytes()}
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(ImageConfig, args)
@@ -118,32 +130,26 @@ def main(args=None):
     pixels = Pixels(load_processor(config, model.config), model)
     encoded, sources = open_images(run, splits, labels, pixels)
 
-    def collate(rows):
-        return pixels.batch(rows) | {"labels": torch.tensor([row["labels"] for row in rows])}
-
-    def augment(row, draw):
-        return row | {"pixels": moved(pixels.array(row), draw, config.shift, config.flip).tobytes()}
-
-    def score(logits, labels):
-        return score_classes(metric, logits, labels)
-
-    def describe(logits, _):
-        return describe_classes(logits, model.config.id2label)
-
     # Train, save, load as a user would, compare, report.
     weights = class_weights(config, encoded, model, run.accelerator)
-    best = leading_figure(config.metrics, CLASSIFICATION)
+    reader = ClassOutputs(metric, model.config.id2label)
     task = Task(
         rows=encoded.get("train"),
         lengths=lambda rows: [1] * len(rows),
-        collate=collate,
+        collate=collating(pixels),
         loss=partial(loss, weights=weights),
         weights=weights,
         record=weights_by_name(weights, model),
-        evaluation=Evaluation(rows=encoded["validation"], outputs=outputs, score=score, best=best, describe=describe),
+        evaluation=Evaluation(
+            rows=encoded["validation"],
+            outputs=outputs,
+            score=reader.score,
+            best=leading_figure(config.metrics, CLASSIFICATION),
+            describe=reader.describe,
+        ),
         auto_class=AutoModelForImageClassification,
         sizes=patch_counter(model, pixels),
-        augment=augment if config.shift or config.flip else None,
+        augment=moving(config, pixels),
     )
     finish(run, task, model, pixels.processor, sources)
 

@@ -22,9 +22,11 @@ from common.model import load_model, load_tokenizer
 from common.run import main_process_first, start
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
+from datasets import Dataset
+from evaluate import CombinedEvaluations
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.nn import functional
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedModel
 
 
 @dataclass(kw_only=True)
@@ -113,6 +115,46 @@ def read(run):
     return splits, encoded, sources, tokenizer
 
 
+@dataclass
+class SpanOutputs:
+    """Reads the logits of first and last tokens, of each window, as one answer to each question.
+
+    Args:
+        config: names the columns, and how many and how long answers are looked at.
+        metric: of answers.
+        model: its config says whether a question may have no answer.
+        rows: questions with their texts and answers.
+        windows: of the texts, in the order of the logits.
+    """
+
+    config: AnswersConfig
+    metric: CombinedEvaluations
+    model: PreTrainedModel
+    rows: Dataset
+    windows: Dataset
+
+    def score(self, starts, ends):
+        """The figures of the answers."""
+        found = [answer.text for answer in self._find(starts, ends)]
+        references = [known["text"] for known in self.rows[self.config.answers_column]]
+        return self.metric.compute(predictions=found, references=references)
+
+    def describe(self, starts, ends):
+        """The answers, where they stand, and their scores."""
+        return answers.columns(self._find(starts, ends))
+
+    def _find(self, starts, ends):
+        return answers.find_answers(
+            self.rows[self.config.context_column][:],
+            self.windows["row"],
+            self.windows["spans"],
+            *([row.numpy() for row in rows] for rows in (starts, ends)),
+            n_best=self.config.n_best,
+            max_length=self.config.max_answer_length,
+            may_be_none=getattr(self.model.config, "may_have_no_answer", False),
+        )
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(AnswersConfig, args)
@@ -132,32 +174,20 @@ def main(args=None):
     if config.do == "train":
         model.config.may_have_no_answer = sources["train"]["without_answer"] > 0
 
-    def find(starts, ends):
-        return answers.find_answers(
-            splits["validation"][config.context_column][:],
-            windows["row"],
-            windows["spans"],
-            *([row.numpy() for row in rows] for rows in (starts, ends)),
-            n_best=config.n_best,
-            max_length=config.max_answer_length,
-            may_be_none=getattr(model.config, "may_have_no_answer", False),
-        )
-
-    def score(starts, ends):
-        found = [answer.text for answer in find(starts, ends)]
-        references = [found["text"] for found in splits["validation"][config.answers_column]]
-        return metric.compute(predictions=found, references=references)
-
-    def describe(starts, ends):
-        return answers.columns(find(starts, ends))
+    reader = SpanOutputs(config, metric, model, splits["validation"], windows)
 
     # Train, save, load as a user would, compare, report.
-    best = leading_figure(config.metrics, answers.ANSWERS)
     task = Task(
         rows=train and train.remove_columns("row"),
         collate=DataCollatorWithPadding(tokenizer),
         loss=loss,
-        evaluation=Evaluation(rows=validation, outputs=outputs, score=score, best=best, describe=describe),
+        evaluation=Evaluation(
+            rows=validation,
+            outputs=outputs,
+            score=reader.score,
+            best=leading_figure(config.metrics, answers.ANSWERS),
+            describe=reader.describe,
+        ),
         auto_class=AutoModelForQuestionAnswering,
     )
     finish(run, task, model, tokenizer, sources)

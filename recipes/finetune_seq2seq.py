@@ -107,6 +107,22 @@ def read(run):
     return encoded, sources, tokenizer
 
 
+def collating(tokenizer):
+    """Makes a batch of rows, without their texts."""
+    pad = DataCollatorForSeq2Seq(tokenizer)
+    return lambda rows: pad([{key: row[key] for key in ("input_ids", "attention_mask", "labels")} for row in rows])
+
+
+def generating(accelerator):
+    """The tokens that a model writes for a batch."""
+
+    def outputs(model, batch):
+        source = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        return (accelerator.unwrap_model(model).generate(**source),)
+
+    return outputs
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(Seq2SeqConfig, args)
@@ -129,32 +145,17 @@ def main(args=None):
     ):
         check_tokenizer(tokenizer, part, encoded, *more)
 
-    pad = DataCollatorForSeq2Seq(tokenizer)
-
-    def collate(rows):
-        return pad([{key: row[key] for key in ("input_ids", "attention_mask", "labels")} for row in rows])
-
-    def outputs(model, batch):
-        source = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        return (run.accelerator.unwrap_model(model).generate(**source),)
-
-    def score(rows):
-        return comparison.score(comparison.texts(rows))
-
-    def describe(rows):
-        return {"prediction": comparison.texts(rows)}
-
     # Train, save, load as a user would, compare, report.
     task = Task(
         rows=encoded.get("train"),
-        collate=collate,
+        collate=collating(tokenizer),
         loss=summed_loss(config.label_smoothing),
         evaluation=Evaluation(
             rows=held_out,
-            outputs=outputs,
-            score=score,
+            outputs=generating(run.accelerator),
+            score=comparison.score,
             best=leading_figure(config.metrics, TEXT),
-            describe=describe,
+            describe=comparison.describe,
             order=order,
         ),
         auto_class=AutoModelForSeq2SeqLM,

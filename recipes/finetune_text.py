@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from accelerate.utils import set_seed
 from common import batches, data, multi_label, saved
-from common.classes import ClassWeights, class_weights, describe_classes, score_classes, summed_loss, weights_by_name
+from common.classes import ClassOutputs, ClassWeights, class_weights, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import UserError, run_script
@@ -22,6 +22,7 @@ from common.model import Stack, load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
+from evaluate import CombinedEvaluations
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
@@ -120,6 +121,34 @@ def read(run):
     return encoded, sources, tokenizer, head
 
 
+@dataclass
+class NumberOutputs:
+    """Reads the logit of a row as the number that is predicted."""
+
+    metric: CombinedEvaluations
+
+    def score(self, logits, labels):
+        """The figures of the numbers."""
+        return self.metric.compute(predictions=_numbers(logits), references=torch.stack(labels).tolist())
+
+    def describe(self, logits, _):
+        """The numbers."""
+        return {"prediction": _numbers(logits)}
+
+
+def _numbers(logits):
+    return torch.stack(logits).squeeze(-1).tolist()
+
+
+def reading(config, metric, model):
+    """What reads the outputs of this task."""
+    if config.task == "regression":
+        return NumberOutputs(metric)
+    if config.task == "multi_label":
+        return multi_label.MultiLabelOutputs(metric, model.config.id2label, config.threshold)
+    return ClassOutputs(metric, model.config.id2label)
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(TextConfig, args)
@@ -135,23 +164,8 @@ def main(args=None):
     model = load_model(AutoModelForSequenceClassification, config, run.accelerator.device, stack=config.stack, **head)
     check_tokenizer(tokenizer, model, encoded, config.max_length)
 
-    def score(logits, labels):
-        if config.task == "classification":
-            return score_classes(metric, logits, labels)
-        if config.task == "multi_label":
-            found = multi_label.above(config.threshold, logits)
-        else:
-            found = torch.stack(logits).squeeze(-1)
-        return metric.compute(predictions=found.tolist(), references=torch.stack(labels).tolist())
-
-    def describe(logits, _):
-        if config.task == "regression":
-            return {"prediction": torch.stack(logits).squeeze(-1).tolist()}
-        if config.task == "multi_label":
-            return multi_label.describe(config.threshold, logits, model.config.id2label)
-        return describe_classes(logits, model.config.id2label)
-
     # Train, save, load as a user would, compare, report.
+    reader = reading(config, metric, model)
     weights = class_weights(config, encoded, model, run.accelerator)
     order = batches.longest_first(batches.lengths(encoded["validation"]))
     task = Task(
@@ -163,9 +177,9 @@ def main(args=None):
         evaluation=Evaluation(
             rows=encoded["validation"].select(order),
             outputs=outputs,
-            score=score,
+            score=reader.score,
             best=leading_figure(config.metrics, known),
-            describe=describe,
+            describe=reader.describe,
             order=order,
         ),
         auto_class=AutoModelForSequenceClassification,

@@ -22,6 +22,8 @@ from common.run import main_process_first, start
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from common.words import ENTITIES, LABELS, are_entities, first_tokens, of_words, word_labels
+from datasets import Dataset
+from evaluate import CombinedEvaluations
 from jsonargparse.typing import PositiveInt
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -112,6 +114,31 @@ def read(run):
     return encoded, sources, tokenizer, head
 
 
+@dataclass
+class WordOutputs:
+    """Reads the logits of tokens as one class for each word.
+
+    Args:
+        metric: of lists of names.
+        names: of the classes.
+        words: of every row its ``first_tokens`` and ``word_labels``, in the order of the logits.
+    """
+
+    metric: CombinedEvaluations
+    names: list[str]
+    words: Dataset
+
+    def score(self, logits, labels):
+        """The figures of the words."""
+        predictions = self.describe(logits, labels)["prediction"]
+        references = [[self.names[number] for number in row] for row in self.words["word_labels"]]
+        return self.metric.compute(predictions=predictions, references=references)
+
+    def describe(self, logits, _):
+        """The class of each word, and its probability."""
+        return of_words([row.float().softmax(-1) for row in logits], self.words["first_tokens"], self.names)
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(TokensConfig, args)
@@ -123,21 +150,14 @@ def main(args=None):
     known = ENTITIES if are_entities(names) else LABELS
     metric = load_metrics(config.metrics, known)
     order = batches.longest_first(batches.lengths(encoded["validation"]))
-    encoded["validation"] = words = encoded["validation"].select(order)
+    encoded["validation"] = encoded["validation"].select(order)
+    reader = WordOutputs(metric, names, encoded["validation"])
     bare = {split: rows.remove_columns(["first_tokens", "word_labels"]) for split, rows in encoded.items()}
 
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_model(AutoModelForTokenClassification, config, run.accelerator.device, **head)
     check_tokenizer(tokenizer, model, encoded, config.max_length)
-
-    def describe(logits, _):
-        return of_words([row.float().softmax(-1) for row in logits], words["first_tokens"], names)
-
-    def score(logits, labels):
-        predictions = describe(logits, labels)["prediction"]
-        references = [[names[number] for number in row] for row in words["word_labels"]]
-        return metric.compute(predictions=predictions, references=references)
 
     # Train, save, load as a user would, compare, report.
     weights = class_weights(config, encoded, model, run.accelerator)
@@ -150,9 +170,9 @@ def main(args=None):
         evaluation=Evaluation(
             rows=bare["validation"],
             outputs=outputs,
-            score=score,
+            score=reader.score,
             best=leading_figure(config.metrics, known),
-            describe=describe,
+            describe=reader.describe,
             order=order,
         ),
         auto_class=AutoModelForTokenClassification,

@@ -13,6 +13,7 @@ import torch
 import transformers
 from family_inputs import (
     TINY,
+    TINY_BART,
     TINY_SOUND,
     TINY_TEXT,
     electra_inputs,
@@ -22,11 +23,14 @@ from family_inputs import (
     quantized_sound_inputs,
     sound_inputs,
     text_inputs,
+    translation_inputs,
     two_segment_inputs,
 )
+from other_specs import OTHER_SPECS
 
 from hf_addnorm import (
     AddNormAlbertConfig,
+    AddNormBartConfig,
     AddNormBertConfig,
     AddNormBertModel,
     AddNormCamembertConfig,
@@ -40,6 +44,8 @@ from hf_addnorm import (
     AddNormGPT2Config,
     AddNormHubertConfig,
     AddNormLayoutLMConfig,
+    AddNormMarianConfig,
+    AddNormMBartConfig,
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
     AddNormMPNetConfig,
@@ -70,7 +76,7 @@ class Family:
     more_models: tuple[str, ...] = ()
     # presets that have no meaning in it
     without: tuple[str, ...] = ()
-    # whether all its models are causal, not just the one that writes text
+    # whether all its models are causal, or have a stack of layers that is, not just the one that writes text
     causal: bool = False
     # whether a table's row is added to the embeddings for a token's position
     position_table: bool = False
@@ -227,6 +233,18 @@ def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
     )
 
 
+FAMILIES["bart"] = Family(AddNormBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True)
+FAMILIES["mbart"] = Family(
+    AddNormMBartConfig, TINY_BART, translation_inputs, causal=True, position_table=True, shape="bart"
+)
+# its padding and its first token are no words that the inputs have
+FAMILIES["marian"] = Family(
+    AddNormMarianConfig,
+    {**TINY_BART, "pad_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2},
+    translation_inputs,
+    causal=True,
+    shape="bart",
+)
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {
@@ -291,107 +309,6 @@ for _module in filter(None, os.environ.get("MORE_FAMILIES", "").split(",")):
 MODELS = [(family, model) for family in FAMILIES for model in FAMILIES[family].models]
 PRESET_NAMES = list(presets())
 
-# specs beyond the presets, so that every axis of the spec is in the generated suites
-OTHER_SPECS: dict[str, Any] = {
-    "post_rms": {"preset": "post_ln", "norm": "rms_norm"},
-    "post_dyt_everywhere": {"norm": "dyt", "head": True, "final": True},
-    "zero_centered": {"preset": "pre_ln", "norm": {"kind": "rms_norm", "zero_centered": True}},
-    "std_form": {"norm": {"kind": "layer_norm", "eps_place": "outside", "variance": "unbiased", "eps": 1e-6}},
-    # all kinds of norm of one token that start without a draw
-    "norm_of_each_kind": {
-        "norm": {"kind": "layer_norm", "zero_centered": True},
-        "attention": {
-            "pre": "scale_norm",
-            "q": "l2_norm",
-            "k": {"kind": "prms_norm", "fraction": 0.5},
-            "v": "input_scaled_rms_norm",
-            "mid": {"kind": "grouped_rms_norm", "shared": True},
-            "out": "see_dnorm",
-            "post": {"kind": "sum_norm", "signed": False},
-        },
-        "feed_forward": {
-            "pre": "ada_norm",
-            "mid": "isru",
-            "out": {"kind": "fixed_sigma", "sigma": 2.0},
-            "post": "center_norm",
-        },
-        "embed": "group_norm",
-        "head": {"kind": "bhyt_star", "learned": True},
-        "final": "derf",
-    },
-    # and all kinds of norm over tokens without a state
-    "norm_over_tokens_of_each_kind": {
-        "norm": "instance_norm",
-        "attention": {
-            "pre": "contra_norm",
-            "q": {"kind": "sum_norm", "over": "tokens", "signed": False},
-            "mid": {"kind": "contra_norm", "over": "features"},
-            "post": {"kind": "dynamic_token_norm", "variant": "official"},
-        },
-        "feed_forward": {"pre": {"kind": "instance_norm", "variance": "unbiased"}, "post": "sequence_group_norm"},
-        "embed": "dynamic_token_norm",
-        "final": "layer_norm",
-    },
-    "no_norms": {"attention": [], "feed_forward": [], "embed": False, "head": False},
-    "all_slots": {
-        "attention": {"pre": True, "mid": "rms_norm", "out": "dyt", "post": {"kind": "layer_norm", "bias": False}},
-        "feed_forward": ["pre", "mid", "out", "post"],
-        "dropout": "after_out",
-        "final": "affine",
-    },
-    "skip_init": {"preset": "pre_ln", "residual": {"kind": "scalar", "share": "sublayer"}},
-    "scaled_branch": {
-        "preset": "pre_ln",
-        "residual": {"kind": "constant", "branch_scale": {"kind": "power", "of": "layers", "exponent": -0.5}},
-        "init": ["scaled_output"],
-    },
-    "official_normformer": {"preset": "normformer", "variant": "official"},
-    "norms_of_whole_q_and_k": {"preset": "pre_ln", "attention": ["pre", "q", "k"], "qkv_width": "hidden"},
-    "stochastic_depth": {"preset": "pre_ln", "drop_path": {"kind": "linear", "last": 0.2}},
-    "learned_skip": {"residual": {"kind": "vector", "side": "skip", "start": 1.0, "share": "layer"}},
-    "every_residual": {
-        "preset": "pre_ln",
-        "residual": {"attention": "highway", "feed_forward": {"kind": "laurel_lr", "rank": 4}},
-        "layers": [
-            {
-                "index": 0,
-                "residual": {"attention": {"kind": "laurel_gemma3n", "rank": 4}, "feed_forward": "deep_delta"},
-            },
-            {"index": 1, "residual": {"attention": "orthogonal", "feed_forward": "gru_cell"}},
-            {"index": -2, "residual": {"attention": "muse_gate", "feed_forward": "affine"}},
-            {"index": -1, "residual": {"kind": "gpas", "place": "on_skip"}},
-        ],
-    },
-    "mhc_lite": {"preset": "mhc", "stream": {"kind": "permutation_hyper_connections", "streams": 3}},
-    "ihc": {"preset": "mhc", "stream": "independent_hyper_connections"},
-    "qwen4_gated_residual": {"attention": [], "feed_forward": [], "stream": {"kind": "gated_streams", "rank": 4}},
-    "attention_residuals": {"preset": "pre_rms_norm", "stream": "attention_residuals"},
-    "nanochat": {
-        "preset": "pre_rms_norm",
-        "norm": {"kind": "rms_norm", "gain": False},
-        "stream": "embedding_skip",
-    },
-    "altup": {"preset": "pre_rms_norm", "stream": {"kind": "altup", "streams": 3, "active": 1}},
-    "hybrid_siamese_norm": {
-        "preset": "siamese_norm",
-        "norm": "rms_norm",
-        "stream": {"kind": "siamese", "hybrid": True},
-        "attention": ["q", "k", "v"],
-    },
-    "stream_without_a_mean": {
-        "preset": "pre_rms_norm",
-        "norm": {"kind": "rms_norm", "bias": True},
-        "embed": {"kind": "fixed_sigma", "gain": False, "bias": False},
-        "weights": "zero_mean_output",
-    },
-    "by_layer": {
-        "preset": "pre_ln",
-        "layers": [
-            {"index": 0, "attention": [], "residual": {"kind": "constant", "skip_scale": 0.5}},
-            {"last": 2, "norm": "rms_norm", "feed_forward": ["pre", "out"]},
-        ],
-    },
-}
 SPECS: dict[str, Any] = {name: name for name in PRESET_NAMES} | OTHER_SPECS
 
 
@@ -473,6 +390,46 @@ MEMBERS = [family for family, row in FAMILIES.items() if row.shape]
 OTHER_FAMILIES = [family for family in FAMILIES if family not in ("bert", *MEMBERS)]
 
 
+def _turn(member: str, values: list[str]) -> str:
+    """One of the values: each member of a shape has another one."""
+    return values[MEMBERS.index(member) % len(values)]
+
+
+def _quick_heads() -> set[tuple[str, str]]:
+    heads = {member: [name for name in FAMILIES[member].models if name != BASE_MODELS[member]] for member in MEMBERS}
+    return {(member, _turn(member, names)) for member, names in heads.items()}
+
+
+# Every run has one head of a member of a shape, each member another one; and all heads of one row for each class.
+_QUICK_HEADS = _quick_heads()
+_FIRST_ROWS = {row.config_class: family for family, row in reversed(FAMILIES.items())}.values()
+
+
+def is_quick(family: str, model: str) -> bool:
+    """Whether every run has this model: all base models, all heads of a family with layers of its own, few others."""
+    if model == BASE_MODELS[family] or (family, model) in _QUICK_HEADS:
+        return True
+    return family not in MEMBERS and family in _FIRST_ROWS
+
+
+def covering_models(models: Iterable[tuple[str, str]] = tuple(MODELS)) -> list[Any]:
+    """(family, model), all of them; what is not quick is marked slow."""
+    return [slow_unless(is_quick(*pair), *pair) for pair in models]
+
+
+def covering_families(families: Iterable[str] = tuple(FAMILIES)) -> list[Any]:
+    """Every family; a member of a shape is marked slow."""
+    return [slow_unless(family not in MEMBERS, family) for family in families]
+
+
+def covering_members(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """(family, spec), all; every run has one spec for a member of a shape, each another one, and the rest is slow."""
+    pairs = list(pairs)
+    specs = {member: [spec for family, spec in pairs if family == member] for member in MEMBERS}
+    quick = {(member, _turn(member, own)) for member, own in specs.items() if own}
+    return [slow_unless(pair[0] not in MEMBERS or pair in quick, *pair) for pair in pairs]
+
+
 def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
     """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
 
@@ -506,11 +463,13 @@ _DEALT_TO_HEADS = dict(zip(_HEADS, itertools.cycle(FEW_SPECS), strict=False))
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model.
 
-    A member of a shape: all that it has. A base model: all for BERT; a few, and its share of all, for each other
-    family. A model with a head: one that changes every norm, and one of the few.
+    A member of a shape: one with its base model and with one head. A base model: all for BERT; a few, and its share
+    of all, for each other family. A model with a head: one that changes every norm, and one of the few.
     """
+    if not is_quick(family, model):
+        return []
     if family in MEMBERS:
-        return specs_of(family, model)
+        return [_turn(family, specs_of(family, model))]
     if model != BASE_MODELS[family]:
         return ["post_dyt_everywhere", _DEALT_TO_HEADS[family, model]]
     own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]
@@ -530,6 +489,9 @@ def fill_with_pattern(model: torch.nn.Module) -> None:
     """Distinct, bounded values in every parameter, so that a weight in the wrong place shows."""
     with torch.no_grad():
         for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            # a table of sines is no part of a checkpoint
+            if not parameter.requires_grad:
+                continue
             # what is squashed must not be so large that all of it becomes one number: a vector that a token is
             # multiplied with, the slope of a curve
             small = name.endswith((".direction", ".weight_beta"))
@@ -551,6 +513,27 @@ def tiny_config(add_norm: Any, layers: int = 3, **kwargs: Any) -> Any:
         add_norm=add_norm,
         **kwargs,
     )
+
+
+def stacks_of(net: Any) -> list[tuple[str, Any]]:
+    """Every stack of layers of a model: what its paths begin with, and its config."""
+    homes = {
+        part.stack_name: f"{path}." if path else ""
+        for path, part in reversed(list(net.named_modules()))
+        if hasattr(part, "runs_layers") and part.runs_layers()
+    }
+    return [(homes[name], config) for name, config in net.stack_configs.items()]
+
+
+def layer_paths(net: Any) -> list[str]:
+    """The path of every layer of a model, of one stack after the other, each where it runs first."""
+    paths = (home + path for home, config in stacks_of(net) for path in net.layout_of(config).layers(config))
+    return list(dict.fromkeys(paths))
+
+
+def real_tokens(inputs: dict[str, Any]) -> Any:
+    """[batch, seq], true for the tokens of a text model's output that are no padding."""
+    return inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
 
 
 # where a scheme has parameters of its own, beside norms

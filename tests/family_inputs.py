@@ -24,6 +24,20 @@ TINY_SOUND = {
     "xvector_output_dim": 16,
     "classifier_proj_size": 16,
 }
+# an encoder-decoder, whose stacks differ in depth, heads and width inside
+TINY_BART = {
+    "d_model": 32,
+    "encoder_layers": 4,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 37,
+    "decoder_ffn_dim": 29,
+    "vocab_size": 99,
+    "max_position_embeddings": 64,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+}
 
 
 def _draw(high: int, *shape: int) -> torch.Tensor:
@@ -114,3 +128,26 @@ def quantized_sound_inputs(model: str) -> dict[str, torch.Tensor]:
     return {
         key: value for key, value in inputs.items() if key not in ("mask_time_indices", "sampled_negative_indices")
     }
+
+
+def translation_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three sources of 10 tokens, each of which ends once, and targets of 6; a source and a target are padded."""
+    if model.endswith("ForCausalLM"):
+        return text_inputs(model)
+    inputs = text_inputs("")
+    inputs["input_ids"] = inputs["input_ids"] % 94 + 5
+    # what a classifier reads is the end; padding is 1
+    inputs["input_ids"][:, -1], inputs["input_ids"][1, 6:] = 2, 1
+    inputs["input_ids"][1, 6] = 2
+    # these read the source with the decoder too
+    labels = {
+        "ForSequenceClassification": {"labels": _draw(2, 3)},
+        "ForQuestionAnswering": {"start_positions": _draw(7, 3), "end_positions": _draw(7, 3)},
+    }
+    if given := next((value for key, value in labels.items() if key in model), None):
+        return inputs | given
+    inputs["decoder_input_ids"] = _draw(94, 3, 6) + 5
+    inputs["decoder_attention_mask"] = torch.ones(3, 6, dtype=torch.long)
+    inputs["decoder_attention_mask"][2, 4:] = 0
+    writes = model.endswith(("ForConditionalGeneration", "MTModel"))
+    return inputs | ({"labels": _draw(99, 3, 6)} if writes else {})

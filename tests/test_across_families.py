@@ -30,6 +30,27 @@ SAME = [
     ),
     ("hubert", "post_ln", "wav2vec2", {}),
     (
+        "bart",
+        "pre_ln",
+        "mbart",
+        {
+            r"connections\.attention\.pre_norm": "self_attn_layer_norm",
+            r"connections\.cross_attention\.pre_norm": "encoder_attn_layer_norm",
+            r"connections\.feed_forward\.pre_norm": "final_layer_norm",
+            r"\.final_norm": ".layer_norm",
+        },
+    ),
+    (
+        "mbart",
+        "post_ln",
+        "bart",
+        {
+            r"connections\.attention\.post_norm": "self_attn_layer_norm",
+            r"connections\.cross_attention\.post_norm": "encoder_attn_layer_norm",
+            r"connections\.feed_forward\.post_norm": "final_layer_norm",
+        },
+    ),
+    (
         "hubert",
         {"preset": "pre_ln", "embed": False},
         "unispeech_stable",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, MODELS
+from families import FAMILIES, MODELS, covering_models
 from token_specs import NO_DROPOUT, counted
 from torch import nn
 from transformers import TrainingArguments
@@ -27,7 +27,7 @@ def penalised(family, name):
     return row.model_class(name)(row.config(name, PENALISED, **NO_DROPOUT)).train()
 
 
-@pytest.mark.parametrize(("family", "name"), HEADS)
+@pytest.mark.parametrize(("family", "name"), covering_models(HEADS))
 def test_a_part_of_a_step_adds_a_part(family, name):
     """Told the labels of the whole step, a head's loss may be a part of the step's: so is what its norms add."""
     model, inputs = penalised(family, name), FAMILIES[family].inputs(name)

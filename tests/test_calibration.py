@@ -36,11 +36,17 @@ def residuals(model):
     return [module for module in model.modules() if isinstance(module, AdminResidual)]
 
 
+def stacks(model):
+    """What is calibrated by itself: the model, or each of its stacks of layers."""
+    found = {part.stack_name: part for part in model.modules() if getattr(part, "stack_name", "")}
+    return found or {"": model}
+
+
 def seen_by(model, inputs):
     """For each residual, in the order in which they run, its weight and what it combined."""
     seen = []
     hooks = [
-        residual.register_forward_hook(lambda module, args, _: seen.append((module.weight.detach(), *args)))
+        residual.register_forward_hook(lambda module, args, _: seen.append((module.weight, *args)))
         for residual in residuals(model)
     ]
     with torch.no_grad():
@@ -51,15 +57,17 @@ def seen_by(model, inputs):
 
 
 def assert_calibrated(model, inputs, real):
-    omega = 1.0
     seen = seen_by(model, inputs)
     assert len({id(weight) for weight, *_ in seen}) == len(seen) == len(residuals(model)) > 1
-    for weight, x, f in seen:
-        torch.testing.assert_close(weight, torch.full_like(weight, omega), rtol=1e-5, atol=0)
-        values = [(t if real is None else t[real]).double().flatten() for t in (weight * x, f)]
-        omega = sum(((v - v.mean()) ** 2).mean() for v in values).sqrt().item()
-    # the stream has grown: the test could not tell a start of ones apart otherwise
-    assert omega > 1.1
+    for name, stack in stacks(model).items():
+        omega, own = 1.0, {id(residual.weight) for residual in residuals(stack)}
+        for weight, x, f in (one for one in seen if id(one[0]) in own):
+            torch.testing.assert_close(weight, torch.full_like(weight, omega), rtol=1e-5, atol=0)
+            tokens = inputs.get("decoder_attention_mask").bool() if name == "decoder" else real
+            values = [(t if tokens is None else t[tokens]).double().flatten() for t in (weight * x, f)]
+            omega = sum(((v - v.mean()) ** 2).mean() for v in values).sqrt().item()
+        # the stream has grown: the test could not tell a start of ones apart otherwise
+        assert omega > 1.1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,6 @@
 """Model cards: they are valid, say what is so, and leave no token behind."""
 
+import ast
 import json
 import re
 import sys
@@ -17,7 +18,7 @@ from hf_addnorm import AddNormBertConfig, AddNormBertForSequenceClassification, 
 from hf_addnorm.hub import create_card, replace_placeholder, write_card
 from hf_addnorm.hub.card import is_placeholder
 from hf_addnorm.hub.citation import citations
-from hf_addnorm.hub.description import described, short
+from hf_addnorm.hub.description import described
 from hf_addnorm.hub.redaction import redact
 from hf_addnorm.models.spec.spec import AddNormSpec
 
@@ -137,7 +138,7 @@ def test_every_scheme_is_described_as_it_is(spec):
     config = FAMILIES["bert"].config("", SPECS[spec])
     (part,) = described(config)
     # what the card says to write is this scheme
-    again = AddNormSpec.parse(short(part.spec), config.stock_add_norm())
+    again = AddNormSpec.parse(ast.literal_eval(part.add_norm), config.stock_add_norm())
     assert again == part.spec
     assert (part.flow and part.formula and part.bibtex) or spec == "beam"
     card = create_card(config)

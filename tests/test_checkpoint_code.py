@@ -4,10 +4,10 @@ import ast
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked_python
 import pytest
 import torch
 from families import tiny_config
@@ -56,20 +56,29 @@ def test_two_files_of_a_room_may_not_share_a_name(tmp_path, monkeypatch):
     checkpoint_code._room_as_one_file.cache_clear()
 
 
+def _output(script, *args, **kwargs):
+    """What a script prints in a fresh process."""
+    done = forked_python.run([script, *args], **kwargs)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.mark.parametrize("module", ["base.registries", "norms.rms_norms", "streams.streams", "spec.spec"])
-def test_registries_are_full_whatever_is_imported_first(module):
+def test_registries_are_full_whatever_is_imported_first(module, tmp_path):
     names = ", ".join(REGISTRIES)
-    code = (
+    script = tmp_path / "script.py"
+    script.write_text(
         f"import hf_addnorm.models.{module}\nfrom hf_addnorm.models.base.registries import {names}\n"
         f"print(*(len(registry) for registry in ({names})))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    found = _output(script).split()
     registries = importlib.import_module("hf_addnorm.models.base.registries")
     assert [int(count) for count in found] == [len(getattr(registries, name)) for name in REGISTRIES]
 
 
-def test_importing_the_package_imports_no_model():
-    code = (
+def test_importing_the_package_imports_no_model(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys, hf_addnorm\n"
         "print([m for m in sys.modules if 'modeling_addnorm' in m or m.startswith('hf_addnorm.hub')])\n"
         "from transformers import AutoModelForMaskedLM\n"
@@ -81,9 +90,7 @@ def test_importing_the_package_imports_no_model():
         "from hf_addnorm import *\n"
         "try:\n    hf_addnorm.AddNormBertForNothing\nexcept AttributeError as error:\n    print(error)\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    found = _output(script).splitlines()
     assert found == [
         "[]",
         "AddNormBertForMaskedLM",
@@ -170,7 +177,8 @@ def test_a_component_of_ones_own_travels_and_loads_anywhere(own_norm, tmp_path):
     assert [finding.where for finding in found.errors] == ["my_norms.py"]
     assert not check_folder(folder, run_unknown_code=True).findings[0].what.startswith("not tried")
     # a process that has neither the package nor the file; what it saves loads again
-    code = (
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys, torch\nfrom hidden import hide\nhide()\nfrom transformers import AutoModel\n"
         "folder, again, expected = sys.argv[1:]\n"
         "net = AutoModel.from_pretrained(folder, trust_remote_code=True)\n"
@@ -185,16 +193,8 @@ def test_a_component_of_ones_own_travels_and_loads_anywhere(own_norm, tmp_path):
         "PYTHONPATH": str(Path(hide.__code__.co_filename).parent),
         "HF_MODULES_CACHE": str(tmp_path / "modules"),
     }
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(tmp_path / "again"), str(tmp_path / "expected")],
-        env=env,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["PeakNorm"]
+    found = _output(script, folder, tmp_path / "again", tmp_path / "expected", env=env, cwd=tmp_path)
+    assert found.split() == ["PeakNorm"]
 
 
 REFUSED = {
@@ -253,7 +253,7 @@ def test_a_component_of_a_script_is_not_saved(tmp_path):
     save = f"AddNormBertConfig(add_norm={{'norm': 'peak_norm'}}).save_pretrained({str(tmp_path / 'saved')!r})"
     text = OWN.replace("{travels}", ", travels=True")
     script.write_text(f"{text}\nfrom hf_addnorm import AddNormBertConfig\n{save}\n")
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    result = forked_python.run([script])
     assert "defined in a script or a notebook. Move it to a file of its own" in result.stderr
 
 

@@ -310,9 +310,11 @@ def test_tables_of_the_embeddings(kind):
     """Each has the rule's deviation, and a padding token that is 0; what is no table of the embeddings is stock's."""
     table = INIT_REFERENCES[kind].table
     sizes = {"vocab_size": 999, "max_position_embeddings": 512, "type_vocab_size": 64}
-    for family in ("bert", "albert", "modernbert", "deberta_v2", "gpt2"):
+    families = ("bert", "albert", "modernbert", "deberta_v2", "gpt2")
+    # a head builds a stock base first, whose tables are started by then
+    heads = [(family, f"{BASE_MODELS[family].removesuffix('Model')}ForTokenClassification") for family in families]
+    for family, model in [(family, BASE_MODELS[family]) for family in families] + heads:
         row = FAMILIES[family]
-        model = BASE_MODELS[family]
         net = row.model_class(model)(row.config(model, {"init": kind}, **sizes))
         tables = {n: m for n, m in net.named_modules() if isinstance(m, torch.nn.Embedding)}
         assert tables

@@ -11,14 +11,19 @@ from hf_addnorm.models.core.family_layout import FamilyLayout, numbered
 @pytest.mark.parametrize("place", ["embed", "final"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_norm_asked_for_in_a_place_is_there_once(family, place):
-    def rms_norms(spec):
-        row = FAMILIES[family]
-        base = row.config_class.auto_classes["AutoModel"]
-        model = row.model_class(base)(row.config(base, {"attention": [], "feed_forward": [], **spec}))
-        return sum(type(module) is NORMS["rms_norm"] for module in model.modules())
+    """In each stack of layers."""
+    row = FAMILIES[family]
+    base = row.config_class.auto_classes["AutoModel"]
+
+    def model(spec):
+        return row.model_class(base)(row.config(base, {"attention": [], "feed_forward": [], **spec}))
+
+    def rms_norms(net):
+        return sum(type(module) is NORMS["rms_norm"] for module in net.modules())
 
     elsewhere = {"embed": False, "final": False, "norm": "rms_norm"}
-    assert rms_norms({**elsewhere, place: True}) == rms_norms(elsewhere) + 1
+    net = model({**elsewhere, place: True})
+    assert rms_norms(net) == rms_norms(model(elsewhere)) + len(net.stack_configs)
 
 
 @pytest.mark.parametrize(

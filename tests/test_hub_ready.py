@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from families import BASE_MODELS, FAMILIES, MODELS, SPECS, fill_with_pattern, specs_of
+from families import (
+    BASE_MODELS,
+    FAMILIES,
+    MEMBERS,
+    MODELS,
+    SPECS,
+    covering_models,
+    fill_with_pattern,
+    specs_of,
+)
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -60,18 +69,23 @@ def test_every_model_loads_as_a_stranger_and_saves_again(family, tmp_path, load_
     load_with_package_hidden([*cases, _save_stock_case(tmp_path, family)])
 
 
+# those with layers of their own, and of each shape the first member
+_STRANGERS = [family for family in FAMILIES if family not in MEMBERS]
+_STRANGERS += {FAMILIES[member].shape: member for member in reversed(MEMBERS)}.values()
+
+
 @pytest.mark.parametrize("third", [0, 1, 2])
-def test_a_model_of_every_family_loads_as_a_stranger_and_saves_again(third, tmp_path, load_with_package_hidden):
+def test_a_model_of_every_shape_loads_as_a_stranger_and_saves_again(third, tmp_path, load_with_package_hidden):
     """One with a head, of another task in every family; and BERT's, once more as a stock model."""
     cases = [] if third else [_save_stock_case(tmp_path, "bert")]
-    for index, family in list(enumerate(FAMILIES))[2 - third :: 3]:
+    for index, family in list(enumerate(_STRANGERS))[2 - third :: 3]:
         heads = [case for case in CASES if case[0] == family and case[1] != BASE_MODELS[family]]
         case = heads[index % len(heads)]
         cases.append(_save_case(tmp_path / "-".join(case), *case))
     load_with_package_hidden(cases)
 
 
-@pytest.mark.parametrize(("family", "model"), MODELS)
+@pytest.mark.parametrize(("family", "model"), covering_models())
 def test_with_the_package_no_remote_code_is_needed(family, model, tmp_path):
     row = FAMILIES[family]
     net = row.model_class(model)(row.config(model, "pre_ln"))
@@ -104,6 +118,7 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
 
 # by the name of a file that families share: those that import it, beside the members of the shape of that name
 SHAPES = {
+    "bart": ("bart",),
     "bert": ("bert", "deberta_v2", "deberta_v2_conv", "mpnet", "toy"),
     "vit": ("vit",),
     "wav2vec2": ("wav2vec2", "wav2vec2_stable"),
@@ -160,12 +175,15 @@ TOKENIZER_FILES = {
     "xlm-roberta": transformers.XLMRobertaTokenizer,
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "gpt2": transformers.GPT2Tokenizer,
+    "mbart": transformers.MBartTokenizer,
 }
 
 
 @pytest.mark.parametrize(("family", "auto"), PROCESSOR_CASES)
 def test_what_prepares_inputs_is_found_by_the_config_alone(family, auto, tmp_path):
     row = FAMILIES[family]
+    if family == "marian":
+        pytest.skip("its tokenizer reads two files of SentencePiece, which is no package of the tests")
     found = []
     for config in (row.stock_config(""), row.config("")):
         folder = tmp_path / config.model_type

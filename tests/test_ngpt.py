@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, ONLY_IN, fill_with_pattern
+from families import BASE_MODELS, FAMILIES, ONLY_IN, fill_with_pattern, layer_paths, stacks_of
 from test_weight_transforms import build, compare
 
 from hf_addnorm import AddNormSpec
@@ -83,8 +83,9 @@ def test_every_token_is_a_unit_vector_wherever_it_is_shown(family):
     if family == "deit":
         # its two tokens of no patch start as zeros
         fill_with_pattern(net.embeddings)
-    states = net(**inputs, output_hidden_states=True).hidden_states
-    assert len(states) == 5
+    outputs = net(**inputs, output_hidden_states=True)
+    states = [state for key in outputs if key.endswith("hidden_states") for state in outputs[key]]
+    assert len(states) == sum(config.add_norm_depth() + 1 for config in net.stack_configs.values())
     for state in states:
         torch.testing.assert_close(state.norm(dim=-1), torch.ones(state.shape[:-1]))
 
@@ -170,7 +171,11 @@ def test_qk_is_one_norm_for_both(family, width):
     state = nets["qk"].state_dict()
     shared = [key for key in state if ".qk_norm." in key]
     # in ALBERT, one for each depth
-    assert len(shared) == {"albert_groups": 8}.get(family, 4)
+    sublayers = sum(
+        config.add_norm_depth() * (len(config.add_norm_sublayers()) - 1)
+        for config in nets["qk"].stack_configs.values()
+    )
+    assert len(shared) == {"albert_groups": 8}.get(family, sublayers)
     for key in shared:
         value = state.pop(key)
         state |= {key.replace("qk_norm", f"{role}_norm"): value for role in "qk"}
@@ -201,7 +206,7 @@ def test_up_stands_before_the_activation(family):
         for name, p in nets[1].named_parameters():
             if ".up_norm." in name:
                 p.fill_(2.0)
-        for path in set(nets[0].layout_of(nets[0].config).layers(nets[0].config)):
+        for path in layer_paths(nets[0]):
             layer = nets[0].get_submodule(path)
             for place, (roles, _) in layer.add_norm_linears.items():
                 if roles[0] == "w1":
@@ -236,7 +241,8 @@ def test_unit_draws_are_unit_vectors(family):
                 torch.testing.assert_close(transform(part), part.detach(), rtol=1e-5, atol=1e-6)
                 seen.add(module)
     assert seen
-    for table in net._embedding_tables():
+    shared = net if not stacks_of(net)[0][0] else net.get_encoder()
+    for table in [*net._embedding_tables(), *shared._embedding_tables()]:
         rows = table.weight.norm(dim=-1)
         assert ((rows - 1).abs() < 1e-5).sum() >= len(rows) - 1
     assert INITS["unit_vectors"]().roles[-1] == "embed"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, fill_with_pattern
+from families import BASE_MODELS, FAMILIES, fill_with_pattern, stacks_of
 
 from hf_addnorm.models.base.registries import POSITIONS
 
@@ -49,14 +49,21 @@ def test_what_is_added_is_all_that_differs(family):
     """A table that holds the sinusoids, or nothing, is the same model."""
     for positions in ("sinusoidal", "none"):
         net, table = build(family, positions), build(family, "learned")
-        path = table.layout_of(table.config).position_table
-        assert not [name for name, _ in net.named_parameters() if name.startswith(path)]
-        with torch.no_grad():
-            rows = net.get_submodule(path)(torch.arange(64))
-            table.get_submodule(path).weight.copy_(rows.expand(64, -1))
+        for home, config in stacks_of(table):
+            path = home + table.layout_of(config).position_table
+            assert not [name for name, _ in net.named_parameters() if name.startswith(path)]
+            module = net.get_submodule(path)
+            with torch.no_grad():
+                # some are asked by a module around them
+                rows = getattr(module, "positions", module)(torch.arange(64))
+                # the last ones: some tables begin with rows that are no positions
+                table.get_submodule(path).weight[-64:] = rows.expand(64, -1)
         net.load_state_dict(table.state_dict(), strict=False)
         inputs = FAMILIES[family].inputs(BASE_MODELS[family])
         torch.testing.assert_close(net(**inputs)[0], table(**inputs)[0], rtol=1e-5, atol=1e-5)
+        if len(stacks_of(table)) > 1:
+            # an encoder-decoder takes no numbers of positions
+            continue
         given = torch.arange(10).flip(0).expand(3, 10)
         inputs = inputs | {"position_ids": given}
         torch.testing.assert_close(net(**inputs)[0], table(**inputs)[0], rtol=1e-5, atol=1e-5)
@@ -98,7 +105,8 @@ def test_a_stock_checkpoint_says_that_its_table_is_not_used(tmp_path):
 
 @pytest.mark.parametrize("family", WITHOUT)
 def test_a_model_whose_positions_are_elsewhere_refuses_them(family):
-    with pytest.raises(ValueError, match=r"add_norm.positions is 'sinusoidal': nothing is added"):
+    reason = {"marian": "the table of sines and cosines"}.get(family, "nothing is added")
+    with pytest.raises(ValueError, match=rf"add_norm.positions is 'sinusoidal': {reason}"):
         FAMILIES[family].config(BASE_MODELS[family], {"positions": "sinusoidal"})
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from families import FAMILIES, ONLY_IN, PRESET_NAMES, covering, slow_unless
+from families import FAMILIES, ONLY_IN, PRESET_NAMES, covering, layer_paths, slow_unless
 
 from hf_addnorm.models.base.registries import NORMS, RESIDUALS, STREAMS, WIRINGS
 from hf_addnorm.models.norms.norm_base import mixes_tokens
@@ -124,7 +124,8 @@ def test_all_axes_together_train_every_family(family, stream, wiring):
     # the softmax may not see a shift of all keys, and masked frames are drawn; the pooler is beside the stream; the
     # gains of keys wait for their query, which starts at 0
     spared = ("key.bias", "k_proj.bias", "key_proj.bias", "masked_spec_embed", "_norm.key_norm.weight")
-    names = [name for name, _ in net.named_parameters() if not name.endswith(spared) and "pooler" not in name]
+    names = [name for name, p in net.named_parameters() if p.requires_grad]
+    names = [name for name in names if not name.endswith(spared) and "pooler" not in name]
     assert [name for name in names if name not in seen] == []
 
 
@@ -133,7 +134,7 @@ def test_all_axes_together_train_every_family(family, stream, wiring):
 
 @pytest.mark.parametrize("place", ["before_out", "after_out"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_dropout_stands_on_its_side_of_the_out_norm(family, place):
+def test_dropout_stands_on_its_side_of_the_out_norm(family, place, monkeypatch):
     row = FAMILIES[family]
     model = row.config_class.auto_classes["AutoModel"]
     spec = {"preset": "sandwich_ln", "dropout": place}
@@ -143,16 +144,25 @@ def test_dropout_stands_on_its_side_of_the_out_norm(family, place):
     def note(name):
         return lambda module, given, result: calls.append((name, given[0], result))
 
-    layer = net.get_submodule(net.layout_of(net.config).layers(net.config)[0])
+    layer = net.get_submodule(layer_paths(net)[0])
     connections = getattr(layer, "connections", None) or net.encoder.connections[0]
     checked = 0
     for name, sublayer in layer.sublayers.items():
         if sublayer.dropout is None or not hasattr(connections, name):
             continue
         calls.clear()
-        dropout = layer.get_submodule(sublayer.dropout)
         norm = getattr(connections, name).out_norm
-        hooks = [dropout.register_forward_hook(note("dropout")), norm.register_forward_hook(note("norm"))]
+        hooks = [norm.register_forward_hook(note("norm"))]
+        if isinstance(getattr(layer, sublayer.dropout, None), float):
+            # a layer with the rate alone
+            def noted(x, p, training, dropout=torch.dropout):
+                result = dropout(x, p, training)
+                calls.append(("dropout", x, result))
+                return result
+
+            monkeypatch.setattr(torch.nn.functional, "dropout", noted)
+        else:
+            hooks.append(layer.get_submodule(sublayer.dropout).register_forward_hook(note("dropout")))
         net(**row.inputs(model))
         for hook in hooks:
             hook.remove()

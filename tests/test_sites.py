@@ -107,7 +107,7 @@ def _has_a_side_each(net):
         for part, module in layer.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and not part.startswith(("adapter_layer", "connections"))
     }
-    sides = {path for sub in subs for path in (*sub.readers, sub.writer)}
+    sides = {path for sub in subs for path in (*sub.readers, *sub.across, sub.writer)}
     return {path for path in inside - sides if "pos_" not in path} == set()
 
 

@@ -7,7 +7,16 @@ import itertools
 import pytest
 import torch
 import transformers
-from families import CACHE, FAMILIES, MEMBERS, checkpoint_activations, covering, fill_with_pattern, keep_activations
+from families import (
+    CACHE,
+    FAMILIES,
+    MEMBERS,
+    checkpoint_activations,
+    covering,
+    fill_with_pattern,
+    keep_activations,
+    stacks_of,
+)
 
 from hf_addnorm import AddNormBertLMHeadModel, AddNormGPT2LMHeadModel, AddNormSpec
 from hf_addnorm.models.base.registries import STREAMS
@@ -59,19 +68,23 @@ def _inputs(family):
 @pytest.mark.parametrize(("family", "spec"), covering(CASES))
 def test_hidden_states_are_those_of_one_stream(family, spec):
     net, inputs = _net(family, spec, layerdrop=0.0), _inputs(family)
-    layout = net.layout_of(net.config)
-    final_norm = net.get_submodule(layout.final_norm or f"{layout.encoder}.final_norm")
-    expected = _stock(family)(**inputs, output_hidden_states=True).hidden_states
-    assert len(expected) > net.config.num_hidden_layers
+    stock = _stock(family)(**inputs, output_hidden_states=True)
     for training in (False, True):
         output = net.train(training)(**inputs, output_hidden_states=True)
-        states = output.hidden_states
-        assert [type(state) for state in states] == [torch.Tensor] * len(expected)
-        assert [state.shape for state in states] == [state.shape for state in expected]
-        # some stock loops give the last one before the final norm, others after it
-        assert any(torch.equal(last, output.last_hidden_state) for last in (states[-1], final_norm(states[-1])))
-        assert all(state.isfinite().all() for state in states)
-        assert not any(torch.equal(one, two) for one, two in itertools.pairwise(states))
+        for home, config in stacks_of(net):
+            # of an encoder-decoder, `encoder_hidden_states`, and the last one of the decoder is the model's
+            prefix = f"{config.stack_name}_" if config.stack_name else ""
+            last_state = output.get(f"{prefix}last_hidden_state", output.last_hidden_state)
+            expected, states = stock[f"{prefix}hidden_states"], output[f"{prefix}hidden_states"]
+            layout = net.layout_of(config)
+            final_norm = net.get_submodule(home + (layout.final_norm or f"{layout.encoder}.final_norm".lstrip(".")))
+            assert len(expected) > config.num_hidden_layers
+            assert [type(state) for state in states] == [torch.Tensor] * len(expected)
+            assert [state.shape for state in states] == [state.shape for state in expected]
+            # some stock loops give the last one before the final norm, others after it
+            assert any(torch.equal(last, last_state) for last in (states[-1], final_norm(states[-1])))
+            assert all(state.isfinite().all() for state in states)
+            assert not any(torch.equal(one, two) for one, two in itertools.pairwise(states))
 
 
 def _gradients(net, inputs):
@@ -217,14 +230,17 @@ def test_hyper_connections_start_as_the_plain_model(family, streams):
     missing, unexpected = net.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert {name.split(".")[-1] for name in missing} == {"alpha", "beta"}
-    assert len(missing) == 2 * 2 * net.config.add_norm_depth()
+    stacks = net.stack_configs.values()
+    assert len(missing) == 2 * sum(config.add_norm_depth() * len(config.add_norm_sublayers()) for config in stacks)
     inputs = {key: value.double() if value.is_floating_point() else value for key, value in _inputs(family).items()}
     expected = plain(**inputs, output_hidden_states=True)
     output = net(**inputs, output_hidden_states=True)
-    for one, two in zip(output.hidden_states, expected.hidden_states, strict=True):
-        if "input_ids" in inputs:
-            one, two = (state[inputs["attention_mask"].bool()] for state in (one, two))
-        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-8)
+    for key in (key for key in expected if key.endswith("hidden_states")):
+        mask = inputs.get("decoder_attention_mask" if "decoder" in key else "attention_mask")
+        for one, two in zip(output[key], expected[key], strict=True):
+            if "input_ids" in inputs:
+                one, two = (state[mask.bool()] for state in (one, two))
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-8)
     with torch.no_grad():
         net.get_parameter(missing[-1]).mul_(2)
     assert not torch.allclose(net(**inputs)[0], expected[0], atol=1e-4)

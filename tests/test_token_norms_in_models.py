@@ -7,7 +7,7 @@ from pathlib import Path
 import forked_python
 import pytest
 import torch
-from families import FAMILIES, MODELS, checkpoint_activations, fill_with_pattern, slow_unless
+from families import FAMILIES, MODELS, checkpoint_activations, covering_models, fill_with_pattern, slow_unless
 from token_specs import (
     FAMILY_SPECS,
     NO_DROPOUT,
@@ -206,7 +206,7 @@ def test_a_causal_model_refuses_them(spec):
 HEADS = [(family, model) for family, model in MODELS if not FAMILIES[family].is_causal(model)]
 
 
-@pytest.mark.parametrize(("family", "name"), HEADS)
+@pytest.mark.parametrize(("family", "name"), covering_models(HEADS))
 def test_every_head_adds_what_its_norms_contribute(family, name):
     row = FAMILIES[family]
     penalised = {"kind": "regularized_bn", "mean_penalty": 3.0}

@@ -7,15 +7,33 @@ from typing import Any
 import forked_python
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, SPECS, TINY_TEXT, fill_with_pattern, slow_unless, specs_of
+from families import (
+    BASE_MODELS,
+    FAMILIES,
+    MEMBERS,
+    SPECS,
+    TINY_TEXT,
+    fill_with_pattern,
+    is_quick,
+    slow_unless,
+    specs_of,
+)
 from torch import nn
 
 from hf_addnorm import AddNormStackConfig, AddNormStackModel
 
 
 SOME_SPECS = ["post_ln", "deepnorm", "hyper_connections", "all_slots", "ngpt"]
+
+
+def _is_quick(family, model, spec):
+    return is_quick(family, model) and (
+        spec == SOME_SPECS[0] or (family not in MEMBERS and model == BASE_MODELS[family])
+    )
+
+
 CASES = [
-    (family, model, spec)
+    slow_unless(_is_quick(family, model, spec), family, model, spec)
     for family, row in FAMILIES.items()
     for model in (BASE_MODELS[family], row.models[-1])
     for spec in SOME_SPECS

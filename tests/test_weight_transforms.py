@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from families import BASE_MODELS, FAMILIES, checkpoint_activations, fill_with_pattern
+from families import (
+    BASE_MODELS,
+    FAMILIES,
+    checkpoint_activations,
+    covering_members,
+    fill_with_pattern,
+    layer_paths,
+    stacks_of,
+)
 from reference_checks import compare
 
 from hf_addnorm import (
@@ -167,8 +175,8 @@ def test_fix_norm_reaches_the_words_alone(family):
     plain = row.model_class(model)(row.config(model)).eval()
     plain.load_state_dict(net.state_dict())
     inputs = row.inputs(model)
-    words = plain.get_input_embeddings().weight
-    assert net.get_input_embeddings()(torch.arange(4)).norm(dim=-1).tolist() == pytest.approx(
+    words, reader = plain.get_input_embeddings().weight, net.get_submodule(stacks_of(net)[0][0].removesuffix("."))
+    assert reader.get_input_embeddings()(torch.arange(4)).norm(dim=-1).tolist() == pytest.approx(
         4 * [words.shape[1] ** 0.5]
     )
     with torch.no_grad():
@@ -200,7 +208,7 @@ def test_fix_norm_is_refused_where_there_are_no_words(family):
         row.model_class(model)(row.config(model, {"weights": "fix_norm"}))
 
 
-@pytest.mark.parametrize(("family", "spec"), CASES)
+@pytest.mark.parametrize(("family", "spec"), covering_members(CASES))
 def test_every_role_of_every_family_is_transformed(family, spec):
     """A model with plain weights that hold what the transforms give is the same model."""
     net, inputs = tiny(family, spec, layerdrop=0.0)
@@ -212,9 +220,8 @@ def test_every_role_of_every_family_is_transformed(family, spec):
     assert all(".weight_norm." in key for key in unexpected)
     transformed = {name: m for name, m in net.named_modules() if isinstance(m, Transformed)}
     roles = SPECS[spec].get("roles", ["q", "k", "v", "o", "w1", "w2"])
-    layers = set(net.layout_of(net.config).layers(net.config))
     found = set()
-    for path in layers:
+    for path in layer_paths(net):
         for place, (of, _) in net.get_submodule(path).add_norm_linears.items():
             assert (f"{path}.{place}" in transformed) == (not set(of).isdisjoint(roles))
             found |= set(of)

@@ -20,6 +20,7 @@ from ..hub.time_limits import limit_waiting
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
+from .conversion import convert
 from .light import launch, presets
 from .report import Line, Prose, Report, make_app, table
 
@@ -168,7 +169,7 @@ def diagnose(
     return Report(found.to_dict(), lines)
 
 
-COMMANDS = (presets, show, card, push, check, diagnose, launch)
+COMMANDS = (presets, show, card, push, check, launch, convert, diagnose)
 
 app = make_app(COMMANDS)
 

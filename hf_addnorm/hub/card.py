@@ -15,7 +15,7 @@ from ..models.base.protocols import JsonValue, StockValue
 from ..models.base.whole_file import whole_file
 from ..models.core.family_facts import FamilyFacts
 from ..models.spec.spec import AddNormSpec
-from .description import Description, as_ours, described, facts_of, family_of, settled, stock_spec
+from .description import Description, as_ours, bias_left_to_model, described, facts_of, family_of, stock_spec
 from .input_kinds import INPUT_KINDS, InputKind
 from .known_code import this_version
 from .redaction import redact
@@ -273,7 +273,7 @@ class _Part:
         self.description = description
         family = None if description.config is None else description.config.stock_add_norm()
         stock = stock_spec(subject.model) if family is None else AddNormSpec.parse(None, family)
-        self.is_stock = settled(description.spec) == settled(stock)
+        self.is_stock = bias_left_to_model(description.spec) == bias_left_to_model(stock)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.description, name)

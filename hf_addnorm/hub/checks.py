@@ -15,7 +15,7 @@ from typing import Literal
 from huggingface_hub import ModelCard
 
 from ..models.base.protocols import JsonValue
-from ..models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
+from ..models.core.addnorm_config import CodeCarryingConfig, family_configs
 from .card import CARD
 from .input_kinds import INPUT_KINDS
 from .known_code import known_code, releases_of
@@ -171,11 +171,8 @@ def _auto_map(folder: Path, check: Check) -> Iterator[Finding]:
     if not isinstance(config, dict):
         yield Finding("error", "config.json", "is not JSON, or cut short.")
         return
-    kinds: list[type[CodeCarryingConfig]] = [
-        *AddNormConfig.__subclasses__(),
-        *(kind for kind in CodeCarryingConfig.__subclasses__() if kind is not AddNormConfig),
-    ]
-    ours = {config_class.model_type: config_class for config_class in kinds}.get(config.get("model_type", ""))
+    kinds = {config_class.model_type: config_class for config_class in family_configs(CodeCarryingConfig)}
+    ours = kinds.get(config.get("model_type", ""))
     auto_map = config.get("auto_map") or {}
     if ours is not None:
         missing = [name for name in ("AutoConfig", *ours.auto_classes) if name not in auto_map]

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, PreTrainedConfig
 
-from .description import input_kind, parts_of
+from .description import facts_of, input_kind, models_of
 
 
 _TOKENS = 128
@@ -54,23 +54,26 @@ class Cost:
 def cost(config: PreTrainedConfig) -> Cost:
     """Parameters and matrix products of a base model of this config, counted without memory or arithmetic."""
     (parameters, products, said), (stock_parameters, stock_products, _) = _count(config), _count(_stock(config))
-    # an encoder-decoder has two of each, and says none
-    sizes = {key: getattr(config, key) for key in _SIZES if hasattr(config, key)}
+    # of several stacks, the sizes of each; an encoder-decoder of two models has two of each, and says none
+    of_stacks = [entry for entries in facts_of(config).stacks.values() for entry in entries.values()]
+    names = dict.fromkeys(["hidden_size", *of_stacks] if of_stacks else _SIZES)
+    sizes = {key: getattr(config, key) for key in names if hasattr(config, key)}
     return Cost(parameters, stock_parameters, products, stock_products, said, sizes)
 
 
 def _stock(config: PreTrainedConfig) -> PreTrainedConfig:
     """The same model with the stock scheme."""
     stock = copy.deepcopy(config)
-    for part in parts_of(stock).values():
-        part.add_norm = None
+    for part in models_of(stock).values():
+        for entry in getattr(part, "add_norm_entries", ("add_norm",)):
+            setattr(part, entry, None)
     return stock
 
 
 def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
     with torch.device("meta"):
         model = AutoModel.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
-    parts = parts_of(model.config).values()
+    parts = models_of(model.config).values()
     for part in parts:
         # or a forward looks for it among the numbers, to warn; a model may need it while it is built
         part.pad_token_id = None

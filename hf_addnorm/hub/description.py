@@ -12,12 +12,12 @@ from ..catalogue import norms, weights
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import ComponentSpec, one_of, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
-from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.addnorm_config import AddNormConfig, family_configs
 from ..models.core.family_facts import FamilyFacts
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.spec.presets import PRESETS
 from ..models.spec.refusals import WARNINGS
-from ..models.spec.spec import SUBLAYERS, AddNormSpec, LayerSpec
+from ..models.spec.spec import AddNormSpec, LayerSpec
 from .citation import bibtex, sources
 from .input_kinds import INPUT_KINDS, InputKind
 
@@ -50,49 +50,24 @@ _DRAWN = (
 )
 
 
-def short(spec: AddNormSpec, norm_bias: bool = True) -> str | dict[str, JsonValue]:
-    """The shortest config entry that gives this spec: a preset's name, or a dict that changes a preset."""
-    preset: dict[str, JsonValue] = {"preset": spec.preset}
-    if spec.variant != "paper":
-        preset["variant"] = spec.variant
-    changes = _changes(spec, norm_bias)
-    return {**preset, **changes} if changes or len(preset) > 1 else spec.preset
+def bias_left_to_model(spec: AddNormSpec, norm_bias: bool = True) -> AddNormSpec:
+    """The same scheme without what it says of biases of LayerNorms, where the model has the same anyway.
+
+    Args:
+        spec (`AddNormSpec`): a scheme.
+        norm_bias (`bool`): whether the LayerNorms of the model have a bias where the scheme does not say.
+    """
+    return AddNormSpec.parse(_bias_left_out(spec.to_dict(), norm_bias))
 
 
-def settled(value: "AddNormSpec | JsonValue", norm_bias: bool = True) -> JsonValue:
-    """The JSON form of a spec, for comparisons: a LayerNorm's bias that is left to the model has the model's value."""
-    if isinstance(value, AddNormSpec):
-        value = value.to_dict()
+def _bias_left_out(value: JsonValue, norm_bias: bool) -> JsonValue:
     if isinstance(value, list):
-        return [settled(item, norm_bias) for item in value]
+        return [_bias_left_out(item, norm_bias) for item in value]
     if not isinstance(value, dict):
         return value
-    found = {key: settled(item, norm_bias) for key, item in value.items()}
-    return found | ({"bias": norm_bias} if value.get("kind") == "layer_norm" and value["bias"] is None else {})
-
-
-def _changes(spec: AddNormSpec, norm_bias: bool) -> dict[str, JsonValue]:
-    """The axes in which a spec is not its preset."""
-    own = AddNormSpec.parse({"preset": spec.preset, "variant": spec.variant}).to_dict()
-    return {
-        key: _named(key, value, norm_bias)
-        for key, value in spec.to_dict().items()
-        if settled(value, norm_bias) != settled(own[key], norm_bias)
-    }
-
-
-def _named(axis: str, value: JsonValue, norm_bias: bool) -> JsonValue:
-    """A choice by its name, where all of its options are the defaults."""
-    if axis in SUBLAYERS and value and all(norm is True for norm in value.values()):
-        return list(value)
-    if isinstance(value, dict) and "kind" in value:
-        try:
-            plain = AddNormSpec.parse({axis: value["kind"]}).to_dict()[axis]
-        except ValueError:
-            # one of its options has no default
-            return value
-        return value["kind"] if settled(value, norm_bias) == settled(plain, norm_bias) else value
-    return value
+    found = {key: _bias_left_out(item, norm_bias) for key, item in value.items()}
+    is_plain = value.get("kind") == "layer_norm" and value["bias"] is norm_bias
+    return found | ({"bias": None} if is_plain else {})
 
 
 def norm_name(norm: ComponentSpec) -> str:
@@ -125,14 +100,14 @@ class Description:
     @property
     def add_norm(self) -> str:
         """The config's entry, as Python."""
-        value = short(self.spec, self._norm_bias)
-        text = json.dumps(value)
+        text = json.dumps(self._said.short())
         return text.replace("true", "True").replace("false", "False").replace("null", "None")
 
     @property
     def changes(self) -> dict[str, JsonValue]:
         """The axes in which it is not the preset."""
-        return _changes(self.spec, self._norm_bias)
+        said = self._said.short()
+        return {} if isinstance(said, str) else {key: said[key] for key in said if key not in ("preset", "variant")}
 
     @property
     def as_drawn(self) -> bool:
@@ -216,8 +191,8 @@ class Description:
         return None if self.config is None else self.config.add_norm_depth()
 
     @property
-    def _norm_bias(self) -> bool:
-        return getattr(self.config, "norm_bias", True)
+    def _said(self) -> AddNormSpec:
+        return bias_left_to_model(self.spec, getattr(self.config, "norm_bias", True))
 
     @property
     def _by_layer(self) -> bool:
@@ -339,7 +314,8 @@ def _base_class(config: AddNormConfig) -> type[AddNormPreTrainedModel]:
 
 def families() -> dict[str, type[AddNormConfig]]:
     """The families' config classes, by their stock model type."""
-    return {config_class.stock_model_type: config_class for config_class in AddNormConfig.__subclasses__()}
+    found = cast(list[type[AddNormConfig]], family_configs(AddNormConfig))
+    return {config_class.stock_model_type: config_class for config_class in found}
 
 
 def has_family(config: PreTrainedConfig) -> bool:
@@ -364,7 +340,7 @@ def as_ours(config: PreTrainedConfig) -> PreTrainedConfig:
     return ours
 
 
-def parts_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
+def models_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
     """The configs that a model's config is made of, by what they are called; "" for one that is made of no others."""
     if isinstance(config, AddNormStackConfig):
         return {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
@@ -387,8 +363,12 @@ def input_kind(config: PreTrainedConfig) -> InputKind:
 
 def described(config: PreTrainedConfig) -> list[Description]:
     """One description for a model, one for every encoder of a stack, one each for encoder and decoder."""
-    ours = {title: part for title, part in parts_of(config).items() if isinstance(part, AddNormConfig)}
-    return [Description(title, part.add_norm, part) for title, part in ours.items()]
+    return [
+        Description(title or name, stack.add_norm, stack)
+        for title, part in models_of(config).items()
+        if isinstance(part, AddNormConfig)
+        for name, stack in part.add_norm_stacks().items()
+    ]
 
 
 def family_of(model: str) -> type[AddNormConfig] | None:

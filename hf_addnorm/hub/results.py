@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..models.base.protocols import JsonValue
 from ..models.spec.spec import AddNormSpec
-from .description import settled, stock_spec
+from .description import bias_left_to_model, stock_spec
 
 
 # checkpoints that come in a Python package: their name on the Hub, their licence, their sizes
@@ -187,7 +187,7 @@ class Run:
         Raises:
             ValueError: if data or rows are others, or if it is not a stock model's.
         """
-        if self.spec is not None and settled(self.spec) != settled(stock_spec(self.model)):
+        if self.spec is not None and bias_left_to_model(self.spec) != bias_left_to_model(stock_spec(self.model)):
             preset = self.spec.preset
             raise ValueError(f"the stock result is of add_norm (preset {preset!r}), and not of the stock scheme.")
         for what, here, there in (

@@ -1,6 +1,7 @@
 """Classes that are predicted, one to a row or word: loss, weights of classes, figures, predictions as columns."""
 
 from collections import Counter
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
@@ -75,23 +76,32 @@ def weights_by_name(weights: torch.Tensor | None, model: PreTrainedModel) -> dic
     return {"class_weights": {model.config.id2label[n]: float(f"{w:.6g}") for n, w in enumerate(weights.tolist())}}
 
 
-def score_classes(
-    metric: CombinedEvaluations, logits: list[torch.Tensor], labels: list[torch.Tensor]
-) -> dict[str, float]:
-    """The figures of the likeliest classes."""
-    predictions, references = torch.stack(logits).argmax(-1), torch.stack(labels)
-    return metric.compute(predictions=predictions.numpy(), references=references.numpy())
+@dataclass
+class ClassOutputs:
+    """Reads the logits of a row as its likeliest class.
 
+    Args:
+        metric: of numbers of classes.
+        names: of each number the class.
+    """
 
-def describe_classes(logits: list[torch.Tensor], names: dict[int, str]) -> dict[str, list]:
-    """The likeliest class by name, its probability, and the probability of every class."""
-    shares = torch.stack(logits).float().softmax(-1)
-    best = shares.max(-1)
-    return {
-        "prediction": [names[number] for number in best.indices.tolist()],
-        "probability": rounded(best.values),
-        **probabilities(shares, names),
-    }
+    metric: CombinedEvaluations
+    names: dict[int, str]
+
+    def score(self, logits: list[torch.Tensor], labels: list[torch.Tensor], *_: object) -> dict[str, float]:
+        """The figures of the likeliest classes."""
+        predictions, references = torch.stack(logits).argmax(-1), torch.stack(labels)
+        return self.metric.compute(predictions=predictions.numpy(), references=references.numpy())
+
+    def describe(self, logits: list[torch.Tensor], *_: object) -> dict[str, list]:
+        """The likeliest class by name, its probability, and the probability of every class."""
+        shares = torch.stack(logits).float().softmax(-1)
+        best = shares.max(-1)
+        return {
+            "prediction": [self.names[number] for number in best.indices.tolist()],
+            "probability": rounded(best.values),
+            **probabilities(shares, self.names),
+        }
 
 
 def probabilities(shares: torch.Tensor, names: dict[int, str]) -> dict[str, list[float]]:

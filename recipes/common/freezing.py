@@ -10,6 +10,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hf_addnorm.models.core.pretrained import AddNormPreTrainedModel
+
 from .config import RunConfig
 from .errors import UserError, one_line
 
@@ -73,16 +75,31 @@ def heights(model: nn.Module) -> dict[str, Height]:
 
 
 def _parts(base: PreTrainedModel) -> _Parts | None:
-    """Where the layers are: as the family says, for its stock model too; else a list as long as the config says."""
-    layout = None
-    if hasattr(base, "layout_of"):
-        layout = base.layout_of(base.config)
-    elif (family := f"addnorm_{base.config.model_type.replace('-', '_')}") in CONFIG_MAPPING:
-        layout = MODEL_MAPPING[CONFIG_MAPPING[family]].layout_of(base.config)
-    if layout is not None:
-        below = [*layout.embeddings, layout.embed_norm, layout.position_table]
-        above = [layout.final_norm, f"{layout.encoder}.final_norm".lstrip(".")]
-        return _Parts(layout.layers(base.config), layout.encoder, *(tuple(filter(None, at)) for at in (below, above)))
+    """Where the layers are: as the family says, for its stock model too; else a list of them."""
+    family = f"addnorm_{base.config.model_type.replace('-', '_')}"
+    if isinstance(base, AddNormPreTrainedModel):
+        model_class, stack = type(base), base.stack_name
+        config = base.stack_configs.get(stack)
+    elif family in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[family]
+        # of a stock model that has several stacks of layers, or is one of them: the end of its class's name
+        stack = next((name for name in config_class.facts.stacks if type(base).__name__.lower().endswith(name)), "")
+        model_class = MODEL_MAPPING[config_class]
+        config = config_class.from_dict(base.config.to_dict()).add_norm_stack(stack) if stack else base.config
+        config = config if stack or not config_class.facts.stacks else None
+    else:
+        return _list_of_layers(base)
+    if config is None:
+        # its layers are those of models in it
+        return None
+    layout = model_class.layout_of(config)
+    below = [*layout.embeddings, layout.embed_norm, layout.position_table]
+    above = [layout.final_norm, f"{layout.encoder}.final_norm".lstrip(".")]
+    return _Parts(layout.layers(config), layout.encoder, *(tuple(filter(None, at)) for at in (below, above)))
+
+
+def _list_of_layers(base: PreTrainedModel) -> _Parts | None:
+    """A list as long as the config says."""
     size = getattr(base.config, "num_hidden_layers", None)
     for path, module in base.named_modules():
         of_layers = isinstance(module, nn.ModuleList) and len(module) == size

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from datasets import Dataset, List
+from evaluate import CombinedEvaluations
 from torch.nn import functional
 
 from .classes import probabilities
@@ -32,13 +34,32 @@ def above(threshold: float, logits: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(logits).double() - math.log(threshold / (1 - threshold))
 
 
-def describe(threshold: float, logits: list[torch.Tensor], names: dict[int, str]) -> dict[str, list]:
-    """The names of the classes above the threshold, and the probability of every class."""
-    chosen = above(threshold, logits) > 0
-    return {
-        "prediction": [[names[number] for number in row.nonzero().flatten().tolist()] for row in chosen],
-        **probabilities(torch.stack(logits).float().sigmoid(), names),
-    }
+@dataclass
+class MultiLabelOutputs:
+    """Reads the logits of a row as all classes whose probability is above a threshold.
+
+    Args:
+        metric: of logits that are above 0 where a class is predicted, and of marks, both ``[rows, classes]``.
+        names: of each number the class.
+        threshold: of a class's probability.
+    """
+
+    metric: CombinedEvaluations
+    names: dict[int, str]
+    threshold: float
+
+    def score(self, logits: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, float]:
+        """The figures of the classes above the threshold."""
+        predictions, references = above(self.threshold, logits), torch.stack(labels)
+        return self.metric.compute(predictions=predictions.tolist(), references=references.tolist())
+
+    def describe(self, logits: list[torch.Tensor], _: object) -> dict[str, list]:
+        """The names of the classes above the threshold, and the probability of every class."""
+        chosen = above(self.threshold, logits) > 0
+        return {
+            "prediction": [[self.names[number] for number in row.nonzero().flatten().tolist()] for row in chosen],
+            **probabilities(torch.stack(logits).float().sigmoid(), self.names),
+        }
 
 
 def label_columns(config: Any) -> list[str]:

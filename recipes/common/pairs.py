@@ -138,8 +138,15 @@ class Comparison:
         rows = [torch.where(row == PADDING, self.tokenizer.pad_token_id, row) for row in rows]
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
-    def score(self, texts: list[str]) -> dict[str, float]:
-        """The figures of the texts, as they are and as the tokenizer writes them."""
+    def score(self, rows: list[torch.Tensor]) -> dict[str, float]:
+        """The figures of the generated texts, as they are and as the tokenizer writes them."""
+        return self._score_texts(self.texts(rows))
+
+    def describe(self, rows: list[torch.Tensor]) -> dict[str, list]:
+        """The generated texts."""
+        return {"prediction": self.texts(rows)}
+
+    def _score_texts(self, texts: list[str]) -> dict[str, float]:
         tokenized = self.metric.compute(
             predictions=self._as_tokenized(texts), references=self._as_tokenized(self.targets)
         )
@@ -158,6 +165,6 @@ class Comparison:
         shown = list(shown)[:: len(self.targets) // 4 or 1]
         return {
             "add_norm": {name: part.config.add_norm.to_dict() for name, part in parts.items()},
-            "copied_source": self.score(self.sources),
+            "copied_source": self._score_texts(self.sources),
             "examples": [dict(zip(("source", "target", "written"), texts, strict=True)) for texts in shown],
         }

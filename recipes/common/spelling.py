@@ -3,12 +3,14 @@
 import json
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, Value
+from evaluate import CombinedEvaluations
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
@@ -99,9 +101,30 @@ def collating(extractor: Wav2Vec2FeatureExtractor, ctc: bool) -> Callable[[list]
     return collate
 
 
-def transcripts(tokenizer: Wav2Vec2CTCTokenizer, logits: list[torch.Tensor], ends: list[torch.Tensor]) -> list[str]:
-    """The text of each clip, of its likeliest characters; ``ends`` are its frames without padding."""
-    return [tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
+@dataclass
+class CharacterOutputs:
+    """Reads the logits of a clip as the text of its likeliest characters.
+
+    Args:
+        metric: of texts.
+        tokenizer: has the characters.
+        texts: what is said in each clip.
+    """
+
+    metric: CombinedEvaluations
+    tokenizer: Wav2Vec2CTCTokenizer
+    texts: list[str]
+
+    def score(self, logits: list[torch.Tensor], _: object, ends: list[torch.Tensor]) -> dict[str, float]:
+        """The figures of the texts; ``ends`` are the frames of each clip without padding."""
+        return self.metric.compute(predictions=self._read(logits, ends), references=self.texts)
+
+    def describe(self, logits: list[torch.Tensor], _: object, ends: list[torch.Tensor]) -> dict[str, list]:
+        """The text of each clip."""
+        return {"prediction": self._read(logits, ends)}
+
+    def _read(self, logits: list[torch.Tensor], ends: list[torch.Tensor]) -> list[str]:
+        return [self.tokenizer.decode(row[:end].argmax(-1)) for row, end in zip(logits, ends, strict=True)]
 
 
 def ctc_loss(logits: torch.Tensor, labels: torch.Tensor, frames: torch.Tensor, blank: int) -> torch.Tensor:

@@ -6,20 +6,15 @@ from families import slow_unless
 
 
 ALL = {f"ann/{case}-{spec}": (case, spec) for case in CASES for spec in SPECS}
-# every model and every spec
-FEW = [
-    "bert-default",
-    "bert-hyper_connections",
-    "vit-batch_norm",
-    "wav2vec2-pre_rms_norm",
-    "stack-batch_norm",
-    "encoder_decoder-hyper_connections",
-]
-# two a run: each has fresh processes of its own
-CHOICES = {f"few {first + 1}": [f"ann/{name}" for name in FEW[first::3]] for first in range(3)} | {"all": list(ALL)}
+# two a test: each has fresh processes of its own
+FEW = {
+    "encoders": ["bert-hyper_connections", "vit-batch_norm"],
+    "composites": ["stack-batch_norm", "encoder_decoder-hyper_connections"],
+}
+CHOICES = {name: [f"ann/{case}" for case in cases] for name, cases in FEW.items()} | {"all": list(ALL)}
 
 
-@pytest.mark.parametrize("choice", [slow_unless(name != "all", name) for name in CHOICES])
+@pytest.mark.parametrize("choice", [slow_unless(name in FEW, name) for name in CHOICES])
 def test_what_is_pushed_loads_bit_for_bit(choice, new_client, hub):
     loads = {}
     with new_client("ann").process() as do:

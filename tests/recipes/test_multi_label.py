@@ -104,7 +104,9 @@ def test_figures_against_counts():
 def test_the_threshold_decides(threshold):
     shares = torch.tensor([[0.1, 0.25, 0.95], [0.85, 0.19, 0.21]])
     logits = list(shares.logit())
-    found = multi_label.describe(threshold, logits, dict(enumerate(NAMES)))
+    metric = metrics.load_metrics(["exact_match"], metrics.MULTI_LABEL)
+    reader = multi_label.MultiLabelOutputs(metric, dict(enumerate(NAMES)), threshold)
+    found = reader.describe(logits, None)
     assert found["prediction"] == [
         [name for name, share in zip(NAMES, row, strict=True) if share > threshold] for row in shares.tolist()
     ]

@@ -310,6 +310,7 @@ def test_dropout_override(tiny):
 
 
 # GPT-2's config has no entry for this one
+RATES = ("dropout", "activation_dropout")
 UNDECLARED_DROPOUT = {"AddNormGPT2ForTokenClassification": {"dropout": 0.1}}
 
 
@@ -320,5 +321,8 @@ def test_every_dropout_rate_of_every_model_is_among_the_keys(family, name):
         rates = dict.fromkeys(model.dropout_keys(row.stock_config(name)), 0.3)
         net = row.stock_class(name)(row.stock_config(name, **rates))
     drops = {path: module.p for path, module in net.named_modules() if isinstance(module, torch.nn.Dropout)}
+    # some layers have the rate alone
+    named = ((f"{path}.{rate}", getattr(module, rate, None)) for path, module in net.named_modules() for rate in RATES)
+    drops |= {path: p for path, p in named if isinstance(p, float)}
     assert {path: p for path, p in drops.items() if p != 0.3} == UNDECLARED_DROPOUT.get(name, {})
     assert 0.3 in drops.values()

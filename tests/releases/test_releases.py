@@ -4,11 +4,10 @@ An archive is made once for each release (make_release.py) and never changed.
 """
 
 import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+import forked_python
 import pytest
 import torch
 import transformers
@@ -40,15 +39,8 @@ def release(request, tmp_path_factory):
 def _replay(folder, home):
     """What `replay.py` says of a folder, where the package cannot be imported."""
     env = os.environ | {"HF_HOME": str(home / "home"), "HF_MODULES_CACHE": str(home / "modules")}
-    return subprocess.run(
-        [sys.executable, str(HERE / "replay.py"), str(folder)],
-        env={key: value for key, value in env.items() if key != "PYTHONPATH"},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    env = {key: value for key, value in env.items() if key != "PYTHONPATH"}
+    return forked_python.run([HERE / "replay.py", folder], env=env, cwd=home, timeout=600)
 
 
 def test_every_release_but_this_version_has_its_folders():

@@ -7,9 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import EncoderDecoderConfig, PreTrainedConfig
 
 from ..base.protocols import JsonValue, OptionValue, StockValue
-from ..base.registry import to_json
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
-from ..spec.spec import AddNormSpec
+from ..core.several_stacks import with_decoder_layers
 from .composite_config import as_dict, parse_part, part_type, refuse_decoder
 from .part_families import DECODER_CONFIGS, ENCODER_CONFIGS
 
@@ -147,20 +146,6 @@ def _is_stored(value: StockValue) -> bool:
         return False
     add_norm = as_dict(value, "encoder", ENCODER_CONFIGS).get("add_norm")
     return isinstance(add_norm, Mapping) and "format_version" in add_norm
-
-
-def with_decoder_layers(spec: AddNormSpec, decoder_layers: int) -> AddNormSpec:
-    """The spec with the decoder's depth in every option `decoder_layers` that is open."""
-
-    def told(value: JsonValue) -> JsonValue:
-        if isinstance(value, Mapping):
-            return {
-                key: decoder_layers if key == "decoder_layers" and item is None else told(item)
-                for key, item in value.items()
-            }
-        return [told(item) for item in value] if isinstance(value, list) else value
-
-    return AddNormSpec.parse(told(to_json(spec)))
 
 
 __all__ = ["AddNormEncoderDecoderConfig"]

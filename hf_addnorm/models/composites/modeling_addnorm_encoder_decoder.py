@@ -10,10 +10,11 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from ..base.protocols import JsonValue, StockValue
 from ..base.registry import one_of
 from ..core.pretrained import AddNormPreTrainedModel
+from ..core.several_stacks import with_decoder_layers
 from ..core.transformers_internals import attention_of, can_return_tuple, fixed_cross_entropy, use_attention
 from .composite import CompositeModel
 from .composite_config import family_of
-from .configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig, with_decoder_layers
+from .configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .part_families import DECODER_CONFIGS, DECODERS, ENCODER_CONFIGS, ENCODERS
 
 

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,6 +39,15 @@ def default_values(config_class: "type[CodeCarryingConfig]") -> dict[str, JsonVa
 def family_class(config: "CodeCarryingConfig") -> type["CodeCarryingConfig"]:
     """The class whose code a config needs: its own, or where a user derived it from a family's, the family's."""
     return next(cls for cls in type(config).__mro__ if "auto_classes" in vars(cls))
+
+
+def family_configs(base: "type[CodeCarryingConfig]") -> "list[type[CodeCarryingConfig]]":
+    """The config classes that derive from `base` and have models of their own; not what a user derives from one."""
+    found: list[type[CodeCarryingConfig]] = []
+    for cls in base.__subclasses__():
+        # one without is a mixin for several
+        found += [cls] if "auto_classes" in vars(cls) else family_configs(cls)
+    return found
 
 
 def flat_neighbours(config: "CodeCarryingConfig") -> dict[str, str]:
@@ -120,7 +129,7 @@ Args:
     add_norm (`str`, `dict` or `AddNormSpec`, *optional*):
         The add & norm scheme: a preset's name (`"pre_ln"`, `"deepnorm"`, ...) or a dict of axes over one
         (`{{"preset": "pre_ln", "norm": "rms_norm"}}`). By default the stock model's. Always read back as a resolved
-        [`AddNormSpec`].
+        [`AddNormSpec`].{more}
 
 Raises:
     ValueError: if `add_norm` names something unknown or contradicts itself.
@@ -149,6 +158,12 @@ class AddNormConfig(CodeCarryingConfig):
 
     # what is known of the family without its models
     facts: ClassVar[FamilyFacts] = FamilyFacts()
+    # the entries of an add & norm
+    add_norm_entries: ClassVar[tuple[str, ...]] = ("add_norm",)
+    # about those beside `add_norm`, for the docstring of a family's config
+    add_norm_docstring: ClassVar[str] = ""
+    # of the config of one of several stacks of layers: its name
+    stack_name: ClassVar[str] = ""
 
     if TYPE_CHECKING:
         # a family's config has this as a field, None by default; parsed on assignment, whatever it is set with
@@ -173,31 +188,54 @@ class AddNormConfig(CodeCarryingConfig):
             stock: type[PreTrainedConfig] = next(base for base in cls.__mro__[1:] if "model_type" in vars(base))
             cls.stock_model_type = stock.model_type
             own = f"\n{inspect.cleandoc(cls.__doc__)}\n" if cls.__doc__ else ""
-            cls.__doc__ = _DOCSTRING.format(stock=stock.__name__, cls=cls.__name__, own=own)
+            cls.__doc__ = _DOCSTRING.format(
+                stock=stock.__name__, cls=cls.__name__, own=own, more=cls.add_norm_docstring
+            )
         super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs: StockValue) -> None:
         super().__post_init__(**kwargs)
-        check(self.add_norm, self)
+        self.check_add_norm()
 
     def __setattr__(self, key: str, value: StockValue) -> None:
         if key == "add_norm":
             value = AddNormSpec.parse(value, self.stock_add_norm())
         elif not hasattr(type(self), key):
-            refuse_near_miss(key, ["add_norm"])
+            refuse_near_miss(key, self.add_norm_entries)
         super().__setattr__(key, value)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, JsonValue], **kwargs: StockValue) -> StockValue:
         """As in Transformers; overrides are checked like the config's own keys."""
         for key in kwargs:
-            refuse_near_miss(key, ["add_norm"])
+            refuse_near_miss(key, cls.add_norm_entries)
         # as an override, None says nothing
         kwargs = {key: value for key, value in kwargs.items() if (key, value) != ("add_norm", None)}
         result = super().from_dict(config_dict, **kwargs)
-        config = result[0] if isinstance(result, tuple) else result
-        check(config.add_norm, config)
+        (result[0] if isinstance(result, tuple) else result).check_add_norm()
         return result
+
+    def add_norm_stacks(self) -> "dict[str, AddNormConfig]":
+        """The configs of the model's stacks of layers, by name; of the only one, which has none, the config itself."""
+        return {self.stack_name: self}
+
+    def add_norm_stack(self, name: str) -> "AddNormConfig":
+        """One of them, also where this config is that of a model without it."""
+        return self
+
+    def check_add_norm(self) -> None:
+        """Refuse what the model cannot have, and warn about what is unusual, once for each stack of layers."""
+        for stack in self.add_norm_stacks().values():
+            check(AddNormSpec.parse(stack.add_norm), stack)
+
+    @property
+    def add_norm_entry(self) -> str:
+        """The entry of the model's config that says this stack's scheme."""
+        return "add_norm"
+
+    def add_norm_sentence(self, sentence: str) -> str:
+        """A sentence about this stack's `add_norm`, which may be another entry of the whole model's config."""
+        return sentence
 
     def add_norm_sublayers(self) -> list[str]:
         """The sublayers of every layer, in the order in which they run."""
@@ -271,7 +309,7 @@ class AddNormConfig(CodeCarryingConfig):
         # what differs from the family's defaults; of the spec, what differs from its preset
         plain = default_values(family_class(self))  # type: ignore[arg-type]
         shown = {key: value for key, value in self.to_dict().items() if key not in plain or plain[key] != value}
-        shown["add_norm"] = self.add_norm.short()
+        shown |= {key: spec.short() for key in self.add_norm_entries if (spec := getattr(self, key)) is not None}
         return f"{type(self).__name__} {json.dumps(shown, indent=2, sort_keys=True, default=str)}"
 
     def to_dict(self) -> dict[str, JsonValue]:
@@ -282,8 +320,9 @@ class AddNormConfig(CodeCarryingConfig):
         return super().to_dict() | {"add_norm": self.add_norm.to_dict()}
 
 
-def refuse_near_miss(key: str, known: list[str]) -> None:
+def refuse_near_miss(key: str, known: Sequence[str]) -> None:
     """Refuse a config key that is almost one of `known`: it would be kept, and say nothing."""
-    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75)
+    near = [entry for entry in known if sorted(entry.split("_")) == sorted(key.lower().split("_"))]
+    near += difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75)
     if key not in known and near:
         raise ValueError(f"unknown config key {key!r}. Did you mean {near[0]!r}?")

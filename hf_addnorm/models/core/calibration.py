@@ -13,6 +13,7 @@ from ..base.registries import RESIDUALS
 from ..base.registry import one_of, to_json
 from ..base.token_mask import current
 from ..residuals.residuals import Residual
+from .encoder import AddNormStack
 
 
 class MixesTokens(Protocol):
@@ -47,20 +48,29 @@ def _told_of_tokens(readers: Sequence[MixesTokens]) -> Iterator[None]:
             reader.mixes_tokens = was
 
 
+def _residuals_of(model: nn.Module) -> list[Residual]:
+    """Those that can be calibrated."""
+    return [module for module in model.modules() if isinstance(module, Residual) and module.calibrates]
+
+
 @torch.no_grad()
 def calibrate_residuals(
     model: PreTrainedModel, readers: Sequence[MixesTokens], batch: Mapping[str, StockValue]
 ) -> None:
     """See the model's `calibrate`; `readers` are the models and layers in it that are told of tokens."""
-    residuals = [module for module in model.modules() if isinstance(module, Residual) and module.calibrates]
-    if not residuals:
+    # a stack of layers begins with what its own embeddings give
+    stacks = [_residuals_of(part) for part in readers if isinstance(part, AddNormStack)] or [_residuals_of(model)]
+    if not any(stacks):
         able = [name for name, factory in RESIDUALS.items() if factory.calibrates]
         raise ValueError(
             f"add_norm.residual is {to_json(model.config.add_norm.residual)!r}: there is nothing to calibrate; "
             f"allowed is {one_of(able)}."
         )
-    training, calibration = {module: module.training for module in model.modules()}, _Calibration()
-    hooks = [residual.register_forward_pre_hook(calibration) for residual in residuals]
+    training = {module: module.training for module in model.modules()}
+    hooks = []
+    for residuals in stacks:
+        calibration = _Calibration()
+        hooks += [residual.register_forward_pre_hook(calibration) for residual in residuals]
     try:
         with _told_of_tokens(readers):
             model.eval()(**batch)

@@ -1,6 +1,6 @@
 """The two ends of a text model: tables of the embeddings with transformed weights, the layer that gives the logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -25,6 +25,8 @@ class TransformedEmbedding(nn.Embedding):
     """`torch.nn.Embedding` whose rows are transformed, each by itself.
 
     ids [...] -> rows [..., width] -> weight_norm -> [..., width]
+
+    What a stock subclass does beside looking up rows stays around that where it comes first among the bases.
     """
 
     weight_norm: WeightTransform
@@ -59,15 +61,28 @@ class OutputLayer(TransformedLinear):
         return logits
 
 
-def transform_tables(model: PreTrainedModel, paths: tuple[str, ...], weights: ComponentSpec) -> None:
-    """Let the tables of the embeddings, which are at or under `paths`, be recast if their rows are transformed."""
+def transform_tables(
+    model: PreTrainedModel,
+    paths: tuple[str, ...],
+    weights: ComponentSpec,
+    table_classes: Sequence[type[TransformedEmbedding]] = (),
+) -> None:
+    """Let the tables of the embeddings, which are at or under `paths`, be recast if their rows are transformed.
+
+    Args:
+        model, paths: the model, and where its tables are.
+        weights (`ComponentSpec`): the transform.
+        table_classes (`tuple[type, ...]`): what recasts a table that is more than `torch.nn.Embedding`, by its stock
+            class, which comes first among its bases.
+    """
+    recasts = {cls.__bases__[0]: cls for cls in table_classes}
     only = model.get_input_embeddings() if WEIGHTS[weights.kind].words_only else None
     for path in paths:
         for name, table in list(model.get_submodule(path).named_modules(prefix=path)):
             if isinstance(table, nn.Embedding) and only in (None, table):
                 found = transforms(weights, ("embed",), table.num_embeddings, table.embedding_dim)
                 if found is not None:
-                    recast_at(model, name, TransformedEmbedding).weight_norm = found[0]
+                    recast_at(model, name, recasts.get(type(table), TransformedEmbedding)).weight_norm = found[0]
 
 
 class HasOutputLayer:

@@ -1,6 +1,7 @@
 """The loop over the layers: layer drop, and the norm of the place `final`."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from ..base.protocols import StockValue
 from ..base.token_mask import TokenMask, running_with
 from .branch_norms import ModuleView
-from .recasting import document
+from .recasting import document, get_part, is_of_transformers
 
 
 class AddNormEncoder(nn.Module):
@@ -34,9 +35,14 @@ class AddNormEncoder(nn.Module):
 
     def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
-        stock: type[nn.Module] = cls.__mro__[cls.__mro__.index(AddNormEncoder) + 1]
-        cls.stock_forward = staticmethod(stock.forward)
+        cls.stock_forward = staticmethod(cls._stock().forward)
         document(cls, "`{stock}` with the norm of the place `final` after its layers.")
+
+    @classmethod
+    def _stock(cls) -> type[nn.Module]:
+        """The stock class that it recasts; of a mixin, none of Transformers."""
+        stock = (base for base in cls.__mro__ if is_of_transformers(base) and "forward" in vars(base))
+        return next(stock, nn.Module)
 
     def run_layers(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         """The loop over the layers; the stock one unless a family's layers need to be told their depth."""
@@ -47,6 +53,14 @@ class AddNormEncoder(nn.Module):
             kwargs["skipped"] = draw_skipped(self.layer_drop, len(self.layers), args[0].device)
         config = ModuleView(self.config, {"layerdrop": 0.0})
         return self.stock_forward(ModuleView(self, {"config": config}), *args, **kwargs)
+
+    def take_layer_drop(self, config: StockValue) -> None:
+        """Skip layers here, not in the stock loop, as often as that does in a model of this config."""
+        self.layer_drop = getattr(config, "layerdrop", 0.0)
+
+    def shown(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The hidden states, of which the last one is missing, as a reader of them expects them."""
+        return states
 
     def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         as_tuple = kwargs.get("return_dict") is False
@@ -60,8 +74,49 @@ class AddNormEncoder(nn.Module):
         if outputs.get("hidden_states"):
             # a loop that collects them itself: the readable part of each, and the last one normed
             states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]
-            outputs.hidden_states = (*states, outputs.last_hidden_state)
+            outputs.hidden_states = (*self.shown(states), outputs.last_hidden_state)
         return outputs.to_tuple() if as_tuple else outputs
+
+
+class AddNormStack(AddNormEncoder):
+    """Mixin for a base model that runs the layers by itself, one of several in a model: an encoder or a decoder.
+
+    x -> layer 1 -> ... -> layer L -> final -> last_hidden_state
+    """
+
+    # where the norm behind the embeddings is, if that is the first layer
+    path_of_embed_norm: str | None = None
+    # the rate that the stock loop skips layers with
+    layerdrop: StockValue
+    device: torch.device
+
+    def __init_subclass__(cls, **kwargs: object):
+        stock = cls._stock()
+        # not of a class that a user derives from it
+        if cls.__bases__[-1] is stock and "forward" not in vars(cls):
+            # with the arguments of the stock forward, which generation looks at
+            cls.forward = wraps(stock.forward)(AddNormStack.run)  # type: ignore[method-assign, assignment]
+        super().__init_subclass__(**kwargs)
+
+    def run(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
+        """The forward; the arguments are those of the stock model."""
+        if kwargs.get("return_dict") is None:
+            kwargs["return_dict"] = getattr(self.config, "return_dict", True)
+        return AddNormEncoder.forward(self, *args, **kwargs)
+
+    def run_layers(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
+        if self.layer_drop > 0.0 and self.training:
+            kwargs["skipped"] = draw_skipped(self.layer_drop, len(self.layers), self.device)
+        return self.stock_forward(self, *args, **kwargs)
+
+    def shown(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
+        # the first one was taken before the layer, in which a norm may stand behind the embeddings
+        if self.path_of_embed_norm is None or not states:
+            return states
+        return [get_part(self, self.path_of_embed_norm)(states[0]), *states[1:]]
+
+    def take_layer_drop(self, config: StockValue) -> None:
+        self.layer_drop, self.layerdrop = self.layer_drop or getattr(self, "layerdrop", 0.0), 0.0
 
 
 def draw_skipped(rate: float, layers: int, device: torch.device) -> set[int]:

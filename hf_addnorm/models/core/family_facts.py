@@ -18,9 +18,13 @@ class FamilyFacts:
             or "spectrogram".
         norm_eps (`str`): the config's entry for the eps of the stock norms.
         position_table (`bool`): whether the stock model adds a table's row to the embeddings for a token's position.
+        no_positions (`str`): why that cannot be replaced where there is no such row.
         layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
             and, where layers are shared, those that have weights of their own.
         per_layer (`tuple[str, ...]`): the config's entries that have a value for each layer.
+        stacks (`dict[str, dict[str, str]]`): of a model with several stacks of layers, by their names, the config's
+            entries that say of each what `num_hidden_layers`, `num_attention_heads` and `intermediate_size` say of a
+            model with one.
         tasks (`dict[str, str]`): the Hub's name for what a head does, by the end of the name of its class, where that
             end means something else in other families.
     """
@@ -28,8 +32,13 @@ class FamilyFacts:
     inputs: InputName = "text"
     norm_eps: str = "layer_norm_eps"
     position_table: bool = False
+    no_positions: str = (
+        "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
+        "relative), a convolution or the patches' own places tell where a token is"
+    )
     layer_counts: tuple[str, ...] = ("num_hidden_layers",)
     per_layer: tuple[str, ...] = ()
+    stacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -9,6 +9,7 @@ from ..base.depth import parse_depth_value
 from ..base.protocols import StockValue
 from ..base.registry import ComponentSpec
 from .branch_norms import WithBranchNorms, as_tuple
+from .embeddings_and_output import TransformedEmbedding
 from .encoder import AddNormEncoder
 
 
@@ -52,10 +53,17 @@ class FamilyLayout:
         encoder_class (`type`, *optional*): the class that recasts it, if the family's loop needs anything. One with
             `holds_connections` has the blocks of all depths as `connections`, where layers may be shared.
         embeddings (`tuple[str, ...]`): where the tables of the embeddings are; empty where it has none.
+        table_classes (`tuple[type, ...]`): those that recast such of them as are more than a `torch.nn.Embedding`.
         position_table (`str`, *optional*): the one of them that is added for a token's position.
         embed_norm (`str`, *optional*): the stock norm after the sum of the embeddings.
         embed_dropout (`str`, *optional*): where there is none, the dropout before which it would stand.
-        final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it.
+        embed_in_layer (`bool`): where there is no such dropout either, as a module: it stands where the first layer
+            begins.
+        final_norm (`str`, *optional*): the stock norm after the last layer; without one, `encoder_class` runs it, or
+            the model itself.
+        is_stack (`bool`): whether the model is an `AddNormStack`, which does.
+        positions_class (`type`, *optional*): what the model asks for positions, where it is not asked as a table; it
+            is made of the `Positions` of a spec.
         other_norms (`tuple[str, ...]`): stock norms on the stream that are in no slot; they stay where they are and
             follow the spec's kind of norm.
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
@@ -70,10 +78,14 @@ class FamilyLayout:
     encoder: str = ""
     encoder_class: type[AddNormEncoder] | None = None
     embeddings: tuple[str, ...] = ()
+    table_classes: tuple[type[TransformedEmbedding], ...] = ()
     position_table: str | None = None
     embed_norm: str | None = None
     embed_dropout: str | None = None
+    embed_in_layer: bool = False
     final_norm: str | None = None
+    is_stack: bool = False
+    positions_class: type[nn.Module] | None = None
     other_norms: tuple[str, ...] = ()
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
@@ -81,8 +93,8 @@ class FamilyLayout:
 
     def __post_init__(self) -> None:
         alternatives: dict[str, dict[str, object]] = {
-            "embed": {"embed_norm": self.embed_norm, "embed_dropout": self.embed_dropout},
-            "final": {"final_norm": self.final_norm, "encoder_class": self.encoder_class},
+            "embed": {"embed_norm": self.embed_norm, "embed_dropout": self.embed_dropout or self.embed_in_layer},
+            "final": {"final_norm": self.final_norm, "encoder_class": self.encoder_class or self.is_stack},
         }
         for place, paths in alternatives.items():
             if not any(paths.values()):

@@ -169,6 +169,9 @@ class AddNormLayer(GradientCheckpointingLayer):
             for slot in block.stock_slots:
                 stock_norms[slot] = get_part(self, parts.norms[slot])
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
+            if isinstance(dropout, float):
+                # some stock layers have the rate alone
+                dropout = partial(nn.functional.dropout, p=dropout, training=self.training)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
             calls.append(self.call_class(blocks, name, branch, dropout, stock_norms, in_chunks))
         return calls

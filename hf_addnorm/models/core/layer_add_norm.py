@@ -105,7 +105,7 @@ class SublayerCall:
         layer (`LayerAddNorm`): the add & norm of the layer.
         name (`str`): the sublayer.
         branch (`Branch`): the sublayer without its add & norm.
-        dropout (`torch.nn.Module`, *optional*): the stock dropout on the branch's output.
+        dropout (`Callable`, *optional*): the stock dropout on the branch's output.
         stock_norms (`dict[str, torch.nn.Module]`): norms at the stock layer's paths, by slot.
         chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the sublayer runs in; it is heeded
             only where they are independent of each other.
@@ -116,7 +116,7 @@ class SublayerCall:
         layer: "LayerAddNorm",
         name: str,
         branch: Branch,
-        dropout: nn.Module | None,
+        dropout: Function | None,
         stock_norms: Mapping[str, nn.Module],
         chunk: tuple[int, int] | None = None,
     ):
@@ -281,8 +281,14 @@ class LayerAddNorm(nn.Module):
             return self.stream.finish(state, *[getattr(self, name) for name in self.exit_modules])
         return self.stream.leave(state)
 
+    def put_embed_norm(self, norm: nn.Module) -> None:
+        """Have the norm behind the embeddings, in the first layer, where the stock model has no place for it."""
+        self.embed_norm = norm
+
     def enter(self, hidden: HiddenStates) -> State:
         """The state, from what the layer is given."""
+        if "embed_norm" in self._modules:
+            hidden = self.embed_norm(hidden)
         if not self.entry_modules:
             return self.stream.enter(hidden)
         return self.stream.enter(hidden, *[getattr(self, name) for name in self.entry_modules])

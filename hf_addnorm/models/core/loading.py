@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ..base.protocols import StockValue
-from ..spec.spec import AddNormSpec
 from .addnorm_config import AddNormConfig
 
 
@@ -31,10 +30,10 @@ def reraise_damaged_weights(checkpoint: object) -> Iterator[None]:
 _PLACE = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
 
 
-def add_norm_of_checkpoint(
+def config_of_checkpoint(
     config_class: type[AddNormConfig], config: object, checkpoint: StockValue, kwargs: Mapping[str, StockValue]
-) -> AddNormSpec | None:
-    """The add & norm in the config of a checkpoint, or the stock one; None where the weights have no config.
+) -> AddNormConfig | None:
+    """The config of a checkpoint, that of a stock one as ours; None where the weights have no config.
 
     Args:
         config_class: of the model that was loaded.
@@ -47,11 +46,11 @@ def add_norm_of_checkpoint(
     place = {key: kwargs[key] for key in _PLACE if key in kwargs}
     try:
         # what was just loaded is in the cache, and is looked up by its commit
-        found, _ = config_class.get_config_dict(
+        entries, _ = config_class.get_config_dict(
             checkpoint, **place, _commit_hash=getattr(config, "_commit_hash", None)
         )
-        spec: AddNormSpec = config_class.from_dict(found).add_norm
+        found: AddNormConfig = config_class.from_dict(entries)
     except (OSError, ValueError):
         # none is needed where the model's is given as `config`
         return None
-    return spec
+    return found

@@ -19,6 +19,7 @@ from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.depth import Position, at_depth
 from ..base.protocols import StockValue
 from ..base.registries import INITS, POSITIONS, STREAMS
+from ..base.registry import ComponentSpec
 from ..norms.norm_base import Norm
 from ..residuals.residuals import Residual
 from ..spec.refusals import check
@@ -28,11 +29,11 @@ from ..weights.initialization import InitRule, Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
-from .embeddings_and_output import EmbedDropout, HasOutputLayer, transform_tables
+from .embeddings_and_output import EmbedDropout, HasOutputLayer, TransformedEmbedding, transform_tables
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
-from .loading import add_norm_of_checkpoint, reraise_damaged_weights
+from .loading import config_of_checkpoint, reraise_damaged_weights
 from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
@@ -48,10 +49,15 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
-    for an AddNorm one, and its head's norms where the spec says so.
+    for an AddNorm one, and its head's norms where the spec says so. In a family with several stacks of layers, an
+    encoder and a decoder, each stack is such a base model, and all that holds one swaps it.
     """
 
     layout: ClassVar[FamilyLayout]
+    # of a family with several stacks of layers, by their names
+    layouts: ClassVar[Mapping[str, FamilyLayout]] = {}
+    # of a model that is one of them: its name
+    stack_name: str = ""
     # every layer of ours can be checkpointed, also where the stock one cannot
     supports_gradient_checkpointing = True
     if TYPE_CHECKING:
@@ -64,7 +70,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
-        document(cls, _BASE_DOCSTRING if "layout" in vars(cls) else _MODEL_DOCSTRING)
+        document(cls, _BASE_DOCSTRING if _has_layout(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
@@ -81,7 +87,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         with reraise_damaged_weights(pretrained_model_name_or_path):
             result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = result[0] if isinstance(result, tuple) else result
-        before = add_norm_of_checkpoint(
+        before = config_of_checkpoint(
             cast(type[AddNormConfig], cls.config_class), model.config, pretrained_model_name_or_path, kwargs
         )
         if before is not None:
@@ -96,7 +102,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     @classmethod
     def add_norm_base(cls) -> "type[AddNormPreTrainedModel]":
         """The family's base model: the one that `AutoModel` finds, in the file that has the family's layout."""
-        family: type[AddNormPreTrainedModel] = next(base for base in cls.__mro__ if "layout" in vars(base))
+        family = cls._family()
         config_class = cast(type[AddNormConfig], family.config_class)
         base: type[AddNormPreTrainedModel] = getattr(
             sys.modules[family.__module__], config_class.auto_classes["AutoModel"]
@@ -104,9 +110,29 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         return base
 
     @classmethod
+    def _family(cls) -> "type[AddNormPreTrainedModel]":
+        """The class of which all models of the family are."""
+        return next(base for base in cls.__mro__ if _has_layout(base))
+
+    @classmethod
     def layout_of(cls, config: StockValue) -> FamilyLayout:
-        """The layout of a model of this config; one for all unless a family says otherwise."""
-        return cls.layout
+        """The layout of a stack of layers of this config; one for all unless a family says otherwise."""
+        return cls.layouts[config.stack_name] if cls.layouts else cls.layout
+
+    @property
+    def stack_configs(self) -> dict[str, AddNormConfig]:
+        """The configs of the stacks of layers in this model, by name; of the only one, which has none, its config."""
+        stacks: dict[str, AddNormConfig] = self.config.add_norm_stacks()
+        return {self.stack_name: stacks[self.stack_name]} if self.stack_name else stacks
+
+    @property
+    def _own_config(self) -> AddNormConfig:
+        """The config of the stack of layers that this model, which is no model of several, has."""
+        return next(iter(self.stack_configs.values()))
+
+    def output_config(self) -> AddNormConfig:
+        # what writes is the last stack
+        return list(self.stack_configs.values())[-1]
 
     def post_init(self) -> None:
         """Install the spec's blocks, then what `PreTrainedModel` does last."""
@@ -115,36 +141,59 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 f"{type(self).__name__} needs a config with add_norm, got a {type(self.config).__name__}: make it "
                 "with the family's AddNorm config."
             )
-        spec = AddNormSpec.parse(self.config.add_norm)
-        check(spec, self.config)
-        builder = BlockBuilder(spec, self.config)
-        self.mixes_tokens, self.asks_model = builder.mixes_tokens, builder.asks_model
+        for config in self.stack_configs.values():
+            check(AddNormSpec.parse(config.add_norm), config)
+        builder = BlockBuilder(AddNormSpec.parse(self.output_config().add_norm), self.output_config())
+        # a model of several stacks leaves its tokens to them
+        self.mixes_tokens = builder.mixes_tokens and self._has_one_stack()
+        self.asks_model = builder.asks_model
         # a user's subclass may call this again, on a model that has its blocks and its weights
         if not self._has_blocks():
             self._install(builder)
         self.adds_loss = adds_loss(self)
-        keep_whole(self, self.layout_of(self.config).layer)
+        keep_whole(self, {type(module).__name__ for module in self.modules() if isinstance(module, AddNormLayer)})
         keep_in_float32(self)
         super().post_init()
 
+    def _has_one_stack(self) -> bool:
+        return bool(self.stack_name) or not self.layouts
+
+    def runs_layers(self) -> bool:
+        """Whether the layers are this model's own, not those of a model that it holds."""
+        return bool(self.stack_name) if self.layouts else isinstance(self, self.add_norm_base())
+
     def _has_blocks(self) -> bool:
         """Whether the spec's blocks are installed."""
-        base_class = self.add_norm_base()
-        if not isinstance(self, base_class):
-            return isinstance(getattr(self, self.base_model_prefix), base_class)
-        layout = self.layout_of(self.config)
-        return all(isinstance(self.get_submodule(path), layout.layer) for path in set(layout.layers(self.config)))
+        if not self.runs_layers():
+            return not self._models_to_recast()
+        layout = self.layout_of(self._own_config)
+        return all(isinstance(self.get_submodule(path), layout.layer) for path in set(layout.layers(self._own_config)))
+
+    def _models_to_recast(self) -> "dict[str, type[AddNormPreTrainedModel]]":
+        """The stock models in this one, by the name of the attribute, and the class that recasts each."""
+        if not self.layouts:
+            base, prefix = self.add_norm_base(), self.base_model_prefix
+            return {} if isinstance(getattr(self, prefix), base) else {prefix: base}
+        family = self._family()
+        models = [cls for cls in vars(sys.modules[family.__module__]).values() if isinstance(cls, type)]
+        ours = {cls.__bases__[-1]: cls for cls in models if issubclass(cls, family) and cls is not family}
+        return {name: ours[type(child)] for name, child in self.named_children() if type(child) in ours}
 
     def _install(self, builder: BlockBuilder) -> None:
-        spec, base_class = builder.spec, self.add_norm_base()
-        if isinstance(self, base_class):
+        if self.runs_layers():
             self._install_in_base(builder)
             return
-        base = recast(base_class, getattr(self, self.base_model_prefix), self.config)
-        base.post_init()
-        setattr(self, self.base_model_prefix, base)
+        for name, model_class in self._models_to_recast().items():
+            stock = cast(PreTrainedModel, getattr(self, name))
+            model = recast(model_class, stock, stock.config)
+            if model._start_rules("embed"):
+                # its tables have the stock start, and are drawn with what is the model's own
+                mark_not_started(model)
+            model.post_init()
+            setattr(self, name, model)
+        spec = builder.spec
         if spec.head != "stock":
-            self._place_at(self.layout_of(self.config).head_norms, spec, spec.head, "head")
+            self._place_at(self.layout_of(builder.config).head_norms, spec, spec.head, "head")
         self.install_output_layer()
 
     def _place_norm(self, spec: AddNormSpec, place: str | SlotNorm, name: str) -> nn.Module:
@@ -157,10 +206,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 self.set_submodule(path, self._place_norm(spec, place, name), strict=True)
 
     def _install_in_base(self, builder: BlockBuilder) -> None:
-        spec, layout = builder.spec, self.layout_of(self.config)
+        spec, layout = builder.spec, self.layout_of(builder.config)
         self.add_norm_inits: list[InitRule] = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)
-        transform_tables(self, layout.embeddings, spec.weights)
+        transform_tables(self, layout.embeddings, spec.weights, layout.table_classes)
         self._place_at(layout.other_norms, spec, True, "embed")
         for path, cls in layout.other_parts.items():
             if has_part(self, path):
@@ -168,27 +217,28 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         encoder: StockValue = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
         if layout.final_norm is not None:
             self._place_at((layout.final_norm,), spec, spec.final, "final")
-        if layout.encoder_class is not None:
+        if layout.encoder_class is not None or layout.is_stack:
             here = layout.final_norm is None
             encoder.final_norm = self._place_norm(spec, spec.final, "final") if here else nn.Identity()
             if builder.mixes_tokens or builder.stream.is_tuple:
-                encoder.layer_drop = getattr(self.config, "layerdrop", 0.0)
+                encoder.take_layer_drop(self.config)
         self._install_in_layers(layout, builder, encoder)
 
     def _install_embed(self, layout: FamilyLayout, spec: AddNormSpec) -> None:
         table = layout.position_table
         if table is not None and spec.positions.kind not in ("stock", "learned"):
             width = self.get_submodule(table).embedding_dim
-            put_positions(self, table, cast(Positions, POSITIONS.build(spec.positions, width)))
+            positions = cast(Positions, POSITIONS.build(spec.positions, width))
+            put_positions(self, table, positions, layout.positions_class)
         if layout.embed_norm is not None:
             self._place_at((layout.embed_norm,), spec, spec.embed, "embed")
-        elif spec.embed not in ("auto", False):
-            recast_at(self, cast(str, layout.embed_dropout), EmbedDropout).embed_norm = self._place_norm(
+        elif spec.embed not in ("auto", False) and layout.embed_dropout is not None:
+            recast_at(self, layout.embed_dropout, EmbedDropout).embed_norm = self._place_norm(
                 spec, spec.embed, "embed"
             )
 
     def _install_in_layers(self, layout: FamilyLayout, builder: BlockBuilder, encoder: StockValue) -> None:
-        paths = layout.layers(self.config)
+        paths = layout.layers(builder.config)
         layers: dict[str, AddNormLayer] = {}
         for path in dict.fromkeys(paths):
             layers[path] = recast_at(self, path, layout.layer)
@@ -196,7 +246,16 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             # the stock class has started its weights by the stock rules alone
             mark_not_started(layers[path])
         blocks = [layers[path].install_add_norm(builder, depth) for depth, path in enumerate(paths)]
-        as_stock = [layers[path].is_as_stock(connections) for path, connections in zip(paths, blocks, strict=True)]
+        spec = builder.spec
+        if layout.embed_in_layer and spec.embed not in ("auto", False):
+            blocks[0].put_embed_norm(self._place_norm(spec, spec.embed, "embed"))
+            encoder.path_of_embed_norm = f"{paths[0]}.connections.embed_norm"
+        # a stock layer cannot be left out by what we tell it
+        may_skip = getattr(encoder, "layer_drop", 0.0) > 0.0
+        as_stock = [
+            not may_skip and layers[path].is_as_stock(connections)
+            for path, connections in zip(paths, blocks, strict=True)
+        ]
         if layout.encoder_class is not None and layout.encoder_class.holds_connections:
             encoder.connections = nn.ModuleList(blocks)
             encoder.runs_as_stock = all(as_stock)
@@ -225,12 +284,14 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         function = kwargs.get("gradient_checkpointing_func", args[0] if args else None)
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             allowed = 'allowed is gradient_checkpointing_kwargs={"use_reentrant": False}.'
-            stream = self.config.add_norm.stream
-            if STREAMS.build(stream).is_tuple:
-                raise ValueError(
-                    f"use_reentrant is true, and add_norm.stream is {stream.kind!r}: reentrant checkpointing loses "
-                    f"the gradients of a state of several tensors; {allowed}"
-                )
+            for config in self.stack_configs.values():
+                stream = config.add_norm.stream
+                if STREAMS.build(stream).is_tuple:
+                    sentence = (
+                        f"use_reentrant is true, and add_norm.stream is {stream.kind!r}: reentrant checkpointing "
+                        f"loses the gradients of a state of several tensors; {allowed}"
+                    )
+                    raise ValueError(config.add_norm_sentence(sentence))
             if self.adds_loss:
                 raise ValueError(
                     "use_reentrant is true, and a norm of add_norm adds to the loss (regularized_bn): reentrant "
@@ -251,24 +312,58 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             module.reset_parameters()
         for rule in getattr(self, "add_norm_inits", ()):
             if getattr(module, "add_norm_role", None) in rule.roles:
-                rule.start_module(module, self._first_position())
-            # last of all: some stock models draw the tables as a part of what they are in
-            if module is self and "embed" in rule.roles:
-                for table in self._embedding_tables():
-                    rule.start_module(table, self._first_position())
+                rule.start_module(module, self._first_position(self._own_config))
             if isinstance(module, AddNormLayer):
                 for path, (roles, position) in module.add_norm_linears.items():
                     if not set(roles).isdisjoint(rule.roles):
-                        scale = at_depth(self.layout_of(self.config).output_scale, position)
+                        scale = at_depth(self.layout_of(self._own_config).output_scale, position)
                         rule.start_linear(Linear(module.get_submodule(path), roles, position, scale))
+        if module is self:
+            # last of all: some stock models draw the tables as a part of what they are in
+            self._start_tables()
         # of the weights as the rules have left them
         for path in module.transformed if isinstance(module, AddNormLayer) else ():
             get_part(module, path).start_transforms()
 
+    def _start_rules(self, role: str) -> list[tuple[InitRule, AddNormConfig]]:
+        """The rules for the start of what has this role, each with the config of the stack whose rule it is."""
+        rules = [(INITS.build(rule), config) for config in self.stack_configs.values() for rule in _inits(config)]
+        return [(rule, config) for rule, config in rules if role in rule.roles]
+
+    def _start_tables(self) -> None:
+        """Start the tables of the embeddings in this model by the rules for them."""
+        rules = self._start_rules("embed")
+        # a table that several stacks share is drawn once, and the first stack's rule counts
+        for rule, config in rules if self.runs_layers() else rules[:1]:
+            for table in self._embedding_tables():
+                rule.start_module(table, self._first_position(config))
+
     def _embedding_tables(self) -> list[nn.Module]:
-        parts = (self.get_submodule(path).modules() for path in self.layout_of(self.config).embeddings)
+        """Those of this model's own layers, or, of a model of several stacks, those that the stacks share."""
+        if not self.runs_layers():
+            return [child for child in self.children() if self.layouts and isinstance(child, nn.Embedding)]
+        parts = (self.get_submodule(path).modules() for path in self.layout_of(self._own_config).embeddings)
         return [part for modules in parts for part in modules if isinstance(part, nn.Embedding)]
 
-    def _first_position(self) -> Position:
-        layers = self.config.add_norm_depth()
-        return Position(0, layers, 0, layers * len(self.config.add_norm_sublayers()))
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """As in Transformers; the tables of several stacks, which share their rows, still transform them."""
+        tables = {path: part for path, part in self.named_modules() if isinstance(part, TransformedEmbedding)}
+        super().set_input_embeddings(value)
+        for path, table in tables.items() if self.layouts and not self.runs_layers() else ():
+            if self.get_submodule(path) is value is not table:
+                shared = cast(nn.Embedding, value)
+                table.weight, table.num_embeddings = shared.weight, shared.num_embeddings
+                self.set_submodule(path, table, strict=True)
+
+    @staticmethod
+    def _first_position(config: AddNormConfig) -> Position:
+        layers = config.add_norm_depth()
+        return Position(0, layers, 0, layers * len(config.add_norm_sublayers()))
+
+
+def _has_layout(cls: type) -> bool:
+    return "layout" in vars(cls) or "layouts" in vars(cls)
+
+
+def _inits(config: AddNormConfig) -> list[ComponentSpec]:
+    return AddNormSpec.parse(config.add_norm).init

@@ -49,6 +49,8 @@ def recast(cls: type[ModuleT], stock: nn.Module, *init_args: object) -> ModuleT:
     base: type[nn.Module] = PreTrainedModel if issubclass(cls, PreTrainedModel) else nn.Module
     base.__init__(module, *init_args)
     by_class = set(vars(PreTrainedModel)) | set(module.__dict__) if base is PreTrainedModel else set()
+    # what is tied may depend on the config
+    by_class.discard("_tied_weights_keys")
     for key, value in stock.__dict__.items():
         if key not in by_class or key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             module.__dict__[key] = copy.copy(value) if isinstance(value, (dict, set)) else value

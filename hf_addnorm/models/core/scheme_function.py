@@ -41,31 +41,34 @@ class HasLayout(Protocol):
     """A model of a family."""
 
     @property
-    def config(self) -> AddNormConfig: ...
+    def stack_configs(self) -> dict[str, AddNormConfig]: ...
 
     def layout_of(self, config: AddNormConfig) -> FamilyLayout:
         """The layout of a model of this config."""
         ...
 
 
-def warn_of_another_function(model: HasLayout, checkpoint: object, before: AddNormSpec) -> None:
-    """Say, once for a load, that a checkpoint's weights are read by another add & norm, if it is another function.
+def warn_of_another_function(model: HasLayout, checkpoint: object, before: AddNormConfig) -> None:
+    """Say, for each stack of layers, that a checkpoint's weights are read by another add & norm, if that is another
+    function.
 
     Args:
         model (`AddNormPreTrainedModel`): as loaded.
         checkpoint: what it was loaded from.
-        before (`AddNormSpec`): the add & norm that the weights were trained with.
+        before (`AddNormConfig`): the config of what the weights were trained as.
     """
-    # as remote code, a config may be of another copy of these files
-    before, after = AddNormSpec.parse(before), AddNormSpec.parse(model.config.add_norm)
-    if not is_another_function(model.config, model.layout_of(model.config), before, after):
-        return
-    layers = model.config.add_norm_depth()
-    said = [f"{spec.short()!r} ({_kinds(spec, layers)})" for spec in (before, after)]
-    logger.warning(
-        f"{type(model).__name__}: the weights of {checkpoint} were trained with the add & norm {said[0]} and are read "
-        f"by {said[1]}. The model computes another function than before, until it is trained with it."
-    )
+    for name, config in model.stack_configs.items():
+        # as remote code, a config may be of another copy of these files
+        trained = AddNormSpec.parse(before.add_norm_stack(name).add_norm)
+        read = AddNormSpec.parse(config.add_norm)
+        if not is_another_function(config, model.layout_of(config), trained, read):
+            continue
+        layers, where = config.add_norm_depth(), f" ({name})" if name else ""
+        said = [f"{spec.short()!r} ({_kinds(spec, layers)})" for spec in (trained, read)]
+        logger.warning(
+            f"{type(model).__name__}{where}: the weights of {checkpoint} were trained with the add & norm {said[0]} "
+            f"and are read by {said[1]}. The model computes another function than before, until it is trained with it."
+        )
 
 
 def _kinds(spec: AddNormSpec, layers: int) -> str:
@@ -144,7 +147,7 @@ class AddNormAlone(nn.Module):
             self.builder.build_layer(depth, _outside_branch) for depth in range(self.builder.layers)
         )
         self.embed, self.final = self._place(spec.embed), self._place(spec.final)
-        if layout.embed_norm is None and (spec.embed in ("auto", False) or layout.embed_dropout is None):
+        if layout.embed_norm is None and spec.embed in ("auto", False):
             self.embed = nn.Identity()
         for module in self.modules():
             if isinstance(module, (Norm, Residual)):

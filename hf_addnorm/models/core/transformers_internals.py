@@ -15,7 +15,7 @@ to stand in that class:
   move, a model does not tie its head, or refuses an implementation of attention.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -79,13 +79,17 @@ def mark_not_started(module: nn.Module) -> None:
     module._is_hf_initialized = False  # type: ignore[assignment]
 
 
-def keep_whole(model: PreTrainedModel, layer: type[nn.Module]) -> None:
+def keep_whole(model: PreTrainedModel, layers: Iterable[str]) -> None:
     """Let no layer of ours be split between devices or FSDP's units, as no stock one is.
 
     `_no_split_modules` has names of classes, of which each must be there. If it moves, a device map may cut a layer.
+
+    Args:
+        model: all of it.
+        layers: the names of our layers' classes.
     """
     present = {type(module).__name__ for module in model.modules()}
-    model._no_split_modules = {layer.__name__, *(model._no_split_modules or ())} & present
+    model._no_split_modules = {*layers, *(model._no_split_modules or ())} & present
 
 
 def keep_in_float32(model: PreTrainedModel) -> None:

@@ -39,6 +39,11 @@ class ModelFacts(Protocol):
         """Whether the inputs are numbers of tokens, whose embeddings are tables."""
         ...
 
+    @property
+    def no_positions(self) -> str:
+        """Why what is added for a token's position cannot be replaced."""
+        ...
+
 
 class ModelConfig(Protocol):
     """What a scheme is checked against: a family's config, whose methods say what these do."""
@@ -65,6 +70,11 @@ class ModelConfig(Protocol):
 
     def build_norm(self, norm: ComponentSpec, width: int | None = None) -> nn.Module: ...
 
+    @property
+    def stack_name(self) -> str: ...
+
+    def add_norm_sentence(self, sentence: str) -> str: ...
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -72,7 +82,8 @@ class Refusal:
 
     Args:
         find (`Callable`): from spec and config to the refused values, each with the field that it stands in.
-        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream.
+        reason (`str`): the mathematical reason; `{stream}` stands for the kind of the stream, `{positions}` for what
+            the family says of its positions.
         allowed (`str`): what is allowed instead.
     """
 
@@ -93,8 +104,7 @@ REFUSALS: dict[str, Refusal] = {
             if spec.positions.kind == "stock" or config.add_norm_has_position_table()
             else [("add_norm.positions", spec.positions)]
         ),
-        "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
-        "relative), a convolution or the patches' own places tell where a token is",
+        "{positions}",
         "'stock'",
     ),
     "tables_that_are_not_there": Refusal(
@@ -204,21 +214,34 @@ def warn(spec: AddNormSpec, config: ModelConfig) -> None:
     for unusual in WARNINGS.values():
         found = dict.fromkeys(f"{where} is {value.kind!r}" for where, value in unusual.find(spec, config))
         if found:
-            logger.warning_once(f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}.")
+            sentence = f"{', '.join(found)}: {unusual.reason}; usual is {unusual.usual}."
+            logger.warning_once(config.add_norm_sentence(sentence))
 
 
 def check(spec: AddNormSpec, config: ModelConfig) -> None:
     """Refuse a spec for a model of `config`, or warn about it; once, as long as the config stays the same."""
     # what changes while a model is built or loaded has nothing to do with it
     facts = {key: value for key, value in vars(config).items() if key[0] != "_" and key not in _NO_FACTS}
-    checked: list[tuple[type, dict[str, OptionValue]]] = spec.once("checked", list)
+    checked: list[tuple[type, dict[str, OptionValue]]] = spec.once(("checked", config.stack_name), list)
     if (type(config), facts) not in checked:
-        refuse(spec, config)
+        try:
+            refuse(spec, config)
+        except ValueError as error:
+            raise ValueError(config.add_norm_sentence(str(error))) from error.__cause__
         warn(spec, config)
         checked[:] = [(type(config), facts)]
 
 
-_NO_FACTS = ("add_norm", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
+_NO_FACTS = (
+    "add_norm",
+    "add_norm_decoder",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "id2label",
+    "label2id",
+    "transformers_version",
+)
 
 
 def refuse(spec: AddNormSpec, config: ModelConfig) -> None:
@@ -236,7 +259,7 @@ def refuse(spec: AddNormSpec, config: ModelConfig) -> None:
     wiring = spec.build_wiring()
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
-            reason = refusal.reason.format(stream=spec.stream.kind)
+            reason = refusal.reason.format(stream=spec.stream.kind, positions=config.facts.no_positions)
             raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
     _refuse_idle_axes(spec, depth, names, wiring)
     _refuse_unused_slots(layers, names, wiring)

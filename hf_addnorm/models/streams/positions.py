@@ -90,9 +90,17 @@ class NoPositions(Positions):
         return torch.zeros(1, dtype=moved.dtype, device=position_ids.device)
 
 
-def put_positions(model: nn.Module, path: str, positions: Positions) -> None:
-    """Put `positions` in the place of the stock model's table, and let the model number as many as they are."""
-    model.set_submodule(path, positions, strict=True)
+def put_positions(
+    model: nn.Module, path: str, positions: Positions, asked_as: "type[nn.Module] | None" = None
+) -> None:
+    """Put `positions` in the place of the stock model's table, and let the model number as many as they are.
+
+    Args:
+        model, path: the model, and where its table is.
+        positions (`Positions`): what it has instead.
+        asked_as (`type`, *optional*): what the model asks, made of `positions`; by default `positions` themselves.
+    """
+    model.set_submodule(path, positions if asked_as is None else asked_as(positions), strict=True)
     parent = model.get_submodule(path.rpartition(".")[0])
     # BERT and its like keep the numbers of the positions, and as many token types
     for name in ("position_ids", "token_type_ids"):

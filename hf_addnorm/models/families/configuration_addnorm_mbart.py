@@ -1,0 +1,30 @@
+"""Config of mBART with another add & norm."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import MBartConfig
+
+from .bart_shape import BartShapeConfig
+
+
+@strict
+class AddNormMBartConfig(BartShapeConfig, MBartConfig):
+    model_type = "addnorm_mbart"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "AddNormMBartModel",
+        "AutoModelForMaskedLM": "AddNormMBartForConditionalGeneration",
+        "AutoModelForSeq2SeqLM": "AddNormMBartForConditionalGeneration",
+        "AutoModelForCausalLM": "AddNormMBartForCausalLM",
+        "AutoModelForSequenceClassification": "AddNormMBartForSequenceClassification",
+        "AutoModelForQuestionAnswering": "AddNormMBartForQuestionAnswering",
+    }
+
+    add_norm: Any = None
+    add_norm_decoder: Any = None
+
+    def stock_add_norm(self) -> dict[str, Any]:
+        return {"preset": "pre_ln"}
+
+
+__all__ = ["AddNormMBartConfig"]

@@ -53,6 +53,8 @@ conformance: .venv/test
 benchmark: .venv/recipes .venv/demo
 	$(BIN)/python benchmarks/default_vs_stock.py $(ARGS)
 	$(BIN)/python benchmarks/recipe_loop.py
+	$(BIN)/python benchmarks/packed.py
+	$(BIN)/python benchmarks/add_norm_site.py
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import transformers
 from transformers import PreTrainedModel
 
 import hf_addnorm
@@ -136,7 +137,10 @@ def families_table() -> str:
 def is_model(value: object, module: ModuleType) -> bool:
     """Whether it is a model that a module defines and that a user would name."""
     defined = isinstance(value, type) and value.__module__ == module.__name__
-    return defined and issubclass(value, PreTrainedModel) and not value.__name__.endswith("PreTrainedModel")
+    if not defined or not issubclass(value, PreTrainedModel) or value.__name__.endswith("PreTrainedModel"):
+        return False
+    # Transformers exports neither a stack of layers nor what is between that and a head
+    return hasattr(transformers, value.__name__.removeprefix("AddNorm"))
 
 
 # What an addition consists of: the file, and where in it the first and the last line are, or nothing for a whole file.

@@ -15,6 +15,7 @@ from family_inputs import (
     TINY,
     TINY_BART,
     TINY_SOUND,
+    TINY_T5,
     TINY_TEXT,
     electra_inputs,
     glyph_inputs,
@@ -53,6 +54,7 @@ from hf_addnorm import (
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
+    AddNormT5Config,
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
@@ -244,6 +246,15 @@ FAMILIES["marian"] = Family(
     translation_inputs,
     causal=True,
     shape="bart",
+)
+FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE)
+FAMILIES["t5_gated"] = Family(
+    AddNormT5Config,
+    {**TINY_T5, "feed_forward_proj": "gated-gelu"},
+    translation_inputs,
+    causal=True,
+    without=_NO_SPHERE,
+    shape="t5",
 )
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,

@@ -38,6 +38,21 @@ TINY_BART = {
     "attention_dropout": 0.1,
     "activation_dropout": 0.1,
 }
+# heads that are together wider than the stream
+TINY_T5 = {
+    "d_model": 32,
+    "d_kv": 10,
+    "d_ff": 37,
+    "num_layers": 4,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "vocab_size": 99,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def _draw(high: int, *shape: int) -> torch.Tensor:
@@ -132,7 +147,7 @@ def quantized_sound_inputs(model: str) -> dict[str, torch.Tensor]:
 
 def translation_inputs(model: str) -> dict[str, torch.Tensor]:
     """Three sources of 10 tokens, each of which ends once, and targets of 6; a source and a target are padded."""
-    if model.endswith("ForCausalLM"):
+    if model.endswith(("ForCausalLM", "ForTokenClassification")):
         return text_inputs(model)
     inputs = text_inputs("")
     inputs["input_ids"] = inputs["input_ids"] % 94 + 5
@@ -146,6 +161,8 @@ def translation_inputs(model: str) -> dict[str, torch.Tensor]:
     }
     if given := next((value for key, value in labels.items() if key in model), None):
         return inputs | given
+    if model.endswith("EncoderModel"):
+        return inputs
     inputs["decoder_input_ids"] = _draw(94, 3, 6) + 5
     inputs["decoder_attention_mask"] = torch.ones(3, 6, dtype=torch.long)
     inputs["decoder_attention_mask"][2, 4:] = 0

@@ -113,14 +113,25 @@ def test_every_family_and_scheme_has_its_figures(family, spec):
     net.train()
     found = diagnose(net, [row.inputs(model)])
     assert net.training and not any(parameter.grad is not None for parameter in net.parameters())
-    depth = net.config.add_norm_depth()
+    stacks = {
+        name: (config.add_norm_depth(), config.add_norm_sublayers()) for name, config in net.stack_configs.items()
+    }
     for key in ("stream_rms", "branch_ratio", "branch_angle", "stream_kurtosis"):
         places = {(row.layer, row.part) for row in found.of(key)}
-        assert places == {(k, name) for k in range(depth) for name in net.config.add_norm_sublayers()}, key
-    assert [row.layer for row in found.of("relative_change")] == list(range(depth))
+        expected = {
+            (layer, f"{stack} {name}".lstrip())
+            for stack, (depth, names) in stacks.items()
+            for layer in range(depth)
+            for name in names
+        }
+        assert places == expected, key
+    changes = {(row.layer, row.part) for row in found.of("relative_change")}
+    assert changes == {(layer, stack) for stack, (depth, _) in stacks.items() for layer in range(depth)}
     assert all(math.isfinite(row.value) for row in found.rows)
     read = json.loads(found.to_json())
-    assert len(read["rows"]) == len(found.rows) and read["models"][0]["layers"] == depth
+    assert len(read["rows"]) == len(found.rows) and read["models"][0]["layers"] == sum(
+        depth for depth, _ in stacks.values()
+    )
 
 
 def test_a_stock_model_is_its_family_with_the_stock_scheme():

@@ -20,8 +20,8 @@ class Seen:
     def __init__(self):
         self.points, self.real = {}, []
 
-    def see(self, layer, sublayer, point, x):
-        self.points.setdefault((layer, sublayer), {}).setdefault(point, []).append(x.detach().clone())
+    def see(self, stack, layer, sublayer, point, x):
+        self.points.setdefault((stack, layer, sublayer), {}).setdefault(point, []).append(x.detach().clone())
         if point == "branch_out":
             self.real.append(current().on(x))
 
@@ -50,12 +50,17 @@ def test_outputs_stay_bit_for_bit_and_all_sublayers_are_seen(family, spec):
         out, seen = _watched(net, inputs)
         after = net(**inputs).last_hidden_state
     assert torch.equal(out, plain) and torch.equal(after, plain)
-    depth = net.config.add_norm_depth()
-    assert set(seen.points) == {(k, name) for k in range(depth) for name in net.config.add_norm_sublayers()}
+    expected = {
+        (stack, layer, name)
+        for stack, config in net.stack_configs.items()
+        for layer in range(config.add_norm_depth())
+        for name in config.add_norm_sublayers()
+    }
+    assert set(seen.points) == expected
     for points in seen.points.values():
         assert len(points["branch_in"]) == len(points["branch_out"]) == 1
         assert set(points) <= set(POINTS)
     # a layer reads and writes at least once
-    for layer in range(depth):
-        of_layer = [points for (k, _), points in seen.points.items() if k == layer]
+    for whole in {place[:2] for place in expected}:
+        of_layer = [points for place, points in seen.points.items() if place[:2] == whole]
         assert any("stream_in" in points for points in of_layer)

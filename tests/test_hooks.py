@@ -11,6 +11,8 @@ from hf_addnorm.models.core.layer import AddNormLayer
 
 # what only schemes call that change nothing but the kind of norm, by the end of its name: BERT's shape, ALBERT
 SILENT = ("attention", "attention.output", "output", "albert_layer_groups.0", "albert_layer_groups.1")
+# a T5 block's sublayers, each with its own sum
+SILENT += ("layer.0", "layer.1", "layer.2")
 # what draws from elsewhere than torch
 STILL = {"layerdrop": 0.0, "apply_spec_augment": False}
 CASES = covering(

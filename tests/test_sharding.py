@@ -13,6 +13,7 @@ import transformers
 from families import FAMILIES, MEMBERS
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 
 SPECS = {name: name for name in ("residual", "hyper_connections", "rezero", "dyt")} | {
@@ -30,6 +31,8 @@ CASES += [
     ("albert_groups", "hyper_connections"),
 ]
 DROPPED = [("wav2vec2", "hyper_connections"), ("wav2vec2_stable", "hyper_connections")]
+# whose tokens are packed, under DDP and sharded
+PACKED = [("bert", "default", kind) for kind in ("ddp", "fsdp")] + [("bert", "batch_norm", "ddp")]
 BY_ADAM = [("bert", "default"), ("bert", "batch_norm")]
 SGD, ADAM = partial(torch.optim.SGD, lr=0.3), partial(torch.optim.AdamW, lr=1e-2)
 SAMPLES = 2
@@ -91,6 +94,17 @@ def _train_sharded_by_adam(family, spec, _, folder):
     _train_sharded(family, spec, folder, optimizer=ADAM)
 
 
+def _train_packed(family, spec, kind, folder):
+    net = _net(family, spec)
+    net.set_packed()
+    if kind == "fsdp":
+        _shard(net)
+    _train(DistributedDataParallel(net) if kind == "ddp" else net, _inputs(family, [dist.get_rank()]))
+    state = get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if dist.get_rank() == 0:
+        net.save_pretrained(folder, state_dict=state)
+
+
 def _train_sharded_with_layer_drop(family, spec, folder):
     net = _net(family, spec)
     net.encoder.layer_drop = 0.5
@@ -110,6 +124,7 @@ def _work(rank, folder):
         timeout=datetime.timedelta(seconds=60),
     )  # fmt: skip
     tasks = [(_train_sharded, case) for case in CASES] + [(_train_sharded_with_layer_drop, case) for case in DROPPED]
+    tasks += [(_train_packed, case) for case in PACKED]
     tasks += [(_train_sharded_by_adam, (*case, "adam")) for case in BY_ADAM]
     for task, case in tasks:
         try:
@@ -157,6 +172,26 @@ def test_sharded_training_by_adam_is_that_in_one_process(family, spec, trained):
     back = transformers.AutoModel.from_pretrained(trained / f"{family}-{spec}-adam")
     for key, value in net.state_dict().items():
         torch.testing.assert_close(back.state_dict()[key], value, rtol=0, atol=1e-7, msg=key)
+
+
+def _with_zeros(output, where):
+    output.last_hidden_state = output.last_hidden_state.masked_fill(where, 0.0)
+    return output
+
+
+@pytest.mark.parametrize(("family", "spec", "kind"), PACKED)
+def test_packed_training_is_that_in_one_process_with_padding(family, spec, kind, trained):
+    _refuse_errors(family, f"{spec}-{kind}", trained)
+    inputs = _inputs(family, [*range(SAMPLES)])
+    assert not inputs["attention_mask"].all()
+    net = _net(family, spec)
+    real = inputs["attention_mask"].bool().unsqueeze(-1)
+    # padding gives 0 to the loss, as it does where tokens are packed
+    net.register_forward_hook(lambda _, __, output: _with_zeros(output, ~real))
+    _train(net, inputs)
+    back = transformers.AutoModel.from_pretrained(trained / f"{family}-{spec}-{kind}")
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[key], value, rtol=1e-9, atol=1e-10, msg=key)
 
 
 def test_a_batch_norm_sees_no_bias_before_it():

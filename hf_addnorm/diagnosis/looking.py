@@ -1,8 +1,8 @@
 """Running a model on batches, and what is taken from it: the figures of `measures.py`, by place."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,9 +13,9 @@ from ..models.base.protocols import StockValue
 from ..models.base.registry import one_of
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.core.recasting import get_part
-from ..sites import Site, add_norm_sites, layer_paths, norm_parts, refuse_other_models
+from ..sites import LayerStack, Site, add_norm_sites, norm_parts, refuse_other_models
 from .measures import gain_figures
-from .sums import Observation, Place, cosine, norm_hooks, real_tokens
+from .sums import Observation, Place, cosine, norm_hooks
 from .watching import watching
 
 
@@ -56,17 +56,21 @@ def as_add_norm(model: nn.Module) -> AddNormPreTrainedModel:
     return model
 
 
-def place_of(site: Site) -> Place:
+def place_of(site: Site, stacks: Sequence[LayerStack]) -> Place:
     """Where a norm's figures are kept."""
     sub = site.sublayer
-    return Place(None, site.place) if sub is None else Place(sub.depth, f"{sub.name} {site.place}")
+    if sub is not None:
+        return Place(sub.depth, f"{sub.stack} {sub.name} {site.place}".lstrip())
+    stack = next((stack.name for stack in stacks if site.norm.startswith(stack.prefix)), "")
+    return Place(None, f"{stack} {site.place}".lstrip())
 
 
 def norm_places(model: AddNormPreTrainedModel) -> dict[str, list[Place]]:
     """The places of every norm by its path; a norm of shared layers has several."""
     found: dict[str, list[Place]] = {}
+    stacks = [LayerStack(model, name) for name in model.stack_configs]
     for site in add_norm_sites(model):
-        found.setdefault(site.norm, []).append(place_of(site))
+        found.setdefault(site.norm, []).append(place_of(site, stacks))
     return found
 
 
@@ -81,7 +85,8 @@ class Look:
     def __init__(self, model: AddNormPreTrainedModel, keeps_streams: bool = False):
         self.model, self.observation = model, Observation(keeps_streams)
         self.norms = norm_places(model)
-        self.depth = len(layer_paths(model))
+        self.stacks = [LayerStack(model, name) for name in model.stack_configs]
+        self.depth = sum(len(stack.paths) for stack in self.stacks)
         # why some figures are missing, in sentences
         self.notes: list[str] = []
         self.tokens = 0
@@ -112,8 +117,9 @@ class Look:
         compute_loss = compute_loss or _own_loss
         with self._ready() as kept, torch.set_grad_enabled(observed.keeps_branches):
             loss = compute_loss(self.model, inputs)
-        observed.end(kept.last_layer, _by_layer(kept.attentions, self.depth))
-        self.tokens += int(observed.real.sum()) if observed.real is not None else _count(observed)
+        for stack in self.stacks:
+            observed.add_attentions(_by_layer(kept.get(stack.name, ()), stack))
+        self.tokens += sum(observed.tokens.values())
         if loss is not None and observed.keeps_branches:
             branches = {place: f for place, f in observed.branches.items() if f.requires_grad}
             # of the branches alone: no parameter's gradient is touched
@@ -122,16 +128,19 @@ class Look:
         observed.branches.clear()
 
     @contextmanager
-    def _ready(self) -> Iterator["_Kept"]:
-        """Watch the model in evaluation, with hooks on its last layer, its output and the norms that saturate."""
+    def _ready(self) -> Iterator[dict[str, tuple[StockValue, ...]]]:
+        """Watch the model in evaluation, with hooks on its last layers, its output and the norms that saturate.
+
+        What is given is filled by the forward: the attentions by stack.
+        """
         modes = {module: module.training for module in self.model.modules()}
         norms = {get_part(self.model, path): places for path, places in self.norms.items()}
-        last_layer, kept = get_part(self.model, layer_paths(self.model)[-1]), _Kept()
-        hooks = [
-            *norm_hooks(norms, self.observation),
-            last_layer.register_forward_hook(kept.keep_last_layer),
-            self.model.register_forward_hook(kept.keep_attentions),
-        ]
+        kept: dict[str, tuple[StockValue, ...]] = {}
+        hooks = [*norm_hooks(norms, self.observation)]
+        for stack in self.stacks:
+            layer, last = get_part(self.model, stack.paths[-1]), Place(len(stack.paths) - 1, stack.name)
+            hooks.append(layer.register_forward_hook(partial(_leave, self.observation, last)))
+        hooks.append(self.model.register_forward_hook(partial(_keep_attentions, kept)))
         if self.gives_attentions:
             hooks.append(self.model.register_forward_pre_hook(_ask_for_attentions, with_kwargs=True))
         try:
@@ -166,29 +175,20 @@ def compare_streams(first: Observation, second: Observation, pair: Observation) 
     for layer, x in first.streams.items():
         if x.shape != (y := second.streams[layer]).shape:
             return False
-        pair.places[Place(layer)].add({"similarity": cosine(x.to(y), y)})
+        pair.places[layer].add({"similarity": cosine(x.to(y), y)})
     return True
 
 
-def _count(observed: Observation) -> int:
-    return 0 if observed.last is None else len(observed.last)
+def _leave(observation: Observation, last: Place, _: nn.Module, args: StockValue, output: StockValue) -> None:
+    observation.leave(last, output[0] if isinstance(output, tuple) else output)
 
 
-@dataclass
-class _Kept:
-    """What hooks keep of one forward: the readable stream behind the last layer, and the attentions."""
-
-    last_layer: torch.Tensor | None = None
-    attentions: tuple[StockValue, ...] = ()
-
-    @torch.no_grad()
-    def keep_last_layer(self, _: nn.Module, args: StockValue, output: StockValue) -> None:
-        # of a shared layer the last call stays
-        self.last_layer = real_tokens(output[0] if isinstance(output, tuple) else output)
-
-    def keep_attentions(self, _: nn.Module, args: StockValue, output: StockValue) -> None:
-        if isinstance(output, Mapping):
-            self.attentions = output.get("attentions") or ()
+def _keep_attentions(
+    kept: dict[str, tuple[StockValue, ...]], _: nn.Module, args: StockValue, output: StockValue
+) -> None:
+    if isinstance(output, Mapping):
+        names = {"": "attentions", "encoder": "encoder_attentions", "decoder": "decoder_attentions"}
+        kept.update({stack: output.get(name) or () for stack, name in names.items()})
 
 
 def _ask_for_attentions(
@@ -202,7 +202,9 @@ def _own_loss(model: PreTrainedModel, inputs: Batch) -> torch.Tensor | None:
     return loss
 
 
-def _by_layer(attentions: tuple[StockValue, ...], depth: int) -> dict[int, torch.Tensor]:
+def _by_layer(attentions: tuple[StockValue, ...], stack: LayerStack) -> dict[Place, torch.Tensor]:
     """Self-attention's weights by layer, where each layer gave one square matrix a head."""
     given = [x for x in attentions if isinstance(x, torch.Tensor) and x.dim() == 4 and x.shape[-1] == x.shape[-2]]
-    return dict(enumerate(given)) if len(given) == len(attentions) == depth else {}
+    if len(given) != len(attentions) or len(given) != len(stack.paths):
+        return {}
+    return {Place(layer, stack.name): weights for layer, weights in enumerate(given)}

@@ -9,13 +9,13 @@ from html import escape
 
 from transformers import PreTrainedModel
 
-from ..hub.description import short
+from ..hub.description import bias_left_to_model
 from ..models.base.protocols import JsonValue
 from ..models.base.whole_file import whole_file, write_whole
 from .findings import Finding, Row, find
 from .looking import Batch, Look, as_add_norm, compare_streams
 from .measures import MEASURES, outliers
-from .sums import Observation, Place
+from .sums import Observation
 
 
 # of the JSON
@@ -87,7 +87,7 @@ class Diagnosis:
     def of(self, measure: str) -> list[Row]:
         """The rows of one figure, from the first layer to the last."""
         found = [row for row in self.rows if row.measure == measure]
-        return sorted(found, key=lambda row: _OUTSIDE.get(row.part, 0.0) if row.layer is None else row.layer)
+        return sorted(found, key=lambda row: _along(row.layer, row.part))
 
     def findings(self) -> list[Finding]:
         """Sentences about what is unusual, and about what differs most; `str` of one is its text."""
@@ -175,9 +175,9 @@ def diagnose(
     rows, channels = [], []
     for name, look in zip(names, looks, strict=False):
         look.take_weights()
-        rows += rows_of(name, look.observation, look.depth)
+        rows += rows_of(name, look.observation)
         channels += _outlier_channels(name, look.observation)
-    rows += rows_of(" and ".join(names), pair, looks[0].depth + 1) if is_same else []
+    rows += rows_of(" and ".join(names), pair) if is_same else []
     if not any(row.measure == "gradient_norm" for row in rows):
         notes.append("There are no gradients: no batch has labels for which the model gives a loss.")
     models = [_diagnosed(name, look) for name, look in zip(names, looks, strict=False)]
@@ -185,23 +185,28 @@ def diagnose(
 
 
 def _diagnosed(name: str, look: Look) -> Diagnosed:
-    return Diagnosed(name, type(look.model).__name__, short(look.model.config.add_norm), look.depth, look.tokens)
+    schemes = {
+        stack.name: bias_left_to_model(stack.config.add_norm, getattr(stack.config, "norm_bias", True)).short()
+        for stack in look.stacks
+    }
+    scheme = schemes if len(schemes) > 1 else next(iter(schemes.values()))
+    return Diagnosed(name, type(look.model).__name__, scheme, look.depth, look.tokens)
 
 
-def rows_of(name: str, observation: Observation, layers: int) -> list[Row]:
+def rows_of(name: str, observation: Observation) -> list[Row]:
     """Every figure of one model, measure by measure, from the first layer to the last."""
     found = []
     for key, measure in MEASURES.items():
-        for place, sums in sorted(observation.places.items(), key=lambda item: _order(item[0], layers)):
+        for place, sums in sorted(observation.places.items(), key=lambda item: _along(item[0].layer, item[0].part)):
             value = measure.compute(sums)
             if value is not None and math.isfinite(value):
                 found.append(Row(name, key, place.layer, place.part, value))
     return found
 
 
-def _order(place: Place, layers: int) -> tuple[float, str]:
-    outside = _OUTSIDE.get(place.part, -1.0)
-    return (min(outside, layers) if place.layer is None else place.layer), place.part
+def _along(layer: int | None, part: str) -> float:
+    """Where it stands in its stack; "encoder final" behind all layers, as "final" does."""
+    return _OUTSIDE.get(part.rpartition(" ")[2], 0.0) if layer is None else layer
 
 
 def _outlier_channels(name: str, observation: Observation) -> list[dict[str, JsonValue]]:

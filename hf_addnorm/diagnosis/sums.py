@@ -25,7 +25,8 @@ class Place:
 
     Args:
         layer (`int`, *optional*): counted from 0; None outside of the layers.
-        part (`str`): the sublayer; the sublayer and the slot, or the place, of a norm; empty for a whole layer.
+        part (`str`): the sublayer; the sublayer and the slot, or the place, of a norm; empty for a whole layer. In a
+            model with encoder and decoder its first word says which.
     """
 
     layer: int | None
@@ -115,30 +116,31 @@ class Observation:
 
     def begin(self) -> None:
         """Forget the tensors of the last forward."""
-        # which tokens of it are real, [batch, seq], or None if all are
-        self.real: torch.Tensor | None = None
-        self.streams: dict[int, torch.Tensor] = {}
+        # by stack: which tokens of it are real, [batch, seq], or None if all are; how many there are
+        self.real: dict[str, torch.Tensor | None] = {}
+        self.tokens: dict[str, int] = {}
+        self.streams: dict[Place, torch.Tensor] = {}
         self.branches: dict[Place, torch.Tensor] = {}
         # of the layer that runs: what its sublayers read, what they gave
-        self._layer: int | None = None
+        self._layer: Place | None = None
         self._x: torch.Tensor | None = None
         self._f: torch.Tensor | None = None
-        self.last: torch.Tensor | None = None
+        self._last: torch.Tensor | None = None
 
     @torch.no_grad()
-    def see(self, layer: int, sublayer: str, point: str, x: torch.Tensor) -> None:
+    def see(self, stack: str, layer: int, sublayer: str, point: str, x: torch.Tensor) -> None:
         """Take the figures of a tensor at one of the `POINTS`."""
-        place = Place(layer, sublayer)
+        place, whole = Place(layer, f"{stack} {sublayer}".lstrip()), Place(layer, stack)
         if point == "stream_in":
             self._x = real_tokens(x)
-            if layer != self._layer:
-                self._layer = layer
-                self._at_layer(layer, self._x)
+            if whole != self._layer:
+                self._at_layer(whole, self._x)
         elif point == "branch_out":
             if self.keeps_branches:
                 self.branches[place] = x
             self._f, real = real_tokens(x), current().on(x)
-            self.real = None if real is None else real.squeeze(-1)
+            self.real[stack] = None if real is None else real.squeeze(-1)
+            self.tokens[stack] = len(self._f)
             self._at_branch(place, self._f)
         elif point == "after_sum" and x.shape[-1] == self._x_or(x).shape[-1] and x.dim() == 3:
             self._at_sum(place, real_tokens(x))
@@ -163,29 +165,26 @@ class Observation:
         skip, branch = sum_weights(x, f, y)
         self.places[place].add({"sum": rms(y), "skip_weight": skip, "branch_weight": branch})
 
-    def _at_layer(self, layer: int, x: torch.Tensor) -> None:
-        """Compare the stream before a layer with that before the layer above it."""
-        if self.last is not None and self.last.shape == x.shape:
-            before = self.last
-            self.places[Place(layer - 1)].add(
-                {"change": rms(x - before) / rms(before), "layer_cosine": cosine(before, x)}
-            )
-        self.last = x
+    def _at_layer(self, layer: Place, x: torch.Tensor) -> None:
+        """Compare the stream before a layer with that before the layer above it in its stack."""
+        below, before = self._layer, self._last
+        if below is not None and before is not None and below.part == layer.part and before.shape == x.shape:
+            self.places[below].add({"change": rms(x - before) / rms(before), "layer_cosine": cosine(before, x)})
+        self._layer, self._last = layer, x
         if self.keeps_streams:
             self.streams[layer] = x
 
     @torch.no_grad()
-    def end(self, last_layer_output: torch.Tensor | None, attentions: Mapping[int, torch.Tensor]) -> None:
-        """Take the figures that are known after a forward.
+    def leave(self, last: Place, x: torch.Tensor) -> None:
+        """Take the stream behind the last layer of a stack; of a shared layer the earlier calls are none."""
+        if self._layer == last:
+            self._at_layer(Place(1 + (last.layer or 0), last.part), real_tokens(x))
 
-        Args:
-            last_layer_output (`torch.Tensor`, *optional*): real tokens of the stream behind the last layer.
-            attentions (`dict`): the probabilities of each layer's attention, [batch, heads, queries, keys].
-        """
-        if last_layer_output is not None and self._layer is not None:
-            self._at_layer(self._layer + 1, last_layer_output)
+    @torch.no_grad()
+    def add_attentions(self, attentions: Mapping[Place, torch.Tensor]) -> None:
+        """Take the probabilities of each layer's attention, [batch, heads, queries, keys]."""
         for layer, weights in attentions.items():
-            self.places[Place(layer)].add({"entropy": attention_entropy(weights, self.real)})
+            self.places[layer].add({"entropy": attention_entropy(weights, self.real[layer.part])})
 
     @torch.no_grad()
     def add_gradients(self, gradients: Mapping[Place, torch.Tensor | None]) -> None:

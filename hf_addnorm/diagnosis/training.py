@@ -57,7 +57,7 @@ class TrainingWatch:
             self.look.run(self.batch, self.compute_loss)
         self.look.take_weights()
         digits, found = len(str(self.look.depth)), {}
-        for row in rows_of("", self.look.observation, self.look.depth):
+        for row in rows_of("", self.look.observation):
             layer = [] if row.layer is None else [f"{row.layer:0{digits}}"]
             place = "_".join([*layer, *([row.part.replace(" ", "_")] if row.part else [])])
             found[f"add_norm/{row.measure}/{place}"] = row.value

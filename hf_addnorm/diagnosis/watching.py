@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..models.core.branch_norms import same
 from ..models.core.encoder import AddNormEncoder
@@ -20,6 +19,7 @@ from ..models.core.layer import AddNormLayer
 from ..models.core.layer_add_norm import Branch, LayerAddNorm, SublayerCall
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.streams.streams import Function, Kept, State
+from ..sites import LayerStack
 
 
 POINTS = ("stream_in", "branch_in", "branch_out", "after_sum", "after_norm")
@@ -28,8 +28,11 @@ POINTS = ("stream_in", "branch_in", "branch_out", "after_sum", "after_norm")
 class Observer(Protocol):
     """What is told of every tensor that passes one of the `POINTS`."""
 
-    def see(self, layer: int, sublayer: str, point: str, x: torch.Tensor) -> None:
-        """Called while the forward runs; `x` is the tensor itself, [batch, seq, hidden] unless a stream has more."""
+    def see(self, stack: str, layer: int, sublayer: str, point: str, x: torch.Tensor) -> None:
+        """Called while the forward runs; `x` is the tensor itself, [batch, seq, hidden] unless a stream has more.
+
+        `stack` is empty where the model has one stack of layers, else "encoder" or "decoder".
+        """
         ...
 
 
@@ -40,12 +43,14 @@ class WatchedCall(SublayerCall):
 
     Args:
         observer (`Observer`): what is told.
+        stack (`str`): which stack of layers it is of; empty where there is one.
         layer, name, branch, dropout, stock_norms, chunk: see `SublayerCall`.
     """
 
     def __init__(
         self,
         observer: Observer,
+        stack: str,
         layer: LayerAddNorm,
         name: str,
         branch: Branch,
@@ -54,7 +59,7 @@ class WatchedCall(SublayerCall):
         chunk: tuple[int, int] | None = None,
     ):
         super().__init__(layer, name, branch, dropout, stock_norms)
-        self._see = partial(observer.see, layer.position.layer, name)
+        self._see = partial(observer.see, stack, layer.position.layer, name)
         # the sum is what the norm behind it is given, where there is none too
         self.norms["post"] = partial(self._norm_in_post, self.norms.get("post"))
 
@@ -83,7 +88,7 @@ class WatchedCall(SublayerCall):
 
 
 @contextmanager
-def watching(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
+def watching(model: AddNormPreTrainedModel, observer: Observer) -> Iterator[None]:
     """While it holds, the observer is told what passes in every layer; outputs stay as they are, bit for bit.
 
     The model's own code runs in the place of the stock layer's also where both do the same, and the model says which
@@ -94,9 +99,11 @@ def watching(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
         observer (`Observer`): what is told.
     """
     changed: list[tuple[nn.Module, str, object]] = []
+    for stack in model.stack_configs:
+        # a layer may be shared by several depths
+        for layer in dict.fromkeys(layer for layer, _ in LayerStack(model, stack).layers()):
+            changed.append((layer, "call_class", partial(WatchedCall, observer, stack)))
     for module in model.modules():
-        if isinstance(module, AddNormLayer):
-            changed.append((module, "call_class", partial(WatchedCall, observer)))
         if isinstance(module, (AddNormLayer, AddNormEncoder)):
             changed.append((module, "runs_as_stock", False))
         if isinstance(module, AddNormPreTrainedModel):

@@ -84,6 +84,8 @@ def _parts(base: PreTrainedModel) -> _Parts | None:
         config_class = CONFIG_MAPPING[family]
         # of a stock model that has several stacks of layers, or is one of them: the end of its class's name
         stack = next((name for name in config_class.facts.stacks if type(base).__name__.lower().endswith(name)), "")
+        if type(base).__name__.endswith("Stack"):
+            stack = "decoder" if base.config.is_decoder else "encoder"
         model_class = MODEL_MAPPING[config_class]
         config = config_class.from_dict(base.config.to_dict()).add_norm_stack(stack) if stack else base.config
         config = config if stack or not config_class.facts.stacks else None

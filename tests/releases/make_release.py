@@ -43,6 +43,19 @@ _SOUND = {
 }
 _GPT2 = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 20, "n_positions": 16}
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_DISTILBERT = {
+    "vocab_size": 50,
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "hidden_dim": 20,
+    "max_position_embeddings": 16,
+}
+_BART = {"vocab_size": 50, "d_model": 16, "max_position_embeddings": 16, "add_norm_decoder": "sandwich_ln"} | {
+    f"{part}_{key}": size
+    for part in ("encoder", "decoder")
+    for key, size in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 20))
+}
 
 # what is needed of a family: its config class, its sizes, the kind of input
 FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -53,6 +66,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "vit": ("AddNormViTConfig", {**_SIZES, "image_size": 8, "patch_size": 4}, "images"),
     "wav2vec2": ("AddNormWav2Vec2Config", {**_SIZES, **_SOUND, "vocab_size": 12}, "sound"),
     "gpt2": ("AddNormGPT2Config", {**_GPT2, **_IDS}, "text"),
+    "roberta": ("AddNormRobertaConfig", {**_TEXT, "max_position_embeddings": 20}, "text"),
+    "electra": ("AddNormElectraConfig", {**_TEXT, "embedding_size": 8}, "text"),
+    "megatron_bert": ("AddNormMegatronBertConfig", _TEXT, "text"),
+    "distilbert": ("AddNormDistilBertConfig", _DISTILBERT, "text"),
+    "mpnet": ("AddNormMPNetConfig", {**_TEXT, "max_position_embeddings": 20}, "text"),
+    "deit": ("AddNormDeiTConfig", {**_SIZES, "image_size": 8, "patch_size": 4}, "images"),
+    "hubert": ("AddNormHubertConfig", {**_SIZES, **_SOUND}, "sound"),
+    "bart": ("AddNormBartConfig", {**_BART, **_IDS, "decoder_start_token_id": 2}, "two texts"),
 }
 
 
@@ -129,6 +150,22 @@ CASES: dict[str, tuple[str, str, str]] = {f"bert_{name}": ("bert", name, "AutoMo
     "gpt2": ("gpt2", "default", "AutoModel"),
     "gpt2_lm": ("gpt2", "deepnorm", "AutoModelForCausalLM"),
 }
+# and those that came later, by the first release that has them
+LATER: dict[str, dict[str, tuple[str, str, str]]] = {
+    "0.2.0": {
+        "roberta_masked_lm": ("roberta", "by_layer", "AutoModelForMaskedLM"),
+        "electra": ("electra", "default", "AutoModel"),
+        "megatron_bert": ("megatron_bert", "default", "AutoModel"),
+        "distilbert": ("distilbert", "default", "AutoModel"),
+        "mpnet": ("mpnet", "dual_stream", "AutoModel"),
+        "deit": ("deit", "default", "AutoModelForImageClassification"),
+        "hubert": ("hubert", "running_norms", "AutoModel"),
+        "bart": ("bart", "default", "AutoModel"),
+        "bart_seq2seq": ("bart", "hyper_connections", "AutoModelForSeq2SeqLM"),
+    }
+}
+for _cases in LATER.values():
+    CASES |= _cases
 
 
 def inputs_of(kind: str) -> dict[str, torch.Tensor]:

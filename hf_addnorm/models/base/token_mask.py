@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .forward_context import ForwardContext, Returned, recomputing
+from .packed_tokens import PackedTokens
 
 
 class TokenMask:
@@ -22,10 +23,17 @@ class TokenMask:
         problem (`str`): why the mask that the model was given does not say it; empty if it does.
         grid (`tuple[int, int]`, *optional*): rows and columns of an image's patches, which are the last tokens; None
             for a sequence.
+        packed (`PackedTokens`, *optional*): where the tokens stand in the batch, if they come without padding.
     """
 
-    def __init__(self, mask: torch.Tensor | None, problem: str = "", grid: tuple[int, int] | None = None):
-        self.mask, self.problem, self.grid = mask, problem, grid
+    def __init__(
+        self,
+        mask: torch.Tensor | None,
+        problem: str = "",
+        grid: tuple[int, int] | None = None,
+        packed: PackedTokens | None = None,
+    ):
+        self.mask, self.problem, self.grid, self.packed = mask, problem, grid, packed
         self._kept: dict[nn.Module, list[object]] = {}
         self._asked: dict[nn.Module, int] = {}
 
@@ -65,15 +73,22 @@ class TokenMask:
         """
         if self.problem:
             raise ValueError(self.problem)
-        if self.mask is None:
+        # packed tokens are all real; in rows, one for each sequence, they have padding again
+        given = self.mask if self.packed is None else self._of_rows(x)
+        if given is None:
             return None
-        mask = self.mask[:, -x.shape[1] :]
+        mask = given[:, -x.shape[1] :]
         if mask.shape != x.shape[:2]:
             raise ValueError(
                 f"a norm that takes statistics over tokens was given {list(x.shape)}, and attention_mask is "
-                f"{list(self.mask.shape)}: they do not name the same tokens."
+                f"{list(given.shape)}: they do not name the same tokens."
             )
         return mask.view(*mask.shape, *[1] * (x.dim() - 2))
+
+    def _of_rows(self, x: torch.Tensor) -> torch.Tensor | None:
+        if self.packed is None or x.shape[:2] == (1, self.packed.total):
+            return None
+        return self.packed.rows
 
     def once(self, owner: nn.Module, compute: Callable[[], Returned]) -> Returned | None:
         """Run `compute()` once in a forward; in a recomputation of gradient checkpointing, return the same result.

@@ -117,6 +117,27 @@ def _is_method_of(value: object, owner: object) -> bool:
     return isinstance(value, MethodType) and value.__self__ is owner
 
 
+class ProjectionView:
+    """A Linear layer with its norms around it, for a stock forward that looks at the weight of the layer, too.
+
+    Args:
+        linear (`torch.nn.Linear`): the layer.
+        project (`Callable`): what stands in its place.
+    """
+
+    def __init__(self, linear: StockValue, project: Callable[..., torch.Tensor]):
+        self.linear, self.project = linear, project
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The layer's own."""
+        weight: torch.Tensor = self.linear.weight
+        return weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.project(x)
+
+
 class WithBranchNorms(nn.Module):
     """Mixin for a stock attention or feed-forward class, which runs with norms beside its Linear layers.
 
@@ -129,6 +150,8 @@ class WithBranchNorms(nn.Module):
 
     linear_roles: ClassVar[dict[str, Roles]]
     left_to_block: ClassVar[tuple[str, ...]] = ()
+    # the Linear layers whose weights the stock forward looks at
+    looked_at: ClassVar[tuple[str, ...]] = ()
     stock_forward: ClassVar[Callable[..., StockValue]]
     # each Linear layer with its roles and the slots beside it
     linear_slots: ClassVar[list[tuple[str, tuple[str, ...], frozenset[str]]]]
@@ -142,12 +165,13 @@ class WithBranchNorms(nn.Module):
             cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
         document(cls, "`{stock}` with norms beside its Linear layers, whose roles are `linear_roles`.")
 
-    def replaced(self, branch_norms: BranchNorms) -> dict[str, Callable[..., StockValue]]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, StockValue]:
         """What the stock forward sees in the place of its parts, by name."""
-        parts: dict[str, Callable[..., StockValue]] = dict.fromkeys(self.left_to_block, same)
+        parts: dict[str, StockValue] = dict.fromkeys(self.left_to_block, same)
         for name, roles, slots in self.linear_slots:
             if not slots.isdisjoint(branch_norms.norms):
-                parts[name] = partial(branch_norms.project, getattr(self, name), roles)
+                project = partial(branch_norms.project, getattr(self, name), roles)
+                parts[name] = ProjectionView(getattr(self, name), project) if name in self.looked_at else project
         return parts
 
     def forward(self, *args: StockValue, branch_norms: BranchNorms | None = None, **kwargs: StockValue) -> StockValue:

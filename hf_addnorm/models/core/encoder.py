@@ -29,6 +29,8 @@ class AddNormEncoder(nn.Module):
     holds_connections = False
     # whether that loop may leave them out, as all layers run as in the stock model
     runs_as_stock = False
+    # whether packed tokens get their padding back behind it: a pooler reads the first token of each row
+    unpacks = True
     # the rate of the layer drop, where the stock loop may not skip layers by itself
     layer_drop = 0.0
     stock_forward: ClassVar[Callable[..., StockValue]]
@@ -71,6 +73,8 @@ class AddNormEncoder(nn.Module):
         else:
             outputs = self.run_layers(*args, **kwargs)
         outputs.last_hidden_state = self.final_norm(outputs.last_hidden_state)
+        if kwargs.get("packed") is not None and self.unpacks:
+            outputs.last_hidden_state = kwargs["packed"].unpack(outputs.last_hidden_state)
         if outputs.get("hidden_states"):
             # a loop that collects them itself: the readable part of each, and the last one normed
             states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]

@@ -68,6 +68,7 @@ class FamilyLayout:
             follow the spec's kind of norm.
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
         other_parts (`dict[str, type]`): further stock modules, and the class that recasts each.
+        cannot_pack (`str`): why its tokens cannot be packed, as the end of a sentence; empty where they can.
         output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
     Raises:
         ValueError: if a norm that a spec asks for after the embeddings or after the last layer would have no place.
@@ -89,6 +90,7 @@ class FamilyLayout:
     other_norms: tuple[str, ...] = ()
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
+    cannot_pack: str = ""
     output_scale: float | ComponentSpec = 1.0
 
     def __post_init__(self) -> None:

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import ClassVar, cast
 
+import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..base.depth import Position
+from ..base.packed_tokens import PackedTokens
 from ..base.protocols import StockValue
 from ..base.registry import ComponentSpec
+from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import mixes_tokens
 from ..spec.spec import AddNormSpec
 from ..streams.streams import Function, LayerState
@@ -37,6 +40,11 @@ def _as_stock_or(forward: Forward) -> Forward:
 
     @wraps(forward)
     def as_stock_or(self: "AddNormLayer", *args: StockValue, **kwargs: StockValue) -> StockValue:
+        packed: PackedTokens | None = kwargs.get("packed")
+        if packed is not None and packed.first_only:
+            # said here, not by the model alone: a checkpoint may run the layer again, within a backward
+            tokens = TokenMask(None, packed=packed) if current().packed is None else current()
+            return running_with(tokens, forward, self, *args, **kwargs)
         return self.stock_forward(self, *args, **kwargs) if self.runs_as_stock else forward(self, *args, **kwargs)
 
     return as_stock_or
@@ -183,3 +191,13 @@ class AddNormLayer(GradientCheckpointingLayer):
                 "encoder_hidden_states were passed, but the model has no cross-attention: build it with "
                 "config.add_cross_attention=True."
             )
+
+
+def finite_in_float16(state: LayerState) -> LayerState:
+    """The state after a layer, with what is too large for float16 as large as that can be, less room for a sum."""
+    if isinstance(state, tuple):
+        return tuple(cast(torch.Tensor, finite_in_float16(part)) for part in state)
+    if state.dtype != torch.float16:
+        return state
+    largest = torch.finfo(state.dtype).max - 1000
+    return state.clamp(-largest, largest)

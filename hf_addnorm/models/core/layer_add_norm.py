@@ -3,12 +3,14 @@
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import apply_chunking_to_forward
 
 from ..base.depth import Position, at_depth
+from ..base.token_mask import current
 from ..residuals.residuals import Add, Residual
 from ..spec.spec import LayerSpec
 from ..streams.streams import AnyStream, Function, HiddenStates, Kept, SingleStream, State
@@ -297,6 +299,11 @@ class LayerAddNorm(nn.Module):
         """The state after the layer, from that before it; `forward` says the rest."""
         part = self._modules.get(self.layer_part_name) if self.layer_part_name and calls else None
         state = self.stream.begin_layer(state, part)
+        packed = current().packed if self.last and calls else None
+        if packed is not None and packed.first_only:
+            # only what reads the others runs for all tokens
+            before = cast(State, packed.firsts(cast(torch.Tensor, calls[0].step(state))))
+            state, calls = before, calls[1:]
         if calls:
             state = self.wiring(state, calls)
         if calls and then is not None:
@@ -316,9 +323,16 @@ def in_chunks(function: Function, chunk: tuple[int, int] | None, x: torch.Tensor
 def drop_path(f: torch.Tensor, rate: float) -> torch.Tensor:
     """Stochastic depth: zero for a sample with probability `rate`, else divided by `1 - rate`.
 
+    Where tokens are packed, a sample is a sequence.
+
     Source: Huang et al., 2016, arXiv 1603.09382; scaled in training as in Larsson et al., 2016, arXiv 1605.07648.
     """
     if rate == 0.0:
         return f
-    keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
+    packed = current().packed
+    if packed is None:
+        keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
+    else:
+        sequences = torch.rand(len(packed.lengths), device=f.device) >= rate
+        keep = packed.per_token(sequences, f)
     return f * (keep.to(f.dtype) / (1 - rate))

@@ -25,6 +25,7 @@ from ..residuals.residuals import Residual
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec, SlotNorm
 from ..streams.positions import Positions, put_positions
+from ..streams.wirings import Sequential
 from ..weights.initialization import InitRule, Linear
 from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
@@ -34,14 +35,26 @@ from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
 from .loading import config_of_checkpoint, reraise_damaged_weights
+from .packed_attention import PACKED
+from .packing import require_packable, unpack_output, with_packed_tokens
+from .read_tokens import require_head_of_single_tokens, with_first_tokens, with_labelled_tokens
 from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
-from .transformers_internals import keep_in_float32, keep_whole, mark_not_started, register_key_layout
+from .transformers_internals import attention_of, keep_in_float32, keep_whole, mark_not_started, register_key_layout
 
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
+# what is around a model's forward, by the Auto class that finds the model
+_AROUND = {"AutoModel": with_packed_tokens, "AutoModelForMaskedLM": with_labelled_tokens} | dict.fromkeys(
+    (
+        "AutoModelForSequenceClassification",
+        "AutoModelForMultipleChoice",
+        "AutoModelForNextSentencePrediction",
+    ),
+    with_first_tokens,
+)
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
@@ -67,11 +80,18 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     mixes_tokens = False
     # whether something in it asks what the model knows during a forward: a norm over tokens, a weight transform
     asks_model = False
+    # whether the last layer may run its feed-forward for a part of the tokens
+    last_layer_can_be_cut = False
+    # whether the head of a masked language model reads labelled tokens alone
+    labelled_only = False
 
     def __init_subclass__(cls, **kwargs: object):
         super().__init_subclass__(**kwargs)
         document(cls, _BASE_DOCSTRING if _has_layout(cls) else _MODEL_DOCSTRING)
         if cls.forward is not nn.Module.forward:
+            for auto, around in _AROUND.items():
+                if cls.__name__ == getattr(cls.config_class, "auto_classes", {}).get(auto):
+                    cls.forward = around(cls.forward)
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
 
@@ -141,12 +161,16 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 f"{type(self).__name__} needs a config with add_norm, got a {type(self.config).__name__}: make it "
                 "with the family's AddNorm config."
             )
+        if attention_of(self.config) == PACKED:
+            self._require_packable()
         for config in self.stack_configs.values():
             check(AddNormSpec.parse(config.add_norm), config)
         builder = BlockBuilder(AddNormSpec.parse(self.output_config().add_norm), self.output_config())
         # a model of several stacks leaves its tokens to them
         self.mixes_tokens = builder.mixes_tokens and self._has_one_stack()
         self.asks_model = builder.asks_model
+        in_turn = type(builder.wiring) is Sequential and not builder.stream.is_tuple
+        self.last_layer_can_be_cut = in_turn and not builder.mixes_tokens
         # a user's subclass may call this again, on a model that has its blocks and its weights
         if not self._has_blocks():
             self._install(builder)
@@ -217,6 +241,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         encoder: StockValue = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
         if layout.final_norm is not None:
             self._place_at((layout.final_norm,), spec, spec.final, "final")
+            if layout.encoder_class is not None and not layout.final_norm.startswith(f"{layout.encoder}."):
+                encoder.unpacks = False
+                self.get_submodule(layout.final_norm).register_forward_hook(unpack_output)
         if layout.encoder_class is not None or layout.is_stack:
             here = layout.final_norm is None
             encoder.final_norm = self._place_norm(spec, spec.final, "final") if here else nn.Identity()
@@ -265,6 +292,37 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 layers[path].connections = connections
         for path, layer_is in zip(paths, as_stock, strict=True):
             layers[path].runs_as_stock = layer_is
+
+    def set_packed(self, packed: bool = True, labelled_only: bool = False) -> None:
+        """Let the real tokens of each batch run through the model alone, without padding, or not (any more).
+
+        Outputs have the shapes of always, hidden states 0 where there is padding. It is the same as
+        `set_attn_implementation("packed")`, and as `attn_implementation="packed"` when a model is built or loaded.
+        What is saved of the model says nothing of it.
+
+        Args:
+            packed (`bool`, *optional*, defaults to `True`): False sets the attention to "sdpa".
+            labelled_only (`bool`, *optional*, defaults to `False`): where labels are given, the head of a masked
+                language model reads the labelled tokens alone: the same loss, logits [1, labelled, vocabulary].
+        Raises:
+            ValueError: if the model's tokens cannot be packed, or its head needs all tokens.
+        """
+        if labelled_only:
+            require_head_of_single_tokens(self)
+        self.labelled_only = labelled_only
+        self.set_attn_implementation(PACKED if packed else "sdpa")
+
+    def _require_packable(self) -> None:
+        config = self.output_config()
+        require_packable(type(self).__name__, self.layout_of(config), config)
+
+    def set_attn_implementation(
+        self, attn_implementation: StockValue, *args: StockValue, **kwargs: StockValue
+    ) -> None:
+        """As in Transformers; "packed" is refused where tokens cannot be packed."""
+        if attn_implementation == PACKED:
+            self._require_packable()
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def calibrate(self, batch: Mapping[str, StockValue]) -> None:
         """Set the start values that come from data, of residuals like `admin`, by one forward on a batch.

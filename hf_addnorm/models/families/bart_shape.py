@@ -12,7 +12,7 @@ from torch import nn
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_facts import FamilyFacts
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
-from ..core.layer import AddNormLayer
+from ..core.layer import AddNormLayer, finite_in_float16
 from ..core.several_stacks import EncoderDecoderFamilyConfig
 from ..streams.positions import Positions
 from ..streams.streams import LayerState
@@ -101,6 +101,7 @@ def bart_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
         layers=numbered("layers"),
         positions_class=NumberedPositions,
         is_stack=True,
+        cannot_pack="its embeddings number the tokens of a row by code of their own",
         **(tables if "embeddings" not in others else {}),
         **others,
     )
@@ -157,15 +158,4 @@ class BartShapeEncoderLayer(BartShapeLayer):
     """The same in the encoder, whose stock layer keeps float16 finite."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        state = super().forward(*args, **kwargs)
-        if isinstance(state, tuple):
-            return tuple(_finite(part) for part in state)
-        return _finite(state)
-
-
-def _finite(x: torch.Tensor) -> torch.Tensor:
-    """`x` with what is too large for float16 as large as that can be, less some room for a sum."""
-    if x.dtype != torch.float16:
-        return x
-    largest = torch.finfo(x.dtype).max - 1000
-    return x.clamp(-largest, largest)
+        return finite_in_float16(super().forward(*args, **kwargs))

@@ -7,6 +7,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.albert import modeling_albert as stock
 
+from ..base.packed_tokens import PackedTokens
 from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms, same
 from ..core.encoder import AddNormEncoder
@@ -89,7 +90,8 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> Any:
         """The stock loop, with the blocks of every depth."""
-        if self.runs_as_stock:
+        packed: PackedTokens | None = kwargs.get("packed")
+        if self.runs_as_stock and not (packed is not None and packed.first_only):
             return self.stock_forward(self, hidden_states, attention_mask, **kwargs)
         hidden_states = self.embedding_hidden_mapping_in(hidden_states)
         blocks = iter(self.connections)

@@ -103,6 +103,7 @@ class AddNormDebertaV2PreTrainedModel(AddNormPreTrainedModel, stock.DebertaV2Pre
         head_norms=("cls.predictions.transform.LayerNorm", "lm_predictions.lm_head.LayerNorm"),
         other_norms=("encoder.conv.LayerNorm",),
         other_parts={"encoder.conv": AddNormDebertaV2ConvLayer},
+        cannot_pack="its attention adds a term for the distance of each two tokens of a row, by code of its own",
     )
 
 

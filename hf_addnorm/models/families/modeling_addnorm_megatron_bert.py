@@ -50,6 +50,7 @@ class AddNormMegatronBertPreTrainedModel(AddNormPreTrainedModel, stock.MegatronB
         head_norms=("cls.predictions.transform.LayerNorm",),
         embed_dropout="embeddings.dropout",
         final_norm="encoder.ln",
+        cannot_pack="its attention is code of its own, for which Transformers knows no other implementation",
     )
 
 

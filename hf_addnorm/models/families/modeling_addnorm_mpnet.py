@@ -73,7 +73,12 @@ class AddNormMPNetEncoder(AddNormEncoder, stock.MPNetEncoder): ...
 
 class AddNormMPNetPreTrainedModel(AddNormPreTrainedModel, stock.MPNetPreTrainedModel):
     config: AddNormMPNetConfig
-    layout = bert_layout(AddNormMPNetLayer, AddNormMPNetEncoder, head_norms=("lm_head.layer_norm",))
+    layout = bert_layout(
+        AddNormMPNetLayer,
+        AddNormMPNetEncoder,
+        head_norms=("lm_head.layer_norm",),
+        cannot_pack="its attention adds a term for the distance of each two tokens of a row, by code of its own",
+    )
 
 
 class AddNormMPNetModel(AddNormMPNetPreTrainedModel, stock.MPNetModel): ...

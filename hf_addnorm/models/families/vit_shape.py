@@ -42,7 +42,11 @@ def vit_layout(layer: type[AddNormLayer]) -> FamilyLayout:
         layer: the class that recasts a layer.
     """
     return FamilyLayout(
-        layer=layer, layers=numbered("layers"), embed_dropout="embeddings.dropout", final_norm="layernorm"
+        cannot_pack="an image has no padding",
+        layer=layer,
+        layers=numbered("layers"),
+        embed_dropout="embeddings.dropout",
+        final_norm="layernorm",
     )
 
 

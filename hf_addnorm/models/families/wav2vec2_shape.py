@@ -59,6 +59,7 @@ def wav2vec2_layout(layer: type[AddNormLayer], encoder: type[AddNormEncoder], st
     """
     norm = "encoder.layer_norm"
     return FamilyLayout(
+        cannot_pack="the convolutions of its embeddings read the padded sound",
         layer=layer,
         layers=numbered("encoder.layers"),
         encoder="encoder",

@@ -160,6 +160,9 @@ class Affine(Norm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.bias is not None and self.groups == self.hidden_size:
+            # one operation
+            return torch.addcmul(self.bias.to(y.dtype), y, self.weight.to(y.dtype)).to(x.dtype)
         parts: torch.Tensor = y.unflatten(-1, (self.groups, -1))
         y = (parts * self.weight.unsqueeze(-1)).flatten(-2)
         if self.bias is not None:

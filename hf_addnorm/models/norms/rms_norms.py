@@ -54,6 +54,9 @@ class RMSNorm(Norm):
         return x.square().mean(-1, keepdim=True)
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
+        if self.eps_place == "inside":
+            # as T5 computes it, to the last bit
+            return x * torch.rsqrt(self.mean_square(x) + self.eps)
         return x / root(self.mean_square(x), self.eps, self.eps_place)
 
     def extra_repr(self) -> str:

@@ -69,6 +69,7 @@ class RunningNorm(TokenNorm):
         hidden_size, gain, bias: see `Norm`.
     """
 
+    of_sequences = False
     keep_in_float32: tuple[str, ...] = ()
     # whether a training forward works with statistics of those before it
     looks_back = True

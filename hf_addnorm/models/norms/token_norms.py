@@ -3,6 +3,7 @@
 Those that keep running statistics are in running_norms.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -43,6 +44,12 @@ def real_tokens(x: torch.Tensor, keep_padding: bool = False) -> tuple[torch.Tens
     return torch.where(real | x.isfinite() if keep_padding else real, x, 0.0), real
 
 
+def by_sequence(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """`function(x)`, of `x` [batch, seq, ..., features]; where tokens are packed, it sees a row for each sequence."""
+    packed = current().packed
+    return function(x) if packed is None else packed.from_rows(function(packed.to_rows(x)))
+
+
 class TokenNorm(Norm):
     """Base of the norms whose statistics are taken over tokens: padding counts nowhere.
 
@@ -52,12 +59,22 @@ class TokenNorm(Norm):
     """
 
     keeps_padding = False
+    # whether the statistics are those of each sequence, not of the whole batch
+    of_sequences = True
 
     @staticmethod
     def mixes_tokens(**options: OptionValue) -> bool:
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.keeps_padding and current().packed is not None:
+            raise ValueError(
+                f"{type(self).__name__} with variant='official' counts padded places in training, of which packed "
+                "tokens have none: train without set_packed, or with variant='paper'."
+            )
+        return by_sequence(self._run, x) if self.of_sequences else self._run(x)
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
         y, real = real_tokens(x.to(torch.promote_types(x.dtype, torch.float32)), self.keeps_padding)
         return self.transform(y, real).to(x.dtype)
 
@@ -278,6 +295,9 @@ class SumNorm(Norm):
     @staticmethod
     def mixes_tokens(**options: OptionValue) -> bool:
         return bool(options["over"] == "tokens")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return by_sequence(super().forward, x) if self.over == "tokens" else super().forward(x)
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
         axis = -1

@@ -424,7 +424,8 @@ class AddNormSpec:
 
     def asks_model(self, layers: int) -> bool:
         """Whether something in it asks what the model knows during a forward."""
-        return bool(self.token_norms(layers)) or WEIGHTS[self.weights.kind].iterates
+        drops = any(layer.drop_path != 0 for layer in self.distinct_layers(layers).values())
+        return drops or bool(self.token_norms(layers)) or WEIGHTS[self.weights.kind].iterates
 
     def build_stream(self) -> AnyStream:
         """The state that runs through the layers."""

@@ -5,7 +5,17 @@ import re
 
 import pytest
 import torch
-from families import COVERING, FAMILIES, MODELS, OTHER_SPECS, SPECS, fill_with_pattern, product, slow_unless
+from families import (
+    COVERING,
+    FAMILIES,
+    MODELS,
+    OTHER_SPECS,
+    SPECS,
+    fill_with_pattern,
+    product,
+    slow_unless,
+    stacks_of,
+)
 from reference_checks import Drawn
 from residual_references import RESIDUAL_REFERENCES
 
@@ -101,7 +111,8 @@ def _start_values(model: torch.nn.Module) -> dict[str, torch.Tensor | Drawn]:
                 # nanochat's, by layer
                 first, last = {"scale": (1.15, 1.05), "embedding_scale": (0.2, 0.05)}[name]
                 depth = int(re.search(r"(\d+)(?=\.connections|\.begin_norm)", path)[1])
-                depth /= model.config.add_norm_depth() - 1
+                stack = next(config for home, config in stacks_of(model) if path.startswith(home))
+                depth /= stack.add_norm_depth() - 1
                 expected[key] = torch.tensor([first + (last - first) * depth])
             elif kind == "Backout":
                 expected[key] = torch.tensor([0.2])

@@ -49,6 +49,7 @@ from .scheme import Scheme
 if TYPE_CHECKING:
     from . import components, hub
     from .conversion import ConversionReport, convert
+    from .diagnosis import diagnose
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
@@ -94,6 +95,7 @@ _LATER = {
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
     "convert": ".conversion",
+    "diagnose": ".diagnosis",
     "grow": ".growth",
     "hub": ".hub",
     "ln_tuning_names": ".parameters",
@@ -185,6 +187,7 @@ __all__ = [
     "collect_losses",
     "components",
     "convert",
+    "diagnose",
     "grow",
     "hub",
     "inits",

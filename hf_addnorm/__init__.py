@@ -48,6 +48,8 @@ from .scheme import Scheme
 
 if TYPE_CHECKING:
     from . import components, hub
+    from .conversion import ConversionReport, convert
+    from .diagnosis import diagnose
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
@@ -80,15 +82,20 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_wav2vec2 import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics
+    from .sites import add_norm_sites
 
 
 __version__ = "0.2.0"
 
 # what is imported when it is asked for: the module of each name
 _LATER = {
+    "ConversionReport": ".conversion",
     "add_norm_parameters": ".parameters",
+    "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
+    "convert": ".conversion",
+    "diagnose": ".diagnosis",
     "grow": ".growth",
     "hub": ".hub",
     "ln_tuning_names": ".parameters",
@@ -170,13 +177,17 @@ __all__ = [
     "AddNormEncoderDecoderConfig",
     "AddNormSpec",
     "AddNormStackConfig",
+    "ConversionReport",
     "Part",
     "Preset",
     "Scheme",
     "add_norm_parameters",
+    "add_norm_sites",
     "catalogue",
     "collect_losses",
     "components",
+    "convert",
+    "diagnose",
     "grow",
     "hub",
     "inits",

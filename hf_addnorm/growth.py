@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .models.base.registry import parse_option, unknown
 from .models.core.addnorm_config import AddNormConfig
 from .models.core.branch_norms import BranchNorms
-from .models.core.encoder import AddNormEncoder
 from .models.core.layer import AddNormLayer
 from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm, SublayerCall, residual_of_block
 from .models.core.pretrained import AddNormPreTrainedModel
@@ -23,6 +22,7 @@ from .models.spec.spec import AddNormSpec, Override
 from .models.streams.streams import State
 from .models.weights.initialization import zero_init
 from .models.weights.weight_transforms import linear_size
+from .sites import LayerStack
 
 
 How = Literal["stack", "identity"]
@@ -71,7 +71,7 @@ def grow(model: ModelT, layers: int | Mapping[str, int] | None = None, how: str 
     config = _grown_config(model, layers, how)
     with torch.device(model.device):
         grown = type(model)(config)
-    stacks = [(_Stack(model, name), _Stack(grown, name)) for name in model.stack_configs]
+    stacks = [(LayerStack(model, name), LayerStack(grown, name)) for name in model.stack_configs]
     grown.load_state_dict(_grown_state(model, grown, stacks), assign=True)
     grown.tie_weights()
     grown.train(model.training)
@@ -146,36 +146,7 @@ def _grown_spec(spec: AddNormSpec, old: int, new: int) -> AddNormSpec:
     return replace(spec, layers=overrides)
 
 
-class _Stack:
-    """A stack of layers of a model: the only one, or its encoder or decoder.
-
-    Args:
-        model (`AddNormPreTrainedModel`): the whole model.
-        name (`str`): of the stack; empty where it is the only one.
-    """
-
-    def __init__(self, model: AddNormPreTrainedModel, name: str):
-        self.model, self.config = model, model.stack_configs[name]
-        home, base = next(
-            (path, part)
-            for path, part in model.named_modules()
-            if isinstance(part, AddNormPreTrainedModel) and part.runs_layers() and part.stack_name == name
-        )
-        prefix, layout = f"{home}." if home else "", model.layout_of(self.config)
-        # of every layer, and of every depth's blocks, from the model, in the order in which they run
-        self.paths = [prefix + path for path in layout.layers(self.config)]
-        self.blocks = [f"{path}.connections" for path in self.paths]
-        encoder = get_part(base, layout.encoder) if layout.encoder else base
-        if isinstance(encoder, AddNormEncoder) and encoder.holds_connections:
-            self.blocks = [f"{prefix}{layout.encoder}.connections.{depth}" for depth in range(len(self.paths))]
-
-    def layers(self) -> list[tuple[AddNormLayer, LayerAddNorm]]:
-        """Every depth's layer and its add & norm blocks."""
-        pairs = zip(self.paths, self.blocks, strict=True)
-        return [(get_part(self.model, path), get_part(self.model, blocks)) for path, blocks in pairs]
-
-
-def _sources(old: _Stack, new: _Stack) -> dict[str, str]:
+def _sources(old: LayerStack, new: LayerStack) -> dict[str, str]:
     """The old path for the path of every new layer and of its blocks."""
     sources: dict[str, str] = {}
     for olds, news in ((old.paths, new.paths), (old.blocks, new.blocks)):
@@ -189,7 +160,7 @@ def _sources(old: _Stack, new: _Stack) -> dict[str, str]:
 
 
 def _grown_state(
-    model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel, stacks: Sequence[tuple[_Stack, _Stack]]
+    model: AddNormPreTrainedModel, grown: AddNormPreTrainedModel, stacks: Sequence[tuple[LayerStack, LayerStack]]
 ) -> dict[str, torch.Tensor]:
     state, anew = model.state_dict(), grown.state_dict()
     sources = {path: source for old, new in stacks for path, source in _sources(old, new).items()}
@@ -280,7 +251,7 @@ def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig
     return connections.step(state, calls)
 
 
-def _refuse_inexact(stack: _Stack, grown: _Stack) -> None:
+def _refuse_inexact(stack: LayerStack, grown: LayerStack) -> None:
     """Refuse a scheme in which a grown stack is not the old one, as its blocks themselves show."""
     old, new = stack.layers(), grown.layers()
     draw = torch.Generator().manual_seed(0)

@@ -111,6 +111,11 @@ NORM_SCHEMES = (
     _norm.built("affine", "ResMLP, Touvron et al., 2021, arXiv 2105.03404", {"norm": "affine"}),
     _norm.expressible("no_norm", "MobileBERT, Sun et al., ACL 2020", {"preset": "post_ln", "norm": "affine"}),
     _norm.built("none", "no paper; the identity", {"norm": "none"}),
+    _norm.built(
+        "zero_mean_layer_norm",
+        "Jiang, Gu, Zhu & Pan, NeurIPS 2023, arXiv 2305.14858",
+        {"preset": "pre_rms_norm", "embed": "zero_mean_layer_norm", "weights": "zero_mean_output"},
+    ),
     _norm.built("center_norm", "LipsFormer, Qi et al., ICLR 2023, arXiv 2304.09856", {"norm": "center_norm"}),
     _norm.built("fixed_sigma", "Heimersheim, 2024, arXiv 2409.13710", {"norm": "fixed_sigma"}),
     _norm.built("ada_norm", "Xu et al., NeurIPS 2019, arXiv 1911.07013", {"norm": "ada_norm"}),

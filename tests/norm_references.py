@@ -155,6 +155,11 @@ def _ada_norm(x, p, *, scale=1.0, k=0.1, detach=False, eps=1e-5):
     return scale * (1 - k * n.detach()) * n
 
 
+def _zero_mean_layer_norm(x, p, *, eps, **_):
+    y = layer_norm(x, p, eps=MODEL_EPS if eps is None else eps)
+    return y - y.sum(-1, keepdim=True) / y.shape[-1]
+
+
 def _center_norm(x, p, **_):
     n = x.shape[-1]
     return _affine(n / (n - 1) * (x - x.sum(-1, keepdim=True) / n), p)
@@ -211,6 +216,9 @@ NORM_REFERENCES = {
             "variance": ["biased", "unbiased"],
         },
         contradicts=lambda *, gain, zero_centered, **_: zero_centered and not gain,
+    ),
+    "zero_mean_layer_norm": Reference(
+        _zero_mean_layer_norm, _gain_and_bias, {"bias": [None, True, False], "eps": [None, 1e-3]}
     ),
     "input_scaled_layer_norm": Reference(
         lambda x, p, *, eps, **_: _input_scaled(x, p, MODEL_EPS if eps is None else eps),

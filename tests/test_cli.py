@@ -78,7 +78,16 @@ def folder(saved, tmp_path):
 
 def test_every_command_has_help_and_json():
     said = run("--help")
-    assert [command.__name__ for command in COMMANDS] == ["presets", "show", "card", "push", "check", "launch"]
+    assert [command.__name__ for command in COMMANDS] == [
+        "presets",
+        "show",
+        "card",
+        "push",
+        "check",
+        "launch",
+        "convert",
+        "diagnose",
+    ]
     for command in COMMANDS:
         assert command.__name__ in said
         assert "--json" in run(command.__name__, "--help")

@@ -20,6 +20,7 @@ from ..hub.time_limits import limit_waiting
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
+from .conversion import convert
 from .light import launch, presets
 from .report import Line, Prose, Report, make_app, table
 
@@ -128,7 +129,47 @@ def check(
     return Report(found.to_dict(), lines, ok=not found.errors)
 
 
-COMMANDS = (presets, show, card, push, check, launch)
+def diagnose(
+    model: Annotated[str, typer.Argument(metavar="FOLDER|REPO", show_default=False)],
+    data: Annotated[Path, typer.Option(help="A text file, one text a line.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes: one HTML file.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Where all pictures go as one PNG.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="A second model, or a preset that the first one's weights are loaded into.")
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="How many texts are read.")] = 256,
+    max_length: Annotated[int, typer.Option(min=2, help="Longer texts are cut to this many tokens.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward.")] = 16,
+) -> Report:
+    """Look at what add & norm does in a model that reads text: figures by layer, and what is unusual."""
+    from ..diagnosis import diagnose as diagnose_model
+    from ..diagnosis import inputs
+
+    for path in (out, png):
+        if path is not None:
+            inputs.refuse_unwritable(path)
+    texts = inputs.read_texts(data, max_texts)
+    for what in filter(None, (model, compare)):
+        if what not in PRESETS and not Path(what).is_dir():
+            _refuse_no_name(what)
+    loaded = inputs.load(model, max_length)
+    batches = loaded.batches(texts, batch_size)
+    if compare is None:
+        found = diagnose_model(loaded.model, batches, names=(loaded.name, ""))
+    else:
+        second = inputs.load_compared(compare, model, loaded)
+        found = diagnose_model(loaded.model, batches, second.model, inputs.names(loaded, second))
+    said = sorted(found.findings(), key=lambda finding: finding.is_change)
+    lines: list[Line] = [Prose(f"{'changed' if finding.is_change else 'unusual'}: {finding}") for finding in said]
+    lines += [Prose(note) for note in found.notes]
+    for path, save in ((out, found.save_html), (png, found.save_png)):
+        if path is not None:
+            save(path)
+            lines.append(f"wrote {path}")
+    return Report(found.to_dict(), lines)
+
+
+COMMANDS = (presets, show, card, push, check, launch, convert, diagnose)
 
 app = make_app(COMMANDS)
 
@@ -154,6 +195,14 @@ def _config(what: str, family: str, revision: str | None) -> tuple[PreTrainedCon
         _refuse_no_model(Path(what))
         config = as_ours(read_config(what))
         return config, count_parameters(Path(what)), config.model_type
+    _refuse_no_name(what)
+    with failing_as(f"{what} cannot be read"):
+        config = as_ours(read_config(what, revision=revision))
+    return config, None, config.model_type
+
+
+def _refuse_no_name(what: str) -> None:
+    """Refuse what can be neither a preset nor the name of a repository, and is no folder."""
     is_path = Path(what).is_absolute() or what.startswith((".", "~")) or what.count("/") > 1
     if is_path and not Path(what).exists():
         raise FileNotFoundError(f"{what} does not exist.")
@@ -162,9 +211,6 @@ def _config(what: str, family: str, revision: str | None) -> tuple[PreTrainedCon
         near = difflib.get_close_matches(what, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {one_of(near)}?" if near else "hf-addnorm presets lists the presets."
         raise ValueError(f"{what!r} is no preset, no folder and no repository (OWNER/NAME): {hint}")
-    with failing_as(f"{what} cannot be read"):
-        config = as_ours(read_config(what, revision=revision))
-    return config, None, config.model_type
 
 
 def _said(part: Description) -> list[Line]:

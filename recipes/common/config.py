@@ -98,6 +98,8 @@ class RunConfig:
         lora_targets: the Linear layers that get adapters: ``all-linear``, ``default`` for those that PEFT names for
             this kind of model, or a list with ends of their names.
         track: also log to these: tensorboard, trackio, wandb.
+        watch: with ``track``, steps between two looks at what add & norm does in each layer, on the first 8 training
+            rows; the figures are those of ``hf_addnorm.diagnose``. The training is the same with it. Default never.
     """
 
     do: Literal["train", "evaluate", "predict"] = "train"
@@ -148,6 +150,7 @@ class RunConfig:
     lora: PositiveInt | None = None
     lora_targets: Literal["all-linear", "default"] | list[str] = "all-linear"
     track: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
+    watch: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if self.do == "train":
@@ -196,6 +199,8 @@ class RunConfig:
             raise UserError("lora_targets are given, and lora, the rank of the adapters, is not")
         if self.layer_decay == 0:
             raise UserError("layer_decay is 0, at which no layer learns; allowed is a number above 0, up to 1")
+        if self.watch is not None and not self.track:
+            raise UserError(f"watch is {self.watch}, and track, which says where the figures go, is empty")
         for name in self.track:
             if find_spec(name) is None:
                 raise UserError(f"track names {name!r}, which is not installed: pip install {name}")

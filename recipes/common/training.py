@@ -24,6 +24,7 @@ from .interrupt import Interrupt
 from .model import decay_groups
 from .progress import Progress, progress_bar
 from .run import Run
+from .watching import log_watched, training_watch
 
 
 Batch = Any
@@ -208,12 +209,15 @@ def train(run: Run, task: Task, model: PreTrainedModel, loader: DataLoader, sour
     progress = folder.restore(accelerator)
     bar = progress_bar(accelerator, progress, loop.total)
     loop.model.train()
+    watch = training_watch(run, task, loop.model)
+    log_watched(run, watch, progress.step)
     with lost_process(accelerator, folder.kept), Interrupt() as interrupt, bar:
         while progress.step < loop.total and not (ended := loop.standstill(progress)):
             # what is trained on needs the memory
             predictions = None
             stop = loop.step(progress.step + 1, progress, interrupt.signal != 0)
             show(loop, progress, bar)
+            log_watched(run, watch, progress.step)
             if progress.step % (config.eval_every or loop.order.steps_per_epoch) == 0 or progress.step == loop.total:
                 predictions = _evaluate(loop, progress, loader, bar)
             loop.save(progress, predictions is not None, stop)

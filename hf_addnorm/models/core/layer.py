@@ -1,6 +1,6 @@
 """A family's layer: how a stock layer is recast, and how its sublayers run through their add & norm blocks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import ClassVar, cast
@@ -68,6 +68,8 @@ class AddNormLayer(GradientCheckpointingLayer):
     # whether the stock forward runs: what it does is what the spec says
     runs_as_stock = False
     stock_forward: ClassVar[Forward]
+    # makes a sublayer's call; a tool that watches a layer puts its own there, and `runs_as_stock` off
+    call_class: Callable[..., SublayerCall] = SublayerCall
 
     def __init_subclass__(cls, **kwargs: object):
         if "forward" in vars(cls):
@@ -179,7 +181,7 @@ class AddNormLayer(GradientCheckpointingLayer):
                 # some stock layers have the rate alone
                 dropout = partial(nn.functional.dropout, p=dropout, training=self.training)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
-            calls.append(SublayerCall(blocks, name, branch, dropout, stock_norms, in_chunks))
+            calls.append(self.call_class(blocks, name, branch, dropout, stock_norms, in_chunks))
         return calls
 
     def require_cross_attention(self) -> None:

@@ -1,5 +1,6 @@
 """Norms that take a token's mean out: LayerNorm and what is made of it."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from ..base.registries import NORMS
 from ..base.registry import Finite, Positive, whole
-from .norm_base import Norm, no_gain_to_center, root, slices
+from .norm_base import Norm, centred, no_gain_to_center, root, slices
 
 
 class DeviationNorm(Norm):
@@ -85,6 +86,38 @@ def layer_norm(
 
 
 layer_norm.contradiction = no_gain_to_center  # type: ignore[attr-defined]
+
+
+@NORMS.register("zero_mean_layer_norm")
+class ZeroMeanLayerNorm(DeviationNorm):
+    """LayerNorm whose output's mean is taken out: `y - mean(y)`, `y = LayerNorm(x)` with its gain and bias.
+
+        x [..., hidden] -> LayerNorm -> - mean -> [..., hidden]
+
+    For the place `embed` of a trained pre-norm model that has a norm there and goes on with RMSNorm: what enters the
+    stream has no mean then, as the paper wants it. Behind it nothing else sees the difference but what reads the
+    stream without a norm.
+
+    Source: the mean subtraction on the main path of Jiang, Gu, Zhu & Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers",
+    2023, arXiv 2305.14858, joined with the norm before it.
+
+    Args:
+        hidden_size (`int`): size of the last axis.
+        bias (`bool`, *optional*): a learned bias per feature; by default as the model's own norms.
+        eps (`float`, *optional*): above 0, inside the root; by default that of the model's own norms.
+    Raises:
+        ValueError: if `eps` or `bias` is not given where there is no model to take it from.
+    Dtype: computed in float32 at least, returned in `x.dtype`. Init: weight = 1, bias = 0.
+    """
+
+    def __init__(self, hidden_size: int, *, bias: bool | None = None, eps: Positive | None = None):
+        if eps is None or bias is None:
+            missing = "eps" if eps is None else "bias"
+            raise ValueError(f"zero_mean_layer_norm needs {missing}: there is no model to take it from.")
+        super().__init__(hidden_size, True, bias, eps, "inside", "biased")
+
+    def affine(self, y: torch.Tensor) -> torch.Tensor:
+        return centred(super().affine(y), partial(torch.mean, dim=-1, keepdim=True))
 
 
 @NORMS.register("input_scaled_layer_norm")

@@ -209,7 +209,9 @@ class ZeroMeanOutput(WeightTransform):
     What such a layer gives has a mean of 0. Where every branch ends in one, and what enters the first layer has a mean
     of 0 too, so has the stream, and RMSNorm of it is LayerNorm: a trained pre-norm model with LayerNorm goes on as the
     same function with `rms_norm` (`bias` as it was, and its eps), this transform, and in the place `embed` a norm that
-    takes the mean out, `{"kind": "fixed_sigma", "gain": false, "bias": false}`.
+    takes the mean out, `{"kind": "fixed_sigma", "gain": false, "bias": false}`. A model with a norm there (ModernBERT)
+    would lose it: `zero_mean_layer_norm` is both, but a sublayer that reads the stream without a norm then lacks the
+    mean; `hf_addnorm.convert` gives it back, and folds all of it into the weights.
 
     Source: Jiang, Gu, Zhu & Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers", 2023, arXiv 2305.14858.
 

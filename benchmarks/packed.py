@@ -5,7 +5,7 @@
 MiniLM's shape (6 layers, 384 wide), random weights, float32, batches of 32 texts whose lengths are those of SST-2. The
 figure is how many times as fast as stock a candidate is on the same batch: a classifier in inference and in a training
 step without its optimiser, a masked language model in a training step, 15 % of the tokens labelled. Batches: in random
-order, of like lengths ("grouped"), and 16 texts of 128 tokens each, nothing padded ("full").
+order, of like lengths ("grouped"), and 8 texts of 128 tokens each, nothing padded ("full").
 
 A case whose logits (or loss) are not stock's stops the run.
 """
@@ -22,7 +22,7 @@ from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertFor
 
 
 SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-BATCH, FULL = 32, (16, 128)
+BATCH, FULL = 32, (8, 128)
 # how many of the first 20,000 texts of SST-2's training data have 3, 4, 5, ... word pieces
 LENGTH_COUNTS = [
     545, 1555, 1768, 1636, 1381, 1238, 1102, 993, 868, 798, 735, 613, 620, 551, 485, 451, 409, 382, 320, 322, 287, 264,

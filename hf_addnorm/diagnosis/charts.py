@@ -108,9 +108,6 @@ def _chart(
     ]
     named = [part or "layer" for part in parts]
     scale: Spec = {"type": "log" if is_log else "linear", "zero": False, "nice": domain is None}
-    legend = (
-        {"orient": "bottom", "title": None, "columns": 2, "offset": 6, "columnPadding": 18} if len(named) > 1 else None
-    )
     what = "difference" if domain is None else measure.title
     return {
         "width": WIDTH,
@@ -137,22 +134,22 @@ def _chart(
             },
             # norms outside of the layers stand alone
             "detail": {"field": "line", "type": "nominal"},
-            "color": {
-                "field": "part",
-                "type": "nominal",
-                "sort": named,
-                "scale": {"domain": named, "range": _repeated(_SERIES, len(named))},
-                "legend": legend,
-            },
-            "shape": {
-                "field": "part",
-                "type": "nominal",
-                "sort": named,
-                "scale": {"domain": named, "range": _repeated(_SHAPES, len(named))},
-                "legend": legend,
-            },
+            "color": _by_part(named, _SERIES),
+            "shape": _by_part(named, _SHAPES),
             "description": {"field": "value", "type": "quantitative", "title": what},
         },
+    }
+
+
+def _by_part(named: Sequence[str], values: Sequence[str]) -> Spec:
+    """A colour or a shape for each line."""
+    legend = {"orient": "bottom", "title": None, "columns": 2, "offset": 6, "columnPadding": 18}
+    return {
+        "field": "part",
+        "type": "nominal",
+        "sort": list(named),
+        "scale": {"domain": list(named), "range": _repeated(values, len(named))},
+        "legend": legend if len(named) > 1 else None,
     }
 
 

@@ -117,14 +117,7 @@ def _chart(
         "data": {"values": points},
         "mark": {"type": "line", "point": {"size": 36, "filled": True}, "strokeWidth": 1.75},
         "encoding": {
-            "x": {
-                "field": "layer",
-                "type": "ordinal",
-                "sort": layers,
-                "scale": {"domain": layers},
-                "title": "layer",
-                "axis": {"labelAngle": 0, "labelOverlap": True},
-            },
+            "x": _along_layers(layers),
             "y": {
                 "field": "value",
                 "type": "quantitative",
@@ -138,6 +131,18 @@ def _chart(
             "shape": _by_part(named, _SHAPES),
             "description": {"field": "value", "type": "quantitative", "title": what},
         },
+    }
+
+
+def _along_layers(layers: list[str]) -> Spec:
+    axis = {"labelAngle": 0, "labelOverlap": True}
+    return {
+        "field": "layer",
+        "type": "ordinal",
+        "sort": layers,
+        "scale": {"domain": layers},
+        "title": "layer",
+        "axis": axis,
     }
 
 

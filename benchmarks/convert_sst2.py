@@ -69,6 +69,19 @@ class Rows:
         }
 
 
+def one_target(folder, add_norm, calibration, splits, expected):
+    """Convert to one target, and compare what comes out with the source, and with a plain load."""
+    began = time.process_time()
+    model, report = convert(folder, add_norm=add_norm, calibration=calibration, max_length=32)
+    row = {"method": report.method, "cpu_seconds": time.process_time() - began}
+    row |= {key: report.to_dict()[key] for key in ("target", "largest_difference", "peak_memory_mb", "sites")}
+    loaded = load_pretrained("AutoModelForSequenceClassification", folder, add_norm=model.config.add_norm).float()
+    for name, rows in splits.items():
+        row[name] = rows.compare(expected[name], rows.logits(model))
+    row["loaded"] = splits["validation"].compare(expected["validation"], splits["validation"].logits(loaded))
+    return row
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
@@ -100,21 +113,11 @@ def main():
         "targets": {},
     }
     for title in args.targets:
-        began = time.process_time()
-        model, report = convert(args.folder, add_norm=TARGETS[title], calibration=calibration, max_length=32)
-        row = {"method": report.method, "cpu_seconds": time.process_time() - began}
-        row |= {key: report.to_dict()[key] for key in ("target", "largest_difference", "peak_memory_mb", "sites")}
-        loaded = load_pretrained("AutoModelForSequenceClassification", args.folder, add_norm=model.config.add_norm)
-        for name, rows in splits.items():
-            row[name] = rows.compare(expected[name], rows.logits(model))
-        row["loaded"] = splits["validation"].compare(
-            expected["validation"], splits["validation"].logits(loaded.float())
-        )
-        result["targets"][title] = row
+        result["targets"][title] = row = one_target(args.folder, TARGETS[title], calibration, splits, expected)
         args.json.write_text(json.dumps(result, indent=2) + "\n")
-        found, before = row["unseen"], row["loaded"]
+        found = row["unseen"]
         line = (
-            f"{title:36s} {row['method']:10s} loaded {before['agreement']:.3f}  validation "
+            f"{title:36s} {row['method']:10s} loaded {row['loaded']['agreement']:.3f}  validation "
             f"{row['validation']['agreement']:.4f}  unseen {found['agreement']:.4f}  KL {found['kl']:.2g}  accuracy "
             f"{row['validation']['accuracy']:.4f}  {row['cpu_seconds']:.0f} s CPU\n"
         )

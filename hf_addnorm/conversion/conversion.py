@@ -156,39 +156,47 @@ class _Conversion:
         fits = self.method in ("calibrated", "norms") or (self.method == "auto" and not by_algebra)
         if fits:
             self._refuse_calibration(work)
-        naive = self._naive(candidate)
-        dtype = self.source.dtype if self.source.dtype.is_floating_point else torch.float32
         # half precision is too coarse to fit in
-        wide = torch.promote_types(dtype, torch.float32)
-        model = moved(work.target, self.source.device, wide)
-        old = moved(copy.deepcopy(self.source), self.source.device, wide).eval()
-        errors = self._fit(work, old, model) if fits else []
+        wide = torch.promote_types(self.source.dtype, torch.float32)
+        naive = self._naive(candidate)
+        model, old = (moved(part, self.source.device, wide) for part in (work.target, copy.deepcopy(self.source)))
+        errors = self._fit(work, old.eval(), model) if fits else []
         result = fresh(self.source, candidate.spec, wide)
         result.load_state_dict(model.state_dict())
         result.tie_weights()
-        held_out, branches = measure(old, result, [as_dtype(batch, wide) for batch in self.data.held_out])
-        before, _ = measure(old, naive, [as_dtype(batch, wide) for batch in self.data.held_out])
-        report = ConversionReport(
+        report = self._report(candidate, rewriting, (old, naive, result), errors)
+        report.method = "calibrated" if fits else "exact" if is_exact else "algebra"
+        report.is_exact, report.largest_difference = is_exact and not fits, difference
+        report.obstacles = [] if is_exact else rewriting.obstacles
+        result.eval()
+        return moved(result, self.source.device, self.source.dtype), report
+
+    def _report(
+        self,
+        candidate: Candidate,
+        rewriting: Rewriting,
+        models: tuple[AddNormPreTrainedModel, AddNormPreTrainedModel, AddNormPreTrainedModel],
+        errors: list[SiteError],
+    ) -> ConversionReport:
+        """The report of a result, which is the last of the models, after the source and what is only loaded."""
+        old, naive, result = models
+        batches = [as_dtype(batch, result.dtype) for batch in self.data.held_out]
+        held_out, branches = measure(old, result, batches)
+        return ConversionReport(
             source=self.source.config.add_norm.short(),
             target=candidate.spec.short(),
             family=self.source.config.model_type,
-            method="calibrated" if fits else "exact" if is_exact else "algebra",
-            is_exact=is_exact and not fits,
-            largest_difference=difference,
             chosen=candidate.chosen,
             rules=_rules(rewriting),
-            obstacles=[] if is_exact else rewriting.obstacles,
             sites=errors,
             branches=branches,
             held_out=held_out,
-            as_loaded=before,
+            as_loaded=measure(old, naive, batches)[0],
             rows=self.data.rows,
             parameters=_parameters(self.source, result),
             dropout_on_stream=_has_dropout(self.source),
             peak_memory_mb=_peak_memory(),
         )
-        result.eval()
-        return moved(result, self.source.device, dtype), report
 
     def _naive(self, candidate: Candidate) -> AddNormPreTrainedModel:
         """The target as a checkpoint is loaded into it today."""

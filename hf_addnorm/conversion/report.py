@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..models.base.protocols import JsonValue
@@ -50,12 +50,8 @@ class ConversionReport:
     source: JsonValue
     target: JsonValue
     family: str
-    method: str
-    is_exact: bool
-    largest_difference: float
     chosen: dict[str, JsonValue]
     rules: list[RuleUse]
-    obstacles: list[str]
     sites: list[SiteError]
     branches: list[BranchLikeness]
     held_out: HeldOut
@@ -64,6 +60,10 @@ class ConversionReport:
     parameters: dict[str, int]
     dropout_on_stream: bool
     peak_memory_mb: float
+    method: str = "exact"
+    is_exact: bool = True
+    largest_difference: float = 0.0
+    obstacles: list[str] = field(default_factory=list)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 

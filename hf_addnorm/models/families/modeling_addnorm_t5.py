@@ -153,6 +153,7 @@ def t5_layout(layer: type[AddNormLayer]) -> FamilyLayout:
         embed_in_layer=True,
         final_norm="final_layer_norm",
         is_stack=True,
+        cannot_pack="its attention adds a term for the distance of each two tokens of a row, by code of its own",
     )
 
 

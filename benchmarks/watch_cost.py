@@ -48,7 +48,7 @@ def measure(run: Run, looks: int, steps: int) -> dict[str, dict[str, float]]:
     )
     loop, progress = Loop(run, task, model), Progress()
     loop.model.train()
-    watch = training_watch(run, task, loop.model)
+    watch = training_watch(run, task, loop.model, progress.step)
     stepped = [times(lambda n=n: loop.step(n, progress)) for n in range(1, WARM_UP + steps + 1)][WARM_UP:]
     looked = [times(watch.figures) for _ in range(1 + looks)][1:]
     found = {}

@@ -317,3 +317,30 @@ def test_a_stock_head_too():
     net = BertForMaskedLM(config)
     fill_with_pattern(net)
     assert diagnose(net, [_batch() | {"labels": _batch()["input_ids"]}]).of("gradient_norm")
+
+
+def test_packed_tokens_have_the_same_figures():
+    net, batch = _bert("pre_ln", attn_implementation="sdpa"), _batch()
+    plain = diagnose(net, [batch])
+    net.set_packed()
+    packed = diagnose(net, [batch])
+    assert packed.models[0].tokens == plain.models[0].tokens == 11
+    for a, b in zip(plain.rows, packed.rows, strict=True):
+        assert a.value == pytest.approx(b.value, rel=1e-4, abs=1e-6), a
+
+
+def test_encoder_and_decoder_have_lines_of_their_own():
+    row, model = FAMILIES["bart"], BASE_MODELS["bart"]
+    net = row.model_class(model)(row.config(model))
+    found = diagnose(net, [row.inputs(model)])
+    parts = {row.part for row in found.of("stream_rms")}
+    assert parts == {
+        "encoder attention",
+        "encoder feed_forward",
+        "decoder attention",
+        "decoder cross_attention",
+        "decoder feed_forward",
+    }
+    assert {row.part for row in found.of("layer_cosine")} == {"encoder", "decoder"}
+    assert set(found.models[0].add_norm) == {"encoder", "decoder"}
+    assert {row.part for row in found.of("gain_median") if row.layer is None} >= {"encoder embed", "decoder embed"}

@@ -188,8 +188,8 @@ def wrong(saved, tmp_path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "broken" / name).write_bytes((saved / "base" / name).read_bytes())
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"\x00" * 20)
-    (tmp_path / "t5").mkdir()
-    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
     return tmp_path
 
 
@@ -208,7 +208,7 @@ def wrong(saved, tmp_path):
         ("{wrong}/nothing --data {saved}/texts.txt", 2, "holds no model: there is no config.json"),
         ("{wrong}/none --data {saved}/texts.txt", 2, "none does not exist"),
         ("{wrong}/broken --data {saved}/texts.txt", 1, "broken"),
-        ("{wrong}/t5 --data {saved}/texts.txt", 2, "'t5' model, which has no AddNorm family"),
+        ("{wrong}/llama --data {saved}/texts.txt", 2, "'llama' model, which has no AddNorm family"),
         ("pre_lm --data {saved}/texts.txt", 2, "did you mean pre_ln"),
         ("{saved}/base --compare pre_lm --data {saved}/texts.txt", 2, "did you mean pre_ln"),
         ("{saved}/base --data {saved}/texts.txt --out {wrong}/no/page.html", 2, "cannot be written"),

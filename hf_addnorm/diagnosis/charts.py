@@ -108,9 +108,6 @@ def _chart(
     ]
     named = [part or "layer" for part in parts]
     scale: Spec = {"type": "log" if is_log else "linear", "zero": False, "nice": domain is None}
-    legend = (
-        {"orient": "bottom", "title": None, "columns": 2, "offset": 6, "columnPadding": 18} if len(named) > 1 else None
-    )
     what = "difference" if domain is None else measure.title
     return {
         "width": WIDTH,
@@ -120,14 +117,7 @@ def _chart(
         "data": {"values": points},
         "mark": {"type": "line", "point": {"size": 36, "filled": True}, "strokeWidth": 1.75},
         "encoding": {
-            "x": {
-                "field": "layer",
-                "type": "ordinal",
-                "sort": layers,
-                "scale": {"domain": layers},
-                "title": "layer",
-                "axis": {"labelAngle": 0, "labelOverlap": True},
-            },
+            "x": _along_layers(layers),
             "y": {
                 "field": "value",
                 "type": "quantitative",
@@ -137,22 +127,34 @@ def _chart(
             },
             # norms outside of the layers stand alone
             "detail": {"field": "line", "type": "nominal"},
-            "color": {
-                "field": "part",
-                "type": "nominal",
-                "sort": named,
-                "scale": {"domain": named, "range": _repeated(_SERIES, len(named))},
-                "legend": legend,
-            },
-            "shape": {
-                "field": "part",
-                "type": "nominal",
-                "sort": named,
-                "scale": {"domain": named, "range": _repeated(_SHAPES, len(named))},
-                "legend": legend,
-            },
+            "color": _by_part(named, _SERIES),
+            "shape": _by_part(named, _SHAPES),
             "description": {"field": "value", "type": "quantitative", "title": what},
         },
+    }
+
+
+def _along_layers(layers: list[str]) -> Spec:
+    axis = {"labelAngle": 0, "labelOverlap": True}
+    return {
+        "field": "layer",
+        "type": "ordinal",
+        "sort": layers,
+        "scale": {"domain": layers},
+        "title": "layer",
+        "axis": axis,
+    }
+
+
+def _by_part(named: Sequence[str], values: Sequence[str]) -> Spec:
+    """A colour or a shape for each line."""
+    legend = {"orient": "bottom", "title": None, "columns": 2, "offset": 6, "columnPadding": 18}
+    return {
+        "field": "part",
+        "type": "nominal",
+        "sort": list(named),
+        "scale": {"domain": list(named), "range": _repeated(values, len(named))},
+        "legend": legend if len(named) > 1 else None,
     }
 
 

@@ -169,19 +169,23 @@ def diagnose(
         is_same = is_same and compare_streams(looks[0].observation, looks[1].observation, pair)
     if count == 0:
         raise ValueError("there are no batches: a diagnosis needs at least one.")
-    notes = [note for look in looks for note in look.notes]
-    if len(looks) == 2 and not is_same:
-        notes.append("The streams of the two models are not compared: their widths, depths or tokens differ.")
     rows, channels = [], []
     for name, look in zip(names, looks, strict=False):
         look.take_weights()
         rows += rows_of(name, look.observation)
         channels += _outlier_channels(name, look.observation)
     rows += rows_of(" and ".join(names), pair) if is_same else []
+    models = [_diagnosed(name, look) for name, look in zip(names, looks, strict=False)]
+    return Diagnosis(models, rows, channels, _notes(looks, rows, is_same))
+
+
+def _notes(looks: Sequence[Look], rows: Sequence[Row], is_same: bool) -> list[str]:
+    notes = [note for look in looks for note in look.notes]
+    if len(looks) == 2 and not is_same:
+        notes.append("The streams of the two models are not compared: their widths, depths or tokens differ.")
     if not any(row.measure == "gradient_norm" for row in rows):
         notes.append("There are no gradients: no batch has labels for which the model gives a loss.")
-    models = [_diagnosed(name, look) for name, look in zip(names, looks, strict=False)]
-    return Diagnosis(models, rows, channels, list(dict.fromkeys(notes)))
+    return list(dict.fromkeys(notes))
 
 
 def _diagnosed(name: str, look: Look) -> Diagnosed:

@@ -5,7 +5,7 @@ state -> read -> x -> enter -> u -> leave -> f -> write (sum, norm in post) -> s
              stream_in     branch_in    branch_out  after_sum  after_norm
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -13,16 +13,20 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ..models.base.protocols import StockValue
 from ..models.core.branch_norms import same
 from ..models.core.encoder import AddNormEncoder
 from ..models.core.layer import AddNormLayer
-from ..models.core.layer_add_norm import Branch, LayerAddNorm, SublayerCall
+from ..models.core.layer_add_norm import LayerAddNorm, SublayerCall
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.streams.streams import Function, Kept, State
 from ..sites import LayerStack
 
 
 POINTS = ("stream_in", "branch_in", "branch_out", "after_sum", "after_norm")
+
+
+See = Callable[[int, str, str, torch.Tensor], None]
 
 
 class Observer(Protocol):
@@ -42,24 +46,14 @@ class WatchedCall(SublayerCall):
     The feed-forward runs in one piece, whatever `chunk_size_feed_forward` is.
 
     Args:
-        observer (`Observer`): what is told.
-        stack (`str`): which stack of layers it is of; empty where there is one.
-        layer, name, branch, dropout, stock_norms, chunk: see `SublayerCall`.
+        see (`Callable`): is told layer, sublayer, point and tensor; the `see` of an `Observer` for one stack.
+        layer, name, parts: see `SublayerCall`.
     """
 
-    def __init__(
-        self,
-        observer: Observer,
-        stack: str,
-        layer: LayerAddNorm,
-        name: str,
-        branch: Branch,
-        dropout: nn.Module | None,
-        stock_norms: Mapping[str, nn.Module],
-        chunk: tuple[int, int] | None = None,
-    ):
-        super().__init__(layer, name, branch, dropout, stock_norms)
-        self._see = partial(observer.see, stack, layer.position.layer, name)
+    def __init__(self, see: See, layer: LayerAddNorm, name: str, *parts: StockValue):
+        *most, _ = parts
+        super().__init__(layer, name, *most)
+        self._see = partial(see, layer.position.layer, name)
         # the sum is what the norm behind it is given, where there is none too
         self.norms["post"] = partial(self._norm_in_post, self.norms.get("post"))
 
@@ -102,7 +96,7 @@ def watching(model: AddNormPreTrainedModel, observer: Observer) -> Iterator[None
     for stack in model.stack_configs:
         # a layer may be shared by several depths
         for layer in dict.fromkeys(layer for layer, _ in LayerStack(model, stack).layers()):
-            changed.append((layer, "call_class", partial(WatchedCall, observer, stack)))
+            changed.append((layer, "call_class", partial(WatchedCall, partial(observer.see, stack))))
     for module in model.modules():
         if isinstance(module, (AddNormLayer, AddNormEncoder)):
             changed.append((module, "runs_as_stock", False))

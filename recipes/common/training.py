@@ -209,8 +209,7 @@ def train(run: Run, task: Task, model: PreTrainedModel, loader: DataLoader, sour
     progress = folder.restore(accelerator)
     bar = progress_bar(accelerator, progress, loop.total)
     loop.model.train()
-    watch = training_watch(run, task, loop.model)
-    log_watched(run, watch, progress.step)
+    watch = training_watch(run, task, loop.model, progress.step)
     with lost_process(accelerator, folder.kept), Interrupt() as interrupt, bar:
         while progress.step < loop.total and not (ended := loop.standstill(progress)):
             # what is trained on needs the memory

@@ -10,13 +10,14 @@ from .errors import UserError, one_line
 from .run import Run
 
 
-def training_watch(run: Run, task: Any, model: Any) -> TrainingWatch | None:
+def training_watch(run: Run, task: Any, model: Any, step: int) -> TrainingWatch | None:
     """What takes the figures, on the main process; None elsewhere, and where the config does not ask for them.
 
     Args:
         run: the run.
         task: its first training rows are looked at, with its loss.
         model: as the accelerator has prepared it.
+        step: the steps that were done before; a new run's model is looked at once here.
     Raises:
         UserError: a model that cannot be watched.
     """
@@ -30,12 +31,15 @@ def training_watch(run: Run, task: Any, model: Any) -> TrainingWatch | None:
     with torch.random.fork_rng(devices=[]):
         batch = task.batch(list(range(min(ROWS, len(task.rows)))), "watch")
     try:
-        return TrainingWatch(bare, batch, task.loss)
+        watch = TrainingWatch(bare, batch, task.loss)
     except ValueError as error:
         raise UserError(f"watch: {one_line(error)}") from error
+    if step == 0:
+        log_watched(run, watch, step)
+    return watch
 
 
 def log_watched(run: Run, watch: TrainingWatch | None, step: int) -> None:
-    """Log the figures where a look is due: before the first step, and every ``watch`` steps."""
+    """Log the figures where a look is due: before the first step and every ``watch`` steps."""
     if watch is not None and step % run.config.watch == 0:
         run.accelerator.log(watch.figures(), step)

@@ -86,7 +86,6 @@ def measure(run: Run, steps: int) -> dict[str, dict[str, float | list[float]]]:
         models.append(load_model(AutoModelForSequenceClassification, run.config, run.accelerator.device, **head))
     task = Task(
         rows=rows,
-        lengths=batches.lengths(rows),
         collate=DataCollatorWithPadding(tokenizer),
         loss=finetune_text.loss,
         evaluation=None,

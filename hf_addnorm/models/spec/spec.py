@@ -417,10 +417,7 @@ class AddNormSpec:
 
     def token_norms(self, layers: int) -> list[tuple[str, ComponentSpec]]:
         """Those of them that look at more than one token."""
-        return self.once(
-            ("token_norms", layers),
-            lambda: [(where, norm) for where, norm in self.norms(layers) if mixes_tokens(norm)],
-        )
+        return self.once(("token_norms", layers), lambda: [it for it in self.norms(layers) if mixes_tokens(it[1])])
 
     def asks_model(self, layers: int) -> bool:
         """Whether something in it asks what the model knows during a forward."""

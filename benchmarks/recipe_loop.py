@@ -28,7 +28,6 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 sys.path.insert(0, str(RECIPES))
 
 import finetune_text
-from common import batches
 from common.machine import machine
 from common.model import decay_groups, load_model
 from common.progress import Progress, progress_bar

@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from .sites import add_norm_sites
 
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 # what is imported when it is asked for: the module of each name
 _LATER = {

@@ -102,17 +102,6 @@ def read(run, ctc):
     return found, head
 
 
-def entries(config, tokenizer):
-    """Entries of the model's config for this run."""
-    # a layer that is left out has no gradient, which several processes do not stand
-    found = {"layerdrop": 0.0}
-    if not config.spec_augment:
-        found |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    if tokenizer is not None:
-        found |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    return found
-
-
 def measure(run, found, extractor, frames, tokenizer):
     """The clips with their frames, and their texts as characters if there is a tokenizer; what they are made of."""
     encoded, sources = {}, {}
@@ -134,11 +123,6 @@ def reading(metric, model, tokenizer, rows):
     return CharacterOutputs(metric, tokenizer, rows["text"][:])
 
 
-def stretching(share, frames):
-    """Changes the speed of a training clip at random; None where the config asks for nothing."""
-    return (lambda row, draw: clips.stretched(row, draw, share, frames)) if share else None
-
-
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(AudioConfig, args)
@@ -154,7 +138,7 @@ def main(args=None):
 
     # Model: the same new weights on every process. It says how many frames a clip has.
     set_seed(config.seed)
-    model = load_model(auto_class, config, run.accelerator.device, **head | entries(config, tokenizer))
+    model = load_model(auto_class, config, run.accelerator.device, **head | clips.model_entries(config, tokenizer))
     frames = clips.frame_counter(model)
     encoded, sources, order = measure(run, found, extractor, frames, tokenizer)
     weights = None if ctc else class_weights(config, encoded, model, run.accelerator)
@@ -178,7 +162,7 @@ def main(args=None):
         ),
         auto_class=auto_class,
         sizes=clips.sizes,
-        augment=stretching(config.stretch, frames),
+        augment=clips.stretching(config.stretch, frames),
     )
     finish(run, task, model, Wav2Vec2Processor(extractor, tokenizer) if ctc else extractor, sources)
 

@@ -22,11 +22,9 @@ from common.model import load_model, load_tokenizer
 from common.run import main_process_first, start
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
-from datasets import Dataset
-from evaluate import CombinedEvaluations
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.nn import functional
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedModel
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
 
 @dataclass(kw_only=True)
@@ -115,46 +113,6 @@ def read(run):
     return splits, encoded, sources, tokenizer
 
 
-@dataclass
-class SpanOutputs:
-    """Reads the logits of first and last tokens, of each window, as one answer to each question.
-
-    Args:
-        config: names the columns, and how many and how long answers are looked at.
-        metric: of answers.
-        model: its config says whether a question may have no answer.
-        rows: questions with their texts and answers.
-        windows: of the texts, in the order of the logits.
-    """
-
-    config: AnswersConfig
-    metric: CombinedEvaluations
-    model: PreTrainedModel
-    rows: Dataset
-    windows: Dataset
-
-    def score(self, starts, ends):
-        """The figures of the answers."""
-        found = [answer.text for answer in self._find(starts, ends)]
-        references = [known["text"] for known in self.rows[self.config.answers_column]]
-        return self.metric.compute(predictions=found, references=references)
-
-    def describe(self, starts, ends):
-        """The answers, where they stand, and their scores."""
-        return answers.columns(self._find(starts, ends))
-
-    def _find(self, starts, ends):
-        return answers.find_answers(
-            self.rows[self.config.context_column][:],
-            self.windows["row"],
-            self.windows["spans"],
-            *([row.numpy() for row in rows] for rows in (starts, ends)),
-            n_best=self.config.n_best,
-            max_length=self.config.max_answer_length,
-            may_be_none=getattr(self.model.config, "may_have_no_answer", False),
-        )
-
-
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(AnswersConfig, args)
@@ -174,7 +132,7 @@ def main(args=None):
     if config.do == "train":
         model.config.may_have_no_answer = sources["train"]["without_answer"] > 0
 
-    reader = SpanOutputs(config, metric, model, splits["validation"], windows)
+    reader = answers.SpanOutputs(config, metric, model, splits["validation"], windows)
 
     # Train, save, load as a user would, compare, report.
     task = Task(

@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
 from accelerate.utils import set_seed
 from common import batches, data, multi_label, saved
 from common.classes import ClassOutputs, ClassWeights, class_weights, summed_loss, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import UserError, run_script
-from common.evaluation import Evaluation
+from common.evaluation import Evaluation, NumberOutputs
 from common.metrics import CLASSIFICATION, MULTI_LABEL, REGRESSION, leading_figure, load_metrics
 from common.model import Stack, load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
-from evaluate import CombinedEvaluations
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
@@ -119,25 +117,6 @@ def read(run):
                 desc=f"tokenize {split}",
             )
     return encoded, sources, tokenizer, head
-
-
-@dataclass
-class NumberOutputs:
-    """Reads the logit of a row as the number that is predicted."""
-
-    metric: CombinedEvaluations
-
-    def score(self, logits, labels):
-        """The figures of the numbers."""
-        return self.metric.compute(predictions=_numbers(logits), references=torch.stack(labels).tolist())
-
-    def describe(self, logits, _):
-        """The numbers."""
-        return {"prediction": _numbers(logits)}
-
-
-def _numbers(logits):
-    return torch.stack(logits).squeeze(-1).tolist()
 
 
 def reading(config, metric, model):

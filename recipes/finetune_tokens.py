@@ -21,9 +21,7 @@ from common.model import load_model, load_tokenizer, saved_head
 from common.run import main_process_first, start
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
-from common.words import ENTITIES, LABELS, are_entities, first_tokens, of_words, word_labels
-from datasets import Dataset
-from evaluate import CombinedEvaluations
+from common.words import ENTITIES, LABELS, WordOutputs, are_entities, first_tokens, word_labels
 from jsonargparse.typing import PositiveInt
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -112,31 +110,6 @@ def read(run):
         sources[split] |= {"words": len(places), "words_without_token": places.count(-1)}
         accelerator.print(f"{split}: " + ", ".join(f"{name} {value}" for name, value in sources[split].items()))
     return encoded, sources, tokenizer, head
-
-
-@dataclass
-class WordOutputs:
-    """Reads the logits of tokens as one class for each word.
-
-    Args:
-        metric: of lists of names.
-        names: of the classes.
-        words: of every row its ``first_tokens`` and ``word_labels``, in the order of the logits.
-    """
-
-    metric: CombinedEvaluations
-    names: list[str]
-    words: Dataset
-
-    def score(self, logits, labels):
-        """The figures of the words."""
-        predictions = self.describe(logits, labels)["prediction"]
-        references = [[self.names[number] for number in row] for row in self.words["word_labels"]]
-        return self.metric.compute(predictions=predictions, references=references)
-
-    def describe(self, logits, _):
-        """The class of each word, and its probability."""
-        return of_words([row.float().softmax(-1) for row in logits], self.words["first_tokens"], self.names)
 
 
 def main(args=None):

@@ -13,7 +13,8 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import UserError, one_line
 
@@ -162,6 +163,46 @@ def columns(found: list[Answer]) -> dict[str, list]:
         "prediction_start": [answer.start for answer in found],
         "prediction_score": [answer.score for answer in found],
     }
+
+
+@dataclass
+class SpanOutputs:
+    """Reads the logits of first and last tokens, of each window, as one answer to each question.
+
+    Args:
+        config: names the columns, and how many and how long answers are looked at.
+        metric: of answers.
+        model: its config says whether a question may have no answer.
+        rows: questions with their texts and answers.
+        windows: of the texts, in the order of the logits.
+    """
+
+    config: Any
+    metric: evaluate.CombinedEvaluations
+    model: PreTrainedModel
+    rows: datasets.Dataset
+    windows: datasets.Dataset
+
+    def score(self, starts: list[torch.Tensor], ends: list[torch.Tensor]) -> dict[str, float]:
+        """The figures of the answers."""
+        found = [answer.text for answer in self._find(starts, ends)]
+        references = [known["text"] for known in self.rows[self.config.answers_column]]
+        return self.metric.compute(predictions=found, references=references)
+
+    def describe(self, starts: list[torch.Tensor], ends: list[torch.Tensor]) -> dict[str, list]:
+        """The answers, where they stand, and their scores."""
+        return columns(self._find(starts, ends))
+
+    def _find(self, starts: list[torch.Tensor], ends: list[torch.Tensor]) -> list[Answer]:
+        return find_answers(
+            self.rows[self.config.context_column][:],
+            self.windows["row"],
+            self.windows["spans"],
+            *([row.numpy() for row in rows] for rows in (starts, ends)),
+            n_best=self.config.n_best,
+            max_length=self.config.max_answer_length,
+            may_be_none=getattr(self.model.config, "may_have_no_answer", False),
+        )
 
 
 def find_answers(

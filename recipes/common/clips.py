@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Audio, Dataset
-from transformers import AutoFeatureExtractor, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import AutoFeatureExtractor, PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
 
 from .config import RunConfig
 from .errors import UserError, one_line
@@ -141,6 +141,22 @@ def measure(rows: Dataset, split: str, rate: int, frames: Callable[[int], int]) 
         return {"frames": frames(count), "least": 1}
 
     return rows.map(measure_one, remove_columns=["rate"], desc=f"measure {split}")
+
+
+def model_entries(config: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """Entries of the model's config for this run."""
+    # a layer that is left out has no gradient, which several processes do not stand
+    found: dict[str, Any] = {"layerdrop": 0.0}
+    if not config.spec_augment:
+        found |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    if tokenizer is not None:
+        found |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return found
+
+
+def stretching(share: float, frames: Callable[[int], int]) -> Callable[[dict, random.Random], dict] | None:
+    """Changes the speed of a training clip at random, see ``stretched``; None where the share is 0."""
+    return (lambda row, draw: stretched(row, draw, share, frames)) if share else None
 
 
 def stretched(row: dict[str, Any], draw: random.Random, share: float, frames: Callable[[int], int]) -> dict[str, Any]:

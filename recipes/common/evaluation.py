@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from evaluate import CombinedEvaluations
 from torch.utils.data import DataLoader
 
 
@@ -38,6 +39,29 @@ class Evaluation:
     best: str
     describe: Callable[..., dict[str, list]] | None = None
     order: list[int] | None = None
+
+
+@dataclass
+class NumberOutputs:
+    """Reads the logit of a row as the number that is predicted.
+
+    Args:
+        metric: of numbers.
+    """
+
+    metric: CombinedEvaluations
+
+    def score(self, logits: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, float]:
+        """The figures of the numbers."""
+        return self.metric.compute(predictions=_numbers(logits), references=torch.stack(labels).tolist())
+
+    def describe(self, logits: list[torch.Tensor], _: object) -> dict[str, list]:
+        """The numbers."""
+        return {"prediction": _numbers(logits)}
+
+
+def _numbers(logits: list[torch.Tensor]) -> list[float]:
+    return torch.stack(logits).squeeze(-1).tolist()
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """Labels of words: their check, the tokens that carry them, and `evaluate` metrics over words and entities."""
 
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from .data import Classes, as_names
@@ -111,6 +113,31 @@ def of_words(shares: list[Any], first_tokens: list[list[int]], names: list[str])
             for tokens, places in zip((row.values.tolist() for row in best), first_tokens, strict=True)
         ],
     }
+
+
+@dataclass
+class WordOutputs:
+    """Reads the logits of tokens as one class for each word.
+
+    Args:
+        metric: of lists of names.
+        names: of the classes.
+        words: of every row its ``first_tokens`` and ``word_labels``, in the order of the logits.
+    """
+
+    metric: evaluate.CombinedEvaluations
+    names: list[str]
+    words: datasets.Dataset
+
+    def score(self, logits: list[torch.Tensor], labels: object) -> dict[str, float]:
+        """The figures of the words."""
+        predictions = self.describe(logits, labels)["prediction"]
+        references = [[self.names[number] for number in row] for row in self.words["word_labels"]]
+        return self.metric.compute(predictions=predictions, references=references)
+
+    def describe(self, logits: list[torch.Tensor], _: object) -> dict[str, list]:
+        """The class of each word, and its probability."""
+        return of_words([row.float().softmax(-1) for row in logits], self.words["first_tokens"], self.names)
 
 
 def first_tokens(words: list[str], offsets: list[tuple[int, int]]) -> list[int]:

@@ -16,11 +16,32 @@ import forked_python
 import pytest
 import torch
 import transformers
+from families import MEMBERS
 from hub_server import HubServer
 
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
+
+# what every run has of a family that shares the layers of another one; `families.py` chooses within these files
+OF_MEMBERS = {
+    "test_exactness.py",
+    "test_across_families.py",
+    "test_family_layout.py",
+    "test_hub_ready.py",
+    "test_loading.py",
+    "test_recipe_parts.py",
+    "test_toy_family.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark slow what a member of a shape repeats of the family whose layers it has."""
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        if given.get("family") in MEMBERS and item.path.name not in OF_MEMBERS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import itertools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -466,23 +465,20 @@ _DEALT = deal(
     OTHER_FAMILIES,
     lambda family, spec: spec in specs_of(family, BASE_MODELS[family]),
 )
-# each of these in many heads
-_HEADS = [(family, model) for family, model in MODELS if model != BASE_MODELS[family] and family not in MEMBERS]
-_DEALT_TO_HEADS = dict(zip(_HEADS, itertools.cycle(FEW_SPECS), strict=False))
 
 
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model.
 
     A member of a shape: one with its base model and with one head. A base model: all for BERT; a few, and its share
-    of all, for each other family. A model with a head: one that changes every norm, and one of the few.
+    of all, for each other family. A model with a head: one that changes every norm.
     """
     if not is_quick(family, model):
         return []
     if family in MEMBERS:
         return [_turn(family, specs_of(family, model))]
     if model != BASE_MODELS[family]:
-        return ["post_dyt_everywhere", _DEALT_TO_HEADS[family, model]]
+        return ["post_dyt_everywhere"]
     own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]
     return [spec for spec in specs_of(family, model) if spec in own]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from families import CACHE, FAMILIES, MEMBERS, MODELS, covering_models, fill_with_pattern, slow_unless
+from families import BASE_MODELS, CACHE, FAMILIES, MEMBERS, MODELS, covering_models, fill_with_pattern, slow_unless
 
 
 def _pair(family: str, model: str, **kwargs):
@@ -31,14 +31,17 @@ def test_same_seed_gives_the_same_weights(family, model):
     assert [name for name, _ in stock.named_parameters()] == [name for name, _ in ours.named_parameters()]
 
 
-def _is_quick(index, family, attention):
-    """Of a member of a shape every run has each model with one attention in turn."""
+def _is_quick(index, family, model, attention, training):
+    """Every run has all of a base model, each head in training and without, in turn with another attention; of a
+    member of a shape each model with one attention in turn."""
     ways = FAMILIES[family].attentions
-    return family not in MEMBERS or attention == ways[index % len(ways)]
+    if family in MEMBERS:
+        return attention == ways[index % len(ways)]
+    return model == BASE_MODELS[family] or attention == ways[(index + training) % len(ways)]
 
 
 CASES = [
-    slow_unless(_is_quick(index, family, attention), family, model, training, chunk, attention)
+    slow_unless(_is_quick(index, family, model, attention, training), family, model, training, chunk, attention)
     for index, (family, model) in enumerate(MODELS)
     for attention in FAMILIES[family].attentions
     # the families whose feed-forward can run in chunks

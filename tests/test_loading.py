@@ -197,7 +197,7 @@ def test_a_new_head_on_stock_weights_is_drawn_not_garbage(spec, stock_folders):
 
 
 ROUND_TRIPS = [
-    slow_unless(model == "AddNormBertForMaskedLM", "bert", model, spec)
+    slow_unless(model == "AddNormBertForMaskedLM" and spec in COVERING, "bert", model, spec)
     for model in ("AddNormBertForMaskedLM", "AddNormBertModel")
     for spec in SPECS
 ]

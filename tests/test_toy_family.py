@@ -13,9 +13,9 @@ import pytest
 TESTS = Path(__file__).parent
 TOY = TESTS / "toy_family"
 # what a family must pass: the stock model by default, other specs that learn, load and save, alone and as remote code
-ESSENTIAL = [f"test_{name}.py" for name in ("exactness", "growth", "cards", "cost", "hub_ready", "training")]
-ESSENTIAL += ["test_integration.py::test_every_parameter_has_a_gradient"]
-ALL = [f"test_{name}.py" for name in ("depth_and_init", "integration", "loading", "refusals", "streams")]
+ESSENTIAL = ["test_exactness.py", "test_hub_ready.py", "test_training.py"]
+ALL = [f"test_{name}.py" for name in ("cards", "cost", "depth_and_init", "growth", "integration", "loading")]
+ALL += [f"test_{name}.py" for name in ("refusals", "streams")]
 ALL += [f"test_{name}.py" for name in ("tokens_of_families", "training", "vocabulary")]
 
 
@@ -41,7 +41,7 @@ def _passed(result):
 
 
 def test_the_essential_suites_pass(tmp_path):
-    assert _passed(_run(tmp_path, ESSENTIAL, "not slow and not conformance")) >= 60
+    assert _passed(_run(tmp_path, ESSENTIAL, "not slow and not conformance")) >= 40
 
 
 @pytest.mark.slow

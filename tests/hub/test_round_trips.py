@@ -6,12 +6,9 @@ from families import slow_unless
 
 
 ALL = {f"ann/{case}-{spec}": (case, spec) for case in CASES for spec in SPECS}
-# two a test: each has fresh processes of its own
-FEW = {
-    "encoders": ["bert-hyper_connections", "vit-batch_norm"],
-    "composites": ["stack-batch_norm", "encoder_decoder-hyper_connections"],
-}
-CHOICES = {name: [f"ann/{case}" for case in cases] for name, cases in FEW.items()} | {"all": list(ALL)}
+# one a test: each has fresh processes of its own
+FEW = ["bert-batch_norm", "encoder_decoder-hyper_connections"]
+CHOICES = {name: [f"ann/{name}"] for name in FEW} | {"all": list(ALL)}
 
 
 @pytest.mark.parametrize("choice", [slow_unless(name in FEW, name) for name in CHOICES])

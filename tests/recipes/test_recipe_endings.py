@@ -80,6 +80,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(config, recipe, started, tmp_path
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_gone_ends_a_launched_run(config, started):
     config |= {"epochs": 20, "checkpoint_every": 10, "num_processes": 2}
     (process,), log = started(config, TWO)

@@ -78,6 +78,7 @@ def test_script_is_short():
     assert len(Path(sweep.__file__).read_text().splitlines()) < 180
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_one_run_fails(swept, tmp_path, capsys, monkeypatch):
     result = swept("--result_file", str(tmp_path / "results" / "sweep.json"))
     assert json.loads((tmp_path / "results" / "sweep.json").read_text()) == result

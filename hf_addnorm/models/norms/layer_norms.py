@@ -202,8 +202,10 @@ class GroupNorm(Norm):
         self.groups, self.eps = slices("group_norm", groups, hidden_size), eps
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
-        # torch's LayerNorm of each group is one operation, forward and backward
+        # Torch's LayerNorm of each group is one operation, forward and backward. Its backward is inexact where the
+        # mean is far from 0; a shift changes no output and no gradient.
         parts = x.unflatten(-1, (self.groups, -1))
+        parts = parts - parts.mean(-1, keepdim=True).detach()
         normalized: torch.Tensor = nn.functional.layer_norm(parts, parts.shape[-1:], eps=self.eps)
         return normalized.flatten(-2)
 

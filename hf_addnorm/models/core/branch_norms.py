@@ -92,7 +92,8 @@ class ModuleView:
     """
 
     def __init__(self, module: object, replaced: Mapping[str, object]):
-        vars(self).update(_module=module, _replaced=replaced)
+        object.__setattr__(self, "_module", module)
+        object.__setattr__(self, "_replaced", replaced)
 
     def __getattr__(self, name: str) -> StockValue:
         replaced: Mapping[str, object] = self._replaced

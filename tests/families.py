@@ -427,19 +427,6 @@ def covering_models(models: Iterable[tuple[str, str]] = tuple(MODELS)) -> list[A
     return [slow_unless(is_quick(*pair), *pair) for pair in models]
 
 
-def covering_families(families: Iterable[str] = tuple(FAMILIES)) -> list[Any]:
-    """Every family; a member of a shape is marked slow."""
-    return [slow_unless(family not in MEMBERS, family) for family in families]
-
-
-def covering_members(pairs: Iterable[tuple[str, str]]) -> list[Any]:
-    """(family, spec), all; every run has one spec for a member of a shape, each another one, and the rest is slow."""
-    pairs = list(pairs)
-    specs = {member: [spec for family, spec in pairs if family == member] for member in MEMBERS}
-    quick = {(member, _turn(member, own)) for member, own in specs.items() if own}
-    return [slow_unless(pair[0] not in MEMBERS or pair in quick, *pair) for pair in pairs]
-
-
 def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
     """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
 

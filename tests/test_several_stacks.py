@@ -11,7 +11,6 @@ from families import (
     FEW_SPECS,
     SPECS,
     checkpoint_activations,
-    covering_families,
     fill_with_pattern,
     stacks_of,
 )
@@ -58,7 +57,7 @@ def test_the_table_of_families_has_those_whose_config_derives_from_a_mixin():
     assert all("auto_classes" in vars(config) for config in configs)
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_no_entry_begins_as_those_that_transformers_takes_away(family):
     config = FAMILIES[family].config("", "pre_ln", add_norm_decoder="sandwich_ln")
     for entry in config.add_norm_entries:
@@ -67,7 +66,7 @@ def test_no_entry_begins_as_those_that_transformers_takes_away(family):
             assert getattr(half, entry) == getattr(config, entry)
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_a_bare_name_is_for_both_and_each_has_the_constants_of_its_place(family):
     net, _ = build(family, "deepnorm")
     depths = {name: len(layers) for name, layers in layers_of(net).items()}
@@ -103,7 +102,7 @@ def test_a_decoder_alone_counts_no_cross_attention():
                 net(**inputs, **memory)
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_the_decoders_scheme_is_its_own(family, tmp_path):
     net, inputs = build(family, "pre_ln", "hyper_connections")
     assert {name: config.add_norm.preset for name, config in net.stack_configs.items()} == {
@@ -186,7 +185,7 @@ def test_reentrant_checkpointing_is_refused_for_any_stack_that_it_would_harm():
     checkpoint_activations(build("bart", "pre_ln")[0], {"use_reentrant": True})
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_norms_over_tokens_in_the_encoder_see_its_real_tokens(family):
     net, inputs = build(family, OVER_TOKENS, "pre_ln")
     changed = inputs | {"input_ids": inputs["input_ids"].clone()}
@@ -219,7 +218,7 @@ def test_the_table_that_both_stacks_share_starts_as_the_scheme_says():
         assert table.std().item() == pytest.approx(std, rel=0.05)
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_layers_are_left_out_at_the_stacks_own_rates_whatever_the_stream(family):
     if "encoder_layerdrop" not in vars(FAMILIES[family].config("")):
         pytest.skip("it has no layer drop")
@@ -247,7 +246,7 @@ def test_an_encoder_stays_finite_in_float16():
         assert outputs[1].isfinite().all() and outputs[1].abs().max() > 6e4
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 @pytest.mark.parametrize("spec", ["post_ln", "pre_rms_norm", "hyper_connections", "hybrid_norm"])
 def test_what_is_written_is_the_same_with_a_cache(family, spec):
     net, inputs = build(family, SPECS[spec])
@@ -264,7 +263,7 @@ def test_what_is_written_is_the_same_with_a_cache(family, spec):
     assert torch.equal(again, net.generate(**source, **options))
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_the_default_writes_what_the_stock_model_writes(family):
     row, name = FAMILIES[family], writer(family)
     stock = row.stock_class(name)(row.stock_config(name))
@@ -277,7 +276,7 @@ def test_the_default_writes_what_the_stock_model_writes(family):
         assert torch.equal(stock.eval().generate(**source, **options), ours.generate(**source, **options))
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 @pytest.mark.parametrize("spec", FEW_SPECS)
 def test_padding_changes_no_real_token(family, spec):
     net, inputs = build(family, SPECS[spec])
@@ -310,7 +309,7 @@ def test_the_cost_is_that_of_both_stacks():
     assert counted.multiply_adds == counted.stock_multiply_adds > 0
 
 
-@pytest.mark.parametrize("family", covering_families(SEVERAL))
+@pytest.mark.parametrize("family", SEVERAL)
 def test_weight_decay_spares_the_norms_of_both(family, tmp_path):
     net, _ = build(family, SPECS["all_slots"], "residual")
     trainer = Trainer(net, TrainingArguments(tmp_path, report_to="none", use_cpu=True))

@@ -438,16 +438,14 @@ def covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
     for index, member in enumerate(MEMBERS):
         able = [pair for pair in pairs if pair[0] == member]
         quick |= {able[index % len(able)]} if able else set()
-    return [
-        slow_unless(pair in quick, *pair)
-        for pair in pairs
-        if pair in quick or pair[0] not in MEMBERS
-    ]
+    return [slow_unless(pair in quick, *pair) for pair in pairs if pair in quick or pair[0] not in MEMBERS]
 
 
 def slow_beyond_covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
     """(family, spec), all the pairs; of BERT's specs, every run has those that together run through everything."""
-    return [slow_unless(family != "bert" or spec in COVERING or spec == "stock", family, spec) for family, spec in pairs]
+    return [
+        slow_unless(family != "bert" or spec in COVERING or spec == "stock", family, spec) for family, spec in pairs
+    ]
 
 
 # each spec in one family

@@ -14,7 +14,6 @@ from families import (
     covering,
     covering_models,
     fill_with_pattern,
-    slow_unless,
 )
 from token_specs import (
     FAMILY_SPECS,

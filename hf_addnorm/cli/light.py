@@ -6,7 +6,7 @@ import typer
 
 from ..launch import launch_file, launch_files
 from ..models.spec.presets import PRESETS
-from .report import Report, make_app, table
+from .report import Report, table
 
 
 def presets() -> Report:
@@ -25,6 +25,3 @@ def launch(
         return Report(launch_files(), [table("launch file", "for", rows=list(launch_files().items()))])
     path = str(launch_file(name))
     return Report({"path": path}, [path])
-
-
-app = make_app((presets, launch))

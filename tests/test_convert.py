@@ -104,7 +104,7 @@ def test_a_ridge_from_sums_is_the_solution():
         for part in range(0, 50, 20):
             rows = slice(part, part + 20)
             ridge.add(c[rows], y[rows] - linear(c[rows]), weight[rows])
-        ridge.apply(LinearEdit("", linear), 0.0)
+        LinearEdit("", linear).add(*ridge.solve(0.0))
         root, ones = weight.sqrt(), torch.ones(50, 1, dtype=torch.float64)
         expected = torch.linalg.lstsq(root * torch.cat([c, ones], 1), root * y).solution
         torch.testing.assert_close(linear.weight, expected[:-1].T, rtol=1e-6, atol=1e-6)
@@ -248,7 +248,7 @@ def test_models_that_cannot_be_rewritten_are_refused():
     other, _ = tiny("bert", TEXT)
     other.is_quantized = True
     refused(other, "the model is quantised, and such weights cannot be rewritten; allowed is floating point")
-    with pytest.raises(ValueError, match="method is 'fast'; allowed is 'auto', 'exact', 'calibrated' or 'norms'"):
+    with pytest.raises(ValueError, match="method is 'fast'; allowed is 'auto', 'exact', 'calibrated', 'norms' or 'mapped'"):
         convert(source, add_norm="pre_ln", calibration=data, method="fast")
 
 
@@ -264,7 +264,7 @@ def test_the_command_writes_a_model_a_report_and_a_card(tmp_path):
     texts.write_text("\n".join(" ".join("abcdefghij"[index % 7 : 3 + index % 7]) for index in range(40)) + "\n")
     given = ("convert", folder, "--add-norm", '{"norm": "dyt"}', "--calibration", texts, "--threshold", "0")
     said = run(*given, "--out", out)
-    assert "method" in said and f"wrote {out}" in said
+    assert "method" in said and f"wrote {out}" in said and "recipes/convert.py takes it further" in said
     assert json.loads((out / "conversion.json").read_text())["method"] == "calibrated"
     assert "## Conversion" in (out / "README.md").read_text()
     model = type(source).from_pretrained(out)

@@ -6,7 +6,6 @@ One YAML is one run, and every key can be given on the command line too; README.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import transformers
 from accelerate.utils import set_seed
@@ -26,6 +25,10 @@ from transformers import DataCollatorWithPadding
 from hf_addnorm.conversion.source import load_source
 
 
+# Of a conversion before the distillation.
+METHODS = ("auto", "calibrated", "norms", "mapped")
+
+
 @dataclass(kw_only=True)
 class ConvertConfig(RunConfig):
     """Keys of this recipe, beside those that all recipes have.
@@ -36,7 +39,8 @@ class ConvertConfig(RunConfig):
         calibration_rows: training rows that the conversion before the distillation looks at; a quarter of them is
             held out there.
         begin: how the model begins: ``auto``, exact where algebra allows it, else calibrated; ``calibrated``;
-            ``norms``, with the norms alone fitted; ``mapped``, with nothing fitted.
+            ``norms``, with the norms alone fitted; ``mapped``, with nothing fitted; or the folder of a model that
+            ``hf-addnorm convert`` wrote, which says the add & norm itself.
         hidden_weight: of what the layers give, in the loss.
         logits_weight: of the divergence of the predictions from the source's, in the loss.
     """
@@ -44,7 +48,7 @@ class ConvertConfig(RunConfig):
     text_column: str = "text"
     max_length: PositiveInt = 128
     calibration_rows: PositiveInt = 1024
-    begin: Literal["auto", "calibrated", "norms", "mapped"] = "auto"
+    begin: str = "auto"
     hidden_weight: NonNegativeFloat = 1.0
     logits_weight: NonNegativeFloat = 1.0
 
@@ -59,8 +63,11 @@ class ConvertConfig(RunConfig):
         ):
             if getattr(self, key):
                 raise UserError(f"{key} is given: {reason}")
-        if self.checkpoint is None or self.add_norm is None:
-            raise UserError("checkpoint, the trained model, and add_norm, what it is converted to, are both needed")
+        if self.checkpoint is None or (self.add_norm is None) == (self.begin in METHODS):
+            raise UserError(
+                "checkpoint, the trained model, is needed, and one of add_norm, what it is converted to, and begin, "
+                "the folder of a converted model"
+            )
         if not self.hidden_weight + self.logits_weight:
             raise UserError("hidden_weight and logits_weight are both 0: nothing is left to learn from")
 
@@ -102,6 +109,14 @@ def calibration(config, rows, tokenizer):
     return [dict(tokenizer.pad([chosen[row] for row in part], return_tensors="pt")) for part in parts]
 
 
+def load(folder):
+    """A trained model as one of ours, in float32."""
+    try:
+        return load_source(find_checkpoint(folder)).float()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load {folder}: {one_line(error)}") from error
+
+
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(ConvertConfig, args)
@@ -112,14 +127,14 @@ def main(args=None):
 
     # Models: the source, and what it is converted to. A run that goes on takes the weights of its checkpoint.
     set_seed(config.seed)
-    try:
-        source = load_source(find_checkpoint(config.checkpoint)).float()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load {config.checkpoint}: {one_line(error)}") from error
+    source = load(config.checkpoint)
     check_tokenizer(tokenizer, source, encoded, config.max_length)
     seen = calibration(config, encoded["train"], tokenizer)
-    method = "mapped" if run.folder.last_checkpoint() else config.begin
-    model = converted(source, run.accelerator, seen, method, config.add_norm)
+    if config.begin in METHODS:
+        method = "mapped" if run.folder.last_checkpoint() else config.begin
+        model = converted(source, run.accelerator, seen, method, config.add_norm)
+    else:
+        model = load(config.begin)
 
     # Train, save, load as a user would, compare, report.
     distillation = Distillation(source, run.accelerator, seen, config.hidden_weight, config.logits_weight)

@@ -248,7 +248,9 @@ def test_models_that_cannot_be_rewritten_are_refused():
     other, _ = tiny("bert", TEXT)
     other.is_quantized = True
     refused(other, "the model is quantised, and such weights cannot be rewritten; allowed is floating point")
-    with pytest.raises(ValueError, match="method is 'fast'; allowed is 'auto', 'exact', 'calibrated', 'norms' or 'mapped'"):
+    with pytest.raises(
+        ValueError, match="method is 'fast'; allowed is 'auto', 'exact', 'calibrated', 'norms' or 'mapped'"
+    ):
         convert(source, add_norm="pre_ln", calibration=data, method="fast")
 
 

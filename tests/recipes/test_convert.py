@@ -54,6 +54,15 @@ def test_it_comes_nearer_and_saves_an_ordinary_model(keys, run, tmp_path):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_it_goes_on_with_a_converted_folder(keys, run, tmp_path):
+    first = run(keys)
+    folder = tmp_path / "run" / "model"
+    begun = run(keys | {"add_norm": None, "begin": str(folder), "output_dir": str(tmp_path / "more")})
+    assert begun["add_norm"] == first["add_norm"]
+    figures = {name: first["metrics"][name] for name in ("kl", "agreement", "hidden_error")}
+    assert {name: begun["metrics_over_time"][0][name] for name in figures} == pytest.approx(figures, rel=1e-4)
+
+
 def test_labels_are_not_read(keys, run, tmp_path):
     """Rows whose other columns say nothing give the same run."""
     first = run(keys)
@@ -135,7 +144,9 @@ def test_tokens_that_are_classified(keys, run, trained, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"add_norm": None}, "checkpoint, the trained model, and add_norm, what it is converted to, are both needed"),
+        ({"add_norm": None}, "checkpoint, the trained model, is needed, and one of add_norm, what it is converted to"),
+        ({"begin": "runs/other"}, "and begin, the folder of a converted model"),
+        ({"begin": "runs/other", "add_norm": None}, "cannot load runs/other"),
         ({"do": "evaluate", "model": "x"}, "do is evaluate: the recipe of the model's task does it, with --model"),
         ({"lora": 4}, "lora is given: all weights are converted"),
         ({"new_weights": True}, "new_weights is given: a model that knows nothing has nothing to keep"),

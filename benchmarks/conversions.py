@@ -64,6 +64,9 @@ TASKS = {
     "ud_ewt_pos": ("AutoModelForTokenClassification", "tokens", "upos"),
 }
 MAX_LENGTH = 64
+# rows to convert with have so many at least: those of SST-2 are parts of sentences, most of them shorter than those of
+# the validation split
+WORDS = 10
 
 
 class Rows:
@@ -128,7 +131,7 @@ def read(args):
     unseen = train.select(range(len(train) - args.unseen, len(train))).filter(
         lambda row: str(row[column]) not in known
     )
-    texts = train.select(range(len(train) - args.unseen)).filter(lambda row: size(row) >= 5)
+    texts = train.select(range(len(train) - args.unseen)).filter(lambda row: size(row) >= WORDS)
     texts = texts.select(range(min(len(texts), args.texts))).select_columns([column])
     return texts, {"validation": validation, "unseen": unseen}, column, label
 
@@ -190,7 +193,8 @@ class Measurement:
             if step == "mapped" and "loaded" in steps:
                 loaded = load_pretrained(self.head, self.args.model, add_norm=model.config.add_norm).float()
                 self.keep(title, "loaded", self.measure(loaded))
-            about = {key: report.to_dict()[key] for key in ("method", "target", "largest_difference", "sites")}
+            kept = ("method", "target", "largest_difference", "sites", "as_loaded", "held_out")
+            about = {key: report.to_dict()[key] for key in kept}
             memory = {"peak_memory_mb": report.peak_memory_mb}
             if step in steps:
                 self.keep(title, step, self.measure(model, cpu_seconds=seconds, **about, **memory))
@@ -241,7 +245,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--json", required=True, type=Path)
-    parser.add_argument("--rows", type=int, default=1024, help="to calibrate on, of which a quarter is held out")
+    parser.add_argument("--rows", type=int, default=768, help="to calibrate on, of which a quarter is held out")
     parser.add_argument("--texts", type=int, default=16000, help="to distil on")
     parser.add_argument("--unseen", type=int, default=800)
     parser.add_argument("--distil_steps", type=int, default=1000)

@@ -10,10 +10,13 @@ from families import FAMILIES, slow_unless
 from test_cli import run, run_json
 from trained_like import outputs, tiny
 
-from hf_addnorm import convert
+from hf_addnorm import add_norm_sites, convert
 from hf_addnorm.conversion.batches import read_calibration
 from hf_addnorm.conversion.fitting import Ridge
+from hf_addnorm.conversion.importance import Importance
 from hf_addnorm.conversion.linears import LinearEdit
+from hf_addnorm.conversion.stepping import States
+from hf_addnorm.models.core.recasting import get_part
 
 
 TEXT, BASE = "AutoModelForSequenceClassification", "AutoModel"
@@ -109,6 +112,49 @@ def test_a_ridge_from_sums_is_the_solution():
         expected = torch.linalg.lstsq(root * torch.cat([c, ones], 1), root * y).solution
         torch.testing.assert_close(linear.weight, expected[:-1].T, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(linear.bias, expected[-1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_ridge_keeps_what_it_knows_of_the_inputs():
+    draw = torch.Generator().manual_seed(0)
+    c, first, second = (torch.randn(40, size, generator=draw, dtype=torch.float64) for size in (5, 3, 3))
+    weight = torch.rand(40, 1, generator=draw, dtype=torch.float64) + 0.1
+    kept, fresh = Ridge(5, 3), Ridge(5, 3)
+    kept.add(c, first, weight)
+    kept.forget_rest()
+    kept.add(c, second, weight)
+    fresh.add(c, second, weight)
+    for one, other in zip(kept.solve(0.1), fresh.solve(0.1), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tokens_count_by_what_the_outputs_make_of_them(tmp_path):
+    """A head that reads the first token: behind the last attention no other one counts beyond the common half."""
+    source, batches = tiny("bert", TEXT)
+    batch = _batches(batches[0], 1)[0] | {"attention_mask": torch.ones_like(batches[0]["input_ids"])}
+    norms = [get_part(source, site.norm) for site in add_norm_sites(source)]
+    importance = Importance(States(tmp_path, "weights"), norms)
+    importance.add(0, source, batch, None)
+    rows, length = batch["input_ids"].shape
+    for site in range(len(norms)):
+        weights = importance.of(site, 0).view(rows, length)
+        assert weights.mean().item() == pytest.approx(1.0)
+        others_count = bool((weights[:, 1:] > Importance.ALIKE).any())
+        assert others_count == (site < len(norms) - 2), site
+    assert all(parameter.grad is None for parameter in source.parameters())
+
+
+def test_norms_are_carried_to_where_they_see_the_same():
+    """From post-norm to pre-norm: the norm behind one sum is that in front of the next sublayer."""
+    source, batches = tiny("bert", TEXT)
+    model, report = convert(source, add_norm="pre_ln", calibration=_batches(batches[0]), method="mapped", threshold=0)
+    assert (report.method, report.sites) == ("mapped", [])
+    old, new = (
+        [get_part(one, site.norm).weight for site in add_norm_sites(one) if site.place != "embed"]
+        for one in (source, model)
+    )
+    # the first norm of the target sees the embeddings, which have a norm of their own
+    for was, now in zip(old, new[1:], strict=True):
+        assert torch.equal(was, now)
 
 
 def test_the_report_says_what_was_done(tmp_path, caplog):

@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 
 import convert
+import finetune_images
 import pytest
 import torch
 from common.errors import UserError
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertForTokenClassification
 
+import hf_addnorm
 from hf_addnorm import AddNormBertForSequenceClassification
 
 
@@ -66,8 +69,6 @@ def test_it_goes_on_with_a_converted_folder(keys, run, tmp_path):
 def test_labels_are_not_read(keys, run, tmp_path):
     """Rows whose other columns say nothing give the same run."""
     first = run(keys)
-    from datasets import Dataset
-
     paths = {}
     for name in ("train_file", "validation_file"):
         paths[name] = str(tmp_path / f"{name}.parquet")
@@ -126,8 +127,6 @@ def test_the_best_evaluation_may_be_the_start(keys, run, tmp_path):
 
 def test_tokens_that_are_classified(keys, run, trained, tmp_path):
     """A column of words, a prediction for each token."""
-    from datasets import Dataset
-
     model = BertForTokenClassification.from_pretrained(trained)
     model.save_pretrained(tmp_path / "tokens")
     AutoTokenizer.from_pretrained(trained).save_pretrained(tmp_path / "tokens")
@@ -160,3 +159,16 @@ def test_bad_input_gets_a_sentence(keys, run, change, said, tmp_path):
     with pytest.raises(UserError, match=said):
         run(keys | change)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+def test_a_vit_of_the_recipes_is_converted_exactly(recipe, tmp_path):
+    """Of the builtin digits: pre-norm LayerNorm to RMSNorm, in float64."""
+    pytest.importorskip("sklearn")
+    yaml = str(Path(finetune_images.__file__).parent / "configs" / "digits.yaml")
+    run = {"output_dir": str(tmp_path / "run"), "max_steps": 20, "mixed_precision": "no"}
+    recipe(run, "--config", yaml, *(f"--{key}={value}" for key, value in run.items()), main=finetune_images.main)
+    batches = [{"pixel_values": torch.rand(8, 1, 8, 8)} for _ in range(2)]
+    _, report = hf_addnorm.convert(
+        str(tmp_path / "run" / "model"), add_norm={"preset": "pre_ln", "norm": "rms_norm"}, calibration=batches
+    )
+    assert report.method == "exact" and report.largest_difference < 1e-10

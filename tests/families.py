@@ -396,8 +396,8 @@ def deal(specs: Iterable[str], hands: Iterable[Any], allowed: Callable[[Any, str
 
 # those that share another family's layers: of what that one runs, they run a part
 MEMBERS = [family for family, row in FAMILIES.items() if row.shape]
-# those with layers of their own, beside BERT
-OTHER_FAMILIES = [family for family in FAMILIES if family not in ("bert", *MEMBERS)]
+# those with layers of their own
+OWN_LAYERS = [family for family in FAMILIES if family not in MEMBERS]
 
 
 def _turn(member: str, values: list[str]) -> str:
@@ -427,29 +427,31 @@ def covering_models(models: Iterable[tuple[str, str]] = tuple(MODELS)) -> list[A
     return [slow_unless(is_quick(*pair), *pair) for pair in models]
 
 
-def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
-    """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
+def covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """(family, spec), all the pairs; every run has every spec once, in some family, the rest is slow.
 
-    With `bert=False` it has every spec once, in some family. A member of a shape has one spec, each another one.
+    A member of a shape has one spec, each another one.
     """
     pairs = list(pairs)
     specs = dict.fromkeys(spec for family, spec in pairs if family not in MEMBERS)
-    hands = OTHER_FAMILIES if bert else ["bert", *OTHER_FAMILIES]
-    quick = deal(specs, hands, lambda family, spec: (family, spec) in pairs)
+    quick = deal(specs, OWN_LAYERS, lambda family, spec: (family, spec) in pairs)
     for index, member in enumerate(MEMBERS):
         able = [pair for pair in pairs if pair[0] == member]
         quick |= {able[index % len(able)]} if able else set()
+    return [slow_unless(pair in quick, *pair) for pair in pairs if pair in quick or pair[0] not in MEMBERS]
+
+
+def slow_beyond_covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """(family, spec), all the pairs; of BERT's specs, every run has those that together run through everything."""
     return [
-        slow_unless((bert and pair[0] == "bert") or pair in quick, *pair)
-        for pair in pairs
-        if pair in quick or pair[0] not in MEMBERS
+        slow_unless(family != "bert" or spec in COVERING or spec == "stock", family, spec) for family, spec in pairs
     ]
 
 
-# each spec in one family beside BERT
+# each spec in one family
 _DEALT = deal(
     [spec for spec in SPECS if spec not in FEW_SPECS],
-    OTHER_FAMILIES,
+    OWN_LAYERS,
     lambda family, spec: spec in specs_of(family, BASE_MODELS[family]),
 )
 
@@ -457,8 +459,8 @@ _DEALT = deal(
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model.
 
-    A member of a shape: one with its base model and with one head. A base model: all for BERT; a few, and its share
-    of all, for each other family. A model with a head: one that changes every norm.
+    A member of a shape: one with its base model and with one head. A base model of another family: a few, and its
+    share of all. A model with a head: one that changes every norm.
     """
     if not is_quick(family, model):
         return []
@@ -466,7 +468,7 @@ def quick_specs(family: str, model: str) -> list[str]:
         return [_turn(family, specs_of(family, model))]
     if model != BASE_MODELS[family]:
         return ["post_dyt_everywhere"]
-    own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]
+    own = [spec for spec in SPECS if spec in FEW_SPECS or (family, spec) in _DEALT]
     return [spec for spec in specs_of(family, model) if spec in own]
 
 

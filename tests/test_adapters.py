@@ -178,7 +178,7 @@ def _tunes(net, inputs, **names):
 PAIRS = [(family, spec) for family, model in BASE_MODELS.items() for spec in specs_of(family, model)]
 
 
-@pytest.mark.parametrize(("family", "spec"), covering(PAIRS, bert=False))
+@pytest.mark.parametrize(("family", "spec"), covering(PAIRS))
 def test_all_of_the_add_norm_is_tuned(family, spec, tmp_path):
     net, inputs = _net(family, SPECS[spec])
     parameters, names = hf_addnorm.add_norm_parameters(net), hf_addnorm.ln_tuning_names(net)

@@ -15,9 +15,7 @@ SILENT = ("attention", "attention.output", "output", "albert_layer_groups.0", "a
 SILENT += ("layer.0", "layer.1", "layer.2")
 # what draws from elsewhere than torch
 STILL = {"layerdrop": 0.0, "apply_spec_augment": False}
-CASES = covering(
-    [(family, spec) for family, model in BASE_MODELS.items() for spec in specs_of(family, model)], bert=False
-)
+CASES = covering([(family, spec) for family, model in BASE_MODELS.items() for spec in specs_of(family, model)])
 
 
 def _tensors(value):

@@ -26,6 +26,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
+from ..base.modules import modules_with
 from ..base.protocols import KeepsFloat32, StockValue
 from .recasting import is_of_transformers
 
@@ -97,7 +98,7 @@ def keep_in_float32(model: PreTrainedModel) -> None:
 
     `_keep_in_fp32_modules_strict` has patterns of their names. If it moves, gates and statistics are rounded.
     """
-    keeping = (module for module in model.modules() if isinstance(module, KeepsFloat32))
+    keeping = modules_with(model, KeepsFloat32)  # type: ignore[type-abstract]
     names = {name for module in keeping for name in module.keep_in_float32}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *names}
 

@@ -86,6 +86,7 @@ def test_every_command_has_help_and_json():
         "check",
         "launch",
         "convert",
+        "export",
         "diagnose",
     ]
     for command in COMMANDS:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from . import components, hub
     from .conversion import ConversionReport, convert
     from .diagnosis import diagnose
+    from .exporting import ExportError, ExportReport, export
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
@@ -90,12 +91,15 @@ __version__ = "0.3.0.dev0"
 # what is imported when it is asked for: the module of each name
 _LATER = {
     "ConversionReport": ".conversion",
+    "ExportError": ".exporting",
+    "ExportReport": ".exporting",
     "add_norm_parameters": ".parameters",
     "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
     "convert": ".conversion",
     "diagnose": ".diagnosis",
+    "export": ".exporting",
     "grow": ".growth",
     "hub": ".hub",
     "ln_tuning_names": ".parameters",
@@ -178,6 +182,8 @@ __all__ = [
     "AddNormSpec",
     "AddNormStackConfig",
     "ConversionReport",
+    "ExportError",
+    "ExportReport",
     "Part",
     "Preset",
     "Scheme",
@@ -188,6 +194,7 @@ __all__ = [
     "components",
     "convert",
     "diagnose",
+    "export",
     "grow",
     "hub",
     "inits",

@@ -89,6 +89,7 @@ def test_every_command_has_help_and_json():
         "check",
         "launch",
         "convert",
+        "export",
         "diagnose",
     ]
     for name, entry in COMMANDS.items():

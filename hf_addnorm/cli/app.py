@@ -50,6 +50,9 @@ COMMANDS = {
         "conversion",
         "Give a trained model another add & norm without labels, and write it with a report into a new folder.",
     ),
+    "export": Entry(
+        "exporting", "Export a model to ONNX Runtime or OpenVINO into a new folder, if it computes the same there."
+    ),
     "diagnose": Entry(
         "diagnosis",
         "Look at what add & norm does in a model that reads text: figures by layer, and what is unusual.",

@@ -87,6 +87,7 @@ def test_every_command_has_help_and_json():
         "launch",
         "convert",
         "diagnose",
+        "explore",
     ]
     for command in COMMANDS:
         assert command.__name__ in said

@@ -21,7 +21,7 @@ from ..models.base.protocols import JsonValue
 from ..models.base.registry import one_of, unknown
 from ..models.spec.presets import PRESETS
 from .conversion import convert
-from .light import launch, presets
+from .light import explore, launch, presets
 from .report import Line, Prose, Report, make_app, table
 
 
@@ -169,7 +169,7 @@ def diagnose(
     return Report(found.to_dict(), lines)
 
 
-COMMANDS = (presets, show, card, push, check, launch, convert, diagnose)
+COMMANDS = (presets, show, card, push, check, launch, convert, diagnose, explore)
 
 app = make_app(COMMANDS)
 

@@ -7,7 +7,7 @@ import sys
 
 
 # commands that need no model, and the packages whose `__init__` they go without
-_LIGHT = ("launch", "presets")
+_LIGHT = ("explore", "launch", "presets")
 _PACKAGES = ("hf_addnorm", "hf_addnorm.hub", "hf_addnorm.models", "hf_addnorm.models.base", "hf_addnorm.models.spec")
 
 

@@ -51,7 +51,7 @@ def test_a_causal_model_as_remote_code_has_its_labels_shifted(tmp_path):
     script.write_text(_STRANGER.format(folder=tmp_path))
     done = forked_python.run([script], env=_env(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout) == pytest.approx(_loss(stock, inputs, tmp_path).item(), rel=1e-5)
+    assert float(done.stdout.split()[-1]) == pytest.approx(_loss(stock, inputs, tmp_path).item(), rel=1e-5)
 
 
 _STRANGER = """

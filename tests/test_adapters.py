@@ -210,6 +210,36 @@ def test_a_whole_block_is_tuned(family, spec):
     _tunes(net, inputs, target_modules=[name for name, module in blocks.items() if list(module.parameters())])
 
 
+# --- a prefix of keys and values, which runs through the cache ---
+
+PREFIXED = [
+    ("bert", "AddNormBertForSequenceClassification", "SEQ_CLS"),
+    ("bert", "AddNormBertLMHeadModel", "CAUSAL_LM"),
+    ("gpt2", "AddNormGPT2LMHeadModel", "CAUSAL_LM"),
+]
+
+
+@pytest.mark.parametrize("spec", ["pre_ln", "hyper_connections"])
+@pytest.mark.parametrize(("family", "model", "task"), PREFIXED)
+def test_a_prefix_is_trained_and_saved(family, model, task, spec, tmp_path):
+    row = FAMILIES[family]
+    net = row.model_class(model)(row.config(model, SPECS[spec]))
+    fill_with_pattern(net)
+    inputs = {key: value for key, value in row.inputs(model).items() if key != "token_type_ids"}
+    plain = net.eval()(**inputs).logits
+    adapted = peft.get_peft_model(net, peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=3)).eval()
+    output = adapted(**inputs)
+    output.loss.backward()
+    prefix = next(value for name, value in adapted.named_parameters() if "prompt_encoder" in name)
+    assert prefix.grad.abs().sum() > 0
+    assert not torch.allclose(output.logits[:, -plain.shape[1] :], plain)
+    adapted.save_pretrained(tmp_path)
+    fresh = row.model_class(model)(row.config(model, SPECS[spec]))
+    fill_with_pattern(fresh)
+    back = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
+    torch.testing.assert_close(back(**inputs).logits, output.logits)
+
+
 # --- running statistics ---
 
 

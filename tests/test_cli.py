@@ -91,6 +91,7 @@ def test_every_command_has_help_and_json():
         "convert",
         "export",
         "diagnose",
+        "explore",
     ]
     for name, entry in COMMANDS.items():
         assert name in said

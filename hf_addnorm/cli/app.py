@@ -57,6 +57,11 @@ COMMANDS = {
         "diagnosis",
         "Look at what add & norm does in a model that reads text: figures by layer, and what is unusual.",
     ),
+    "explore": Entry(
+        "light",
+        "Try schemes on a page: drawing, cost, warnings, a training of a minute. It runs until it is interrupted.",
+        needs_model=False,
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ..explore.serving import serve
 from ..launch import launch_file, launch_files
 from ..models.spec.presets import PRESETS
 from .report import Report, table
@@ -25,3 +26,12 @@ def launch(
         return Report(launch_files(), [table("launch file", "for", rows=list(launch_files().items()))])
     path = str(launch_file(name))
     return Report({"path": path}, [path])
+
+
+def explore(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine.")] = 8501,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> Report:
+    """Try schemes on a page: drawing, cost, warnings, a training of a minute. It runs until it is interrupted."""
+    code = serve(port, show)
+    return Report({"port": port, "exit_code": code}, [], ok=code == 0)

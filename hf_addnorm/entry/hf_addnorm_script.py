@@ -7,7 +7,7 @@ import sys
 
 
 # what needs no model, and the packages whose `__init__` it goes without
-_LIGHT = ("launch", "presets", "--help")
+_LIGHT = ("explore", "launch", "presets", "--help")
 _PACKAGES = ("hf_addnorm", "hf_addnorm.hub", "hf_addnorm.models", "hf_addnorm.models.base", "hf_addnorm.models.spec")
 
 

@@ -15,10 +15,11 @@ to stand in that class:
   move, a model does not tie its head, or refuses an implementation of attention.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
+import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -61,6 +62,23 @@ def register_key_layout(cls: type[PreTrainedModel]) -> None:
     by_type = get_checkpoint_conversion_mapping(getattr(config_class, "stock_model_type", None))
     if by_type is not None:
         register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
+
+
+def register_class_names(model_type: str, auto_classes: Mapping[str, str]) -> None:
+    """Put the models of a family into the tables of Transformers that are read by the *name* of a model's class.
+
+    With label smoothing, Trainer shifts the labels of those that are named as causal language models, and of no others.
+    A pipeline logs an error about a name that it does not find. If the tables move, label smoothing trains a causal
+    language model to repeat its input.
+
+    Args:
+        model_type (`str`): the family.
+        auto_classes (`Mapping[str, str]`): the name of a model, by that of the Auto class that finds it.
+    """
+    for auto, name in auto_classes.items():
+        # this Transformers may not have it yet
+        if (auto_class := getattr(transformers, auto, None)) is not None:
+            auto_class._model_mapping._model_mapping.setdefault(model_type, name)
 
 
 def relative_imports(source: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from .models.core.layer import AddNormLayer
 from .models.norms.norm_base import Norm
 from .models.norms.running_norms import RunningNorm
 from .models.residuals.residuals import Residual
@@ -22,7 +23,9 @@ def add_norm_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     To train them alone: `model.base_model.requires_grad_(False)`, then `requires_grad_(True)` on each of these.
     """
     homes = [module for module in model.base_model.modules() if isinstance(module, _OURS)]
-    own = {id(parameter) for home in homes for parameter in home.parameters()}
+    layers = [module for module in model.base_model.modules() if isinstance(module, AddNormLayer)]
+    factors = [layer.borrowed_factor(name) for layer in layers for name in layer.sublayers]
+    own = {id(parameter) for home in homes for parameter in home.parameters()} | {id(factor) for factor in factors}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in own}
 
 

@@ -20,6 +20,7 @@ from families import (
     fill_with_pattern,
     specs_of,
 )
+from family_inputs import first_output
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -45,7 +46,7 @@ def _save_case(folder, family, model, spec):
     net = row.model_class(model).from_pretrained(folder)
     inputs = {key: value for key, value in row.inputs(model).items() if not re.search("label|positions", key)}
     torch.save(inputs, folder / "inputs")
-    torch.save(net(**inputs)[0].detach(), folder / "expected")
+    torch.save(first_output(net(**inputs)).detach(), folder / "expected")
     autos = [auto for auto, name in row.config_class.auto_classes.items() if name == model]
     module = type(net).__module__.split(".")[-1]
     base = f"{module}.{row.config_class.auto_classes['AutoModel']}"

@@ -70,8 +70,9 @@ def obstacle(work: Workpiece, part: Segment) -> str | None:
     if is_last and part.last > part.first:
         return "the last hidden state, which no norm follows, has a mean"
     for sub in work.new[part.first : part.last]:
-        form = read_residual(get_part(work.target, sub.residual)) if sub.residual else None
-        low_rank = sub.residual is not None and isinstance(get_part(work.target, sub.residual), LowRankResidual)
+        residual = sub.residual_of(work.target)
+        form = None if residual is None else read_residual(residual)
+        low_rank = isinstance(residual, LowRankResidual)
         if not low_rank and (form is None or form.skip.numel() > 1 or form.branch.numel() > 1):
             return "its residual has a factor for each feature, behind which there is a mean again"
         if "out" in sub.norms:

@@ -191,9 +191,10 @@ def _grown_between(old: LayerStack, new: LayerStack, how: str) -> dict[str, torc
     With "identity" nothing is added between those that are new.
     """
     path = old.layout.between_layers
-    if path is None or not hasattr(get_part(old.base, path.rpartition(".")[0]) or None, path.rpartition(".")[2]):
+    if path is None or path not in dict(old.base.named_parameters()):
         return {}
-    before, grown = get_part(old.base, path).detach(), get_part(new.base, path).detach().clone()
+    before = get_part(old.base, path).detach()
+    grown = get_part(new.base, path).detach().to(before, copy=True)
     sources = _copied(len(old.paths), len(new.paths))[: len(old.paths) if how == "identity" else None]
     for place, (first, second) in enumerate(pairwise(sources)):
         if second == first + 1:

@@ -79,7 +79,10 @@ def obstacle(work: Workpiece, part: Segment) -> str | None:
             return "the norm in out writes a mean to the stream"
         if get_part(work.target, sub.layer).added_last is not None:
             return "an adapter writes a mean to the stream"
-    if work.target.layout_of(work.target.config).other_norms and part.last > 2:
+    layout, parameters = work.target.layout_of(work.target.config), dict(work.target.base_model.named_parameters())
+    if layout.between_layers in parameters and part.last > 2:
+        return "positions that are added between the layers have a mean"
+    if layout.other_norms and part.last > 2:
         return "a convolution between the layers writes a mean to the stream"
     return None
 

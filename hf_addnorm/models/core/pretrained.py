@@ -246,7 +246,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         if isinstance(encoder, AddNormEncoderModel):
             encoder.belong_to(self)
         if layout.final_norm is not None:
-            self._place_at((layout.final_norm,), spec, spec.final, "final")
+            # where the stock model may have none
+            self.set_submodule(layout.final_norm, self._place_norm(spec, spec.final, "final"))
             if layout.encoder_class is not None and not layout.final_norm.startswith(f"{layout.encoder}."):
                 encoder.unpacks = False
                 self.get_submodule(layout.final_norm).register_forward_hook(unpack_output)

@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.models.beit import modeling_beit as stock
 
 from ..core.branch_norms import BranchNorms
+from ..core.family_layout import FamilyLayout
 from ..core.layer import AddNormLayer
 from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
@@ -54,9 +56,35 @@ class AddNormBeitLayer(AddNormLayer, stock.BeitLayer):
         return self.run(hidden_states, {"attention": attend, "feed_forward": feed_forward})
 
 
+class AddNormBeitFinalPlace(nn.Identity):
+    """The place behind the last layer where the stock model has no norm: the one of a scheme, as `final_norm`.
+
+    A norm in the place itself would have the name that a head's norm has in a checkpoint.
+    """
+
+    final_norm: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.final_norm(x)
+
+
+_HEAD_NORMS = ("layernorm", "beit.pooler.layernorm")
+
+
 class AddNormBeitPreTrainedModel(AddNormPreTrainedModel, stock.BeitPreTrainedModel):
     config: AddNormBeitConfig
-    layout = vit_layout(AddNormBeitLayer, head_norms=("layernorm", "beit.pooler.layernorm"))
+    layout = vit_layout(AddNormBeitLayer, head_norms=_HEAD_NORMS)
+    pooled_layout = vit_layout(
+        AddNormBeitLayer,
+        head_norms=_HEAD_NORMS,
+        final_norm="layernorm.final_norm",
+        other_parts={"layernorm": AddNormBeitFinalPlace},
+    )
+
+    @classmethod
+    def layout_of(cls, config: Any) -> FamilyLayout:
+        # CODEPATH: the classifiers of microsoft/beit-* have their last norm behind the mean, in the pooler
+        return cls.pooled_layout if config.use_mean_pooling else cls.layout
 
 
 class AddNormBeitModel(AddNormBeitPreTrainedModel, stock.BeitModel): ...

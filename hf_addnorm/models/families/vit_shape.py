@@ -54,8 +54,12 @@ def vit_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
         layer: the class that recasts a layer.
         others: as in `FamilyLayout`.
     """
-    vit: dict[str, Any] = {"layers": numbered("layers"), "embed_dropout": "embeddings.dropout"}
-    return FamilyLayout(cannot_pack="an image has no padding", layer=layer, final_norm="layernorm", **(vit | others))
+    vit: dict[str, Any] = {
+        "layers": numbered("layers"),
+        "embed_dropout": "embeddings.dropout",
+        "final_norm": "layernorm",
+    }
+    return FamilyLayout(cannot_pack="an image has no padding", layer=layer, **(vit | others))
 
 
 class ViTShapeLayer(AddNormLayer):

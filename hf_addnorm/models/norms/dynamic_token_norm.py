@@ -39,8 +39,8 @@ class DynamicTokenNorm(TokenNorm):
     A head h is a slice of the features. `P_h = softmax over j of a_h . (d_ij^2, dy_ij, dx_ij)`, of the shifts between
     the tokens i and j: the mean of feature c at token i is `sum_j P_ij x_jc`, its variance `sum_j P_ij x_jc^2` less
     the mean's square. `s_h` is the sigmoid of a learned number: with 1 this is LayerNorm; with 0, and P the same for
-    all tokens, InstanceNorm. Of an image, the tokens are its grid of patches; a class token before them, or tokens behind them, have no place
-    there, and its own statistics alone. It costs 2 seq^2 * hidden, and is not for a causal model.
+    all tokens, InstanceNorm. Of an image, the tokens are its grid of patches; a token before or behind them has no
+    place there, and its own statistics alone. It costs 2 seq^2 * hidden, and is not for a causal model.
 
     A sequence is taken as a grid of one row, of whose tokens the real ones count: the paper's form for text was not
     found, so that is ours.

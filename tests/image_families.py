@@ -53,10 +53,12 @@ TINY_BEIT = {
 
 def beit_shaped(tiny: Any, **row: Any) -> Family:
     """The row of a BEiT."""
-    maps = {end: {"out_indices": [1, 2, 3, 4]} for end in ("Backbone", "ForSemanticSegmentation")}
+    of_model = {end: {"out_indices": [1, 2, 3, 4]} for end in ("Backbone", "ForSemanticSegmentation")}
+    # without, Transformers 5.23 loads each of the two norms behind the layers into the place of the other one
+    of_model["ForMaskedImageModeling"] = {"use_mean_pooling": True}
     more = ("AddNormBeitForMaskedImageModeling",)
     config, size = AddNormBeitConfig, {**TINY_BEIT, **tiny}
-    return Family(config, size, masked_image_inputs, more_models=more, without=NO_TABLES, of_model=maps, **row)
+    return Family(config, size, masked_image_inputs, more_models=more, without=NO_TABLES, of_model=of_model, **row)
 
 
 IMAGE_FAMILIES["beit"] = beit_shaped({"use_relative_position_bias": True})

@@ -156,7 +156,8 @@ class VectorResidual(LearnedResidual):
         x -------------+-> y
         f -> * weight -^
 
-    Source: LayerScale of CaiT, Touvron et al., 2021, arXiv 2103.17239 (start by depth, rule "cait").
+    Source: LayerScale of CaiT, Touvron et al., 2021, arXiv 2103.17239 (start by depth, rule "cait"). In families whose
+    stock layers have it (DINOv2, BEiT), a vector for each branch is theirs, under its stock name.
 
     Args:
         start (`float` or depth rule, *optional*, defaults to 0.1): start value of every entry of `weight`.

@@ -265,6 +265,10 @@ class AddNormConfig(CodeCarryingConfig):
         """
         return True
 
+    def add_norm_is_normed_behind(self) -> bool:
+        """Whether the stock model normalises what it gives by a norm that is not in the place `final`."""
+        return False
+
     def add_norm_eps(self) -> float:
         """The eps of the stock norms."""
         eps: float = getattr(self, self.facts.norm_eps)

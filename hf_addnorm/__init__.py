@@ -40,6 +40,7 @@ from .models.families.configuration_addnorm_t5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.spec.presets import PRESETS, Preset
 from .models.spec.spec import AddNormSpec
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics
     from .sites import add_norm_sites

@@ -16,12 +16,14 @@ from family_inputs import (
     TINY_SOUND,
     TINY_T5,
     TINY_TEXT,
+    TINY_WHISPER,
     electra_inputs,
     glyph_inputs,
     image_inputs,
     page_inputs,
     quantized_sound_inputs,
     sound_inputs,
+    spectrogram_inputs,
     text_inputs,
     translation_inputs,
     two_segment_inputs,
@@ -57,6 +59,7 @@ from hf_addnorm import (
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
+    AddNormWhisperConfig,
     AddNormXLMRobertaConfig,
     presets,
 )
@@ -92,6 +95,17 @@ class Family:
     @property
     def stock_config_class(self) -> type[Any]:
         return transformers.models.auto.configuration_auto.CONFIG_MAPPING[self.config_class.stock_model_type]
+
+    @property
+    def writer(self) -> str | None:
+        """The model that writes text from a source, of an encoder-decoder."""
+        autos = self.config_class.auto_classes
+        return autos.get("AutoModelForSeq2SeqLM", autos.get("AutoModelForSpeechSeq2Seq"))
+
+    def source(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What an encoder-decoder's encoder reads, of the inputs of a model."""
+        names = ("input_ids", "input_features", "input_values", "attention_mask")
+        return {name: inputs[name] for name in names if name in inputs}
 
     def config(self, model: str, add_norm: Any = None, **kwargs: Any) -> Any:
         return self.config_class(**{**self.tiny, **self._for_model(model), **kwargs}, add_norm=add_norm)
@@ -245,6 +259,9 @@ FAMILIES["marian"] = Family(
     translation_inputs,
     causal=True,
     shape="bart",
+)
+FAMILIES["whisper"] = Family(
+    AddNormWhisperConfig, TINY_WHISPER, spectrogram_inputs, causal=True, without=_NO_TABLES, shape="bart"
 )
 FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE)
 FAMILIES["t5_gated"] = Family(

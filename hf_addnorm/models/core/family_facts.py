@@ -40,8 +40,3 @@ class FamilyFacts:
     per_layer: tuple[str, ...] = ()
     stacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def has_tables(self) -> bool:
-        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
-        return self.inputs == "text"

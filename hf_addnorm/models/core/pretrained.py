@@ -142,8 +142,11 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     @property
     def stack_configs(self) -> dict[str, AddNormConfig]:
         """The configs of the stacks of layers in this model, by name; of the only one, which has none, its config."""
+        if self.stack_name:
+            # also where the config is that of a model which lacks it
+            return {self.stack_name: self.config.add_norm_stack(self.stack_name)}
         stacks: dict[str, AddNormConfig] = self.config.add_norm_stacks()
-        return {self.stack_name: stacks[self.stack_name]} if self.stack_name else stacks
+        return stacks
 
     @property
     def _own_config(self) -> AddNormConfig:

@@ -42,7 +42,14 @@ from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
-from .transformers_internals import attention_of, keep_in_float32, keep_whole, mark_not_started, register_key_layout
+from .transformers_internals import (
+    attention_of,
+    keep_in_float32,
+    keep_whole,
+    mark_not_started,
+    register_key_layout,
+    register_with_pipelines,
+)
 
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
@@ -94,6 +101,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                     cls.forward = around(cls.forward)
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
+        register_with_pipelines(cls)
 
     @classmethod
     def from_pretrained(

@@ -51,11 +51,13 @@ from hf_addnorm import (
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
     AddNormMPNetConfig,
+    AddNormMT5Config,
     AddNormRobertaConfig,
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
     AddNormT5Config,
+    AddNormUMT5Config,
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
@@ -271,6 +273,12 @@ FAMILIES["t5_gated"] = Family(
     causal=True,
     without=_NO_SPHERE,
     shape="t5",
+)
+FAMILIES["mt5"] = Family(
+    AddNormMT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE, shape="t5"
+)
+FAMILIES["umt5"] = Family(
+    AddNormUMT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE, shape="t5"
 )
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,

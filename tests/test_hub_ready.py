@@ -119,6 +119,7 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
 # by the name of a file that families share: those that import it, beside the members of the shape of that name
 SHAPES = {
     "bart": ("bart",),
+    "t5": ("t5",),
     "bert": ("bert", "deberta_v2", "deberta_v2_conv", "mpnet", "toy"),
     "vit": ("vit",),
     "wav2vec2": ("wav2vec2", "wav2vec2_stable"),

@@ -36,13 +36,16 @@ from .models.families.configuration_addnorm_mbart import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
+from .models.families.configuration_addnorm_mt5 import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
 from .models.families.configuration_addnorm_t5 import *
+from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.families.configuration_addnorm_yolos import *
 from .models.spec.presets import PRESETS, Preset
@@ -81,13 +84,16 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
+    from .models.families.modeling_addnorm_mt5 import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
     from .models.families.modeling_addnorm_t5 import *
+    from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .models.families.modeling_addnorm_yolos import *
     from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics

@@ -15,12 +15,14 @@ from family_inputs import (
     TINY_SOUND,
     TINY_T5,
     TINY_TEXT,
+    TINY_WHISPER,
     electra_inputs,
     glyph_inputs,
     image_inputs,
     page_inputs,
     quantized_sound_inputs,
     sound_inputs,
+    spectrogram_inputs,
     text_inputs,
     translation_inputs,
     two_segment_inputs,
@@ -50,14 +52,17 @@ from hf_addnorm import (
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
     AddNormMPNetConfig,
+    AddNormMT5Config,
     AddNormRobertaConfig,
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
     AddNormT5Config,
+    AddNormUMT5Config,
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
+    AddNormWhisperConfig,
     AddNormXLMRobertaConfig,
     presets,
 )
@@ -190,6 +195,9 @@ FAMILIES["marian"] = Family(
     causal=True,
     shape="bart",
 )
+FAMILIES["whisper"] = Family(
+    AddNormWhisperConfig, TINY_WHISPER, spectrogram_inputs, causal=True, without=NO_TABLES, shape="bart"
+)
 FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE)
 FAMILIES["t5_gated"] = Family(
     AddNormT5Config,
@@ -199,6 +207,8 @@ FAMILIES["t5_gated"] = Family(
     without=NO_SPHERE,
     shape="t5",
 )
+FAMILIES["mt5"] = Family(AddNormMT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE, shape="t5")
+FAMILIES["umt5"] = Family(AddNormUMT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE, shape="t5")
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {

@@ -40,6 +40,20 @@ TINY_BART = {
     "attention_dropout": 0.1,
     "activation_dropout": 0.1,
 }
+# the sound has 2 * 15 frames of 8 numbers, of which two convolutions make 15
+TINY_WHISPER = {
+    **{key: value for key, value in TINY_BART.items() if key != "max_position_embeddings"},
+    "num_mel_bins": 8,
+    "max_source_positions": 15,
+    "max_target_positions": 64,
+    "dropout": 0.1,
+    "classifier_proj_size": 16,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 3,
+    "begin_suppress_tokens": None,
+}
 # heads that are together wider than the stream
 TINY_T5 = {
     "d_model": 32,
@@ -194,3 +208,16 @@ def translation_inputs(model: str) -> dict[str, torch.Tensor]:
     inputs["decoder_attention_mask"][2, 4:] = 0
     writes = model.endswith(("ForConditionalGeneration", "MTModel"))
     return inputs | ({"labels": _draw(99, 3, 6)} if writes else {})
+
+
+def spectrogram_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three spectrograms of 8 x 30, and targets of 6 tokens, one of which is padded."""
+    generator = torch.Generator().manual_seed(7)
+    if model.endswith("ForCausalLM"):
+        # it reads another model's encoder
+        return text_inputs(model) | {"encoder_outputs": torch.randn(3, 15, 32, generator=generator)}
+    inputs = {"input_features": torch.randn(3, 8, 30, generator=generator)}
+    if "Classification" in model:
+        return inputs | {"labels": _draw(2, 3)}
+    targets = translation_inputs(model)
+    return inputs | {key: targets[key] for key in targets if key.startswith("decoder") or key == "labels"}

@@ -42,6 +42,17 @@ class Family:
     def stock_config_class(self) -> type[Any]:
         return transformers.models.auto.configuration_auto.CONFIG_MAPPING[self.config_class.stock_model_type]
 
+    @property
+    def writer(self) -> str | None:
+        """The model that writes text from a source, of an encoder-decoder."""
+        autos = self.config_class.auto_classes
+        return autos.get("AutoModelForSeq2SeqLM", autos.get("AutoModelForSpeechSeq2Seq"))
+
+    def source(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What an encoder-decoder's encoder reads, of the inputs of a model."""
+        names = ("input_ids", "input_features", "input_values", "attention_mask")
+        return {name: inputs[name] for name in names if name in inputs}
+
     def config(self, model: str, add_norm: Any = None, **kwargs: Any) -> Any:
         return self.config_class(**{**self.tiny, **self._for_model(model), **kwargs}, add_norm=add_norm)
 

@@ -127,6 +127,7 @@ SHAPES = {
     "bert_shape": ("bert", "deberta_v2", "deberta_v2_conv", "mpnet", "toy", "yolos"),
     "dinov2_config": ("dinov2",),
     "dinov2_shape": ("dinov2",),
+    "t5_shape": ("t5",),
     "vit_shape": ("beit", "dinov2", "vit"),
     "wav2vec2_shape": ("wav2vec2", "wav2vec2_stable"),
 }

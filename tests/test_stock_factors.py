@@ -48,7 +48,10 @@ def test_another_residual_takes_it_away(family, spec):
 
 @pytest.mark.parametrize("family", FACTORS)
 def test_it_starts_where_the_spec_says_and_keeps_what_a_checkpoint_has(family, tmp_path):
-    spec = {"preset": "pre_ln", "residual": {"kind": "vector", "start": {"kind": "linear", "first": 0.25, "last": 1.0}}}
+    spec = {
+        "preset": "pre_ln",
+        "residual": {"kind": "vector", "start": {"kind": "linear", "first": 0.25, "last": 1.0}},
+    }
     net, _ = _net(family, spec)
     for path in FACTORS[family]:
         assert torch.equal(net.get_parameter(path), torch.full((32,), 0.25))

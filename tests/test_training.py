@@ -17,7 +17,7 @@ LEARNING_RATE = 1e-3
 LEARNER = {
     family: next(
         (model for model in row.models if "SequenceClass" in model or "ImageClass" in model),
-        row.config_class.auto_classes.get("AutoModelForSeq2SeqLM"),
+        row.writer,
     )
     for family, row in FAMILIES.items()
 }

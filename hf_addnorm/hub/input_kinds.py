@@ -89,5 +89,6 @@ INPUT_KINDS: dict[str, InputKind] = {
         _PREPROCESSOR_FILES,
         lambda config, _: (1, config.num_mel_bins, 2 * config.max_source_positions),
         words="a spectrogram of {length} frames",
+        tasks={"ForConditionalGeneration": "automatic-speech-recognition"},
     ),
 }

@@ -251,6 +251,10 @@ class AddNormConfig(CodeCarryingConfig):
         """Whether the stock model adds a table's row to the embeddings for a token's position."""
         return self.facts.position_table
 
+    def add_norm_has_tables(self) -> bool:
+        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
+        return self.facts.inputs == "text"
+
     def add_norm_depth(self) -> int:
         """The number of layers that a hidden state runs through."""
         return self.num_hidden_layers

@@ -49,11 +49,6 @@ class FamilyFacts:
     stacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def has_tables(self) -> bool:
-        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
-        return self.inputs == "text"
-
 
 def stage_names(config: StockValue) -> list[str]:
     """What a backbone calls its maps of features: before the layers, and after each."""

@@ -43,7 +43,14 @@ from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
-from .transformers_internals import attention_of, keep_in_float32, keep_whole, mark_not_started, register_key_layout
+from .transformers_internals import (
+    attention_of,
+    keep_in_float32,
+    keep_whole,
+    mark_not_started,
+    register_key_layout,
+    register_with_pipelines,
+)
 
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
@@ -95,6 +102,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                     cls.forward = around(cls.forward)
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
+        register_with_pipelines(cls)
 
     @classmethod
     def from_pretrained(
@@ -143,8 +151,11 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     @property
     def stack_configs(self) -> dict[str, AddNormConfig]:
         """The configs of the stacks of layers in this model, by name; of the only one, which has none, its config."""
+        if self.stack_name:
+            # also where the config is that of a model which lacks it
+            return {self.stack_name: self.config.add_norm_stack(self.stack_name)}
         stacks: dict[str, AddNormConfig] = self.config.add_norm_stacks()
-        return {self.stack_name: stacks[self.stack_name]} if self.stack_name else stacks
+        return stacks
 
     @property
     def _own_config(self) -> AddNormConfig:

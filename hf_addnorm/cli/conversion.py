@@ -14,7 +14,7 @@ from ..conversion import convert as run
 from ..conversion.source import load_tokenizer
 from ..hub.card import write_card
 from ..models.base.protocols import JsonValue
-from .report import Report, console
+from .report import Line, Report, console
 
 
 def convert(
@@ -50,7 +50,7 @@ def convert(
         tokenizer.save_pretrained(out)
     write_files(out, report, str(folder))
     agreement = report.held_out.agreement
-    lines = [str(report), f"wrote {out}"]
+    lines: list[Line] = [str(report), f"wrote {out}"]
     if report.method == "calibrated":
         lines.append("recipes/convert.py takes it further by distillation, without labels: docs/converting.md")
     return Report(report.to_dict(), lines, ok=agreement is None or agreement >= threshold)

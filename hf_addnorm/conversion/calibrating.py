@@ -350,8 +350,7 @@ class Calibrator:
         return f
 
     def _sum(self, index: int, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        path = self.new.subs[index].residual
-        residual: Callable[..., torch.Tensor] = get_part(self.new.model, path) if path else torch.add
+        residual: Callable[..., torch.Tensor] = self.new.subs[index].residual_of(self.new.model) or torch.add
         return residual(x, f)
 
     def _scale_writer(self, index: int) -> None:
@@ -396,9 +395,7 @@ class Calibrator:
 
     def _lacking(self, index: int, at: int, wanted: torch.Tensor) -> torch.Tensor:
         """What the writer of the target should give for a batch."""
-        residual = None
-        if (path := self.new.subs[index].residual) is not None:
-            residual = get_part(self.new.model, path)
+        residual = self.new.subs[index].residual_of(self.new.model)
         form, x = read_residual(residual), self.skips[at]
         branch = torch.ones(1) if form is None else form.branch
         base = tokens(self._sum(index, x, torch.zeros_like(x)), self.real[at])

@@ -15,7 +15,6 @@ from transformers.utils import logging as transformers_logging
 from ..models.base.protocols import JsonValue, StockValue
 from ..models.base.registry import parse_option
 from ..models.core.pretrained import AddNormPreTrainedModel
-from ..models.core.recasting import get_part
 from ..models.spec.refusals import check
 from ..models.spec.spec import AddNormSpec
 from .batches import Calibration, read_calibration
@@ -242,7 +241,7 @@ class _Conversion:
         if work.target.config.add_norm.stream.kind != "single":
             raise ValueError("add_norm.stream is 'dual', which algebra alone reaches, and not with these other axes.")
         for sub in work.new:
-            residual = None if sub.residual is None else get_part(work.target, sub.residual)
+            residual = sub.residual_of(work.target)
             if residual is not None and read_residual(residual) is None and not hasattr(residual, "down"):
                 raise ValueError(
                     f"{sub.title}: {type(residual).__name__} is no sum with factors, and nothing is fitted for it; "

@@ -274,12 +274,8 @@ FAMILIES["t5_gated"] = Family(
     without=_NO_SPHERE,
     shape="t5",
 )
-FAMILIES["mt5"] = Family(
-    AddNormMT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE, shape="t5"
-)
-FAMILIES["umt5"] = Family(
-    AddNormUMT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE, shape="t5"
-)
+FAMILIES["mt5"] = Family(AddNormMT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE, shape="t5")
+FAMILIES["umt5"] = Family(AddNormUMT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE, shape="t5")
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {

@@ -51,17 +51,15 @@ class AddNormUMT5Block(T5ShapeBlock, stock.UMT5Block):
             kwargs["past_key_values"] = past_key_values
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
-            return self.layer[0].SelfAttention(
-                u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs
-            )[0]
+            return self.layer[0].SelfAttention(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)[
+                0
+            ]
 
         def attend_across(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             memory = {"encoder_hidden_states": encoder_hidden_states, "attention_mask": encoder_attention_mask}
             return self.layer[1].EncDecAttention(u, **memory, branch_norms=branch_norms, **kwargs)[0]
 
-        return finite_in_float16(
-            self.run(hidden_states, self.branches(attend, attend_across, encoder_hidden_states))
-        )
+        return finite_in_float16(self.run(hidden_states, self.branches(attend, attend_across, encoder_hidden_states)))
 
 
 class AddNormUMT5EncoderBlock(AddNormUMT5Block):

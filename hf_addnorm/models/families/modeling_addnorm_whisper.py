@@ -64,9 +64,7 @@ class AddNormWhisperDecoderWrapper(AddNormWhisperPreTrainedModel, stock.WhisperD
 class AddNormWhisperModel(AddNormWhisperPreTrainedModel, stock.WhisperModel): ...
 
 
-class AddNormWhisperForConditionalGeneration(
-    AddNormWhisperPreTrainedModel, stock.WhisperForConditionalGeneration
-): ...
+class AddNormWhisperForConditionalGeneration(AddNormWhisperPreTrainedModel, stock.WhisperForConditionalGeneration): ...
 
 
 class AddNormWhisperForAudioClassification(AddNormWhisperPreTrainedModel, stock.WhisperForAudioClassification):

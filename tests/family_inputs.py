@@ -1,5 +1,7 @@
 """Tiny sizes of the families under test, and their inputs: small padded batches, labels for each model's task."""
 
+from typing import Any
+
 import torch
 
 
@@ -73,6 +75,12 @@ def _draw(high: int, *shape: int) -> torch.Tensor:
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(7))
 
 
+def first_output(output: Any) -> torch.Tensor:
+    """What a model gives first; a backbone's maps of features in one row."""
+    first = output[0]
+    return torch.cat([part.flatten() for part in first]) if isinstance(first, tuple) else first
+
+
 def text_inputs(model: str) -> dict[str, torch.Tensor]:
     """Three sequences of 10 tokens, the second one padded, with labels for the model's task."""
     choices = (3, 2) if "MultipleChoice" in model or "DoubleHeads" in model else (3,)
@@ -130,6 +138,24 @@ def image_inputs(model: str) -> dict[str, torch.Tensor]:
     if "MaskedImage" in model:
         return inputs | {"bool_masked_pos": _draw(2, 3, 16).bool()}
     return inputs | ({"labels": _draw(2, 3)} if "For" in model else {})
+
+
+def masked_image_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same; what is masked has the number of a visual word as its label, or each pixel that of its class."""
+    inputs = image_inputs(model)
+    if "MaskedImage" in model:
+        return inputs | {"labels": _draw(20, int(inputs["bool_masked_pos"].sum()))}
+    return inputs | ({"labels": _draw(2, 3, 16, 16)} if "Segmentation" in model else {})
+
+
+def detection_inputs(model: str) -> dict[str, Any]:
+    """Three images of 16 x 24, with no, one and two objects: their classes and boxes, as shares of the image."""
+    inputs: dict[str, Any] = {"pixel_values": torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(7))}
+    if not model.endswith("ForObjectDetection"):
+        return inputs
+    boxes = torch.tensor([[0.5, 0.4, 0.3, 0.2], [0.3, 0.6, 0.2, 0.5]])
+    labels = [{"class_labels": _draw(3, number), "boxes": boxes[:number]} for number in range(3)]
+    return inputs | {"labels": labels}
 
 
 def sound_inputs(model: str) -> dict[str, torch.Tensor]:

@@ -31,6 +31,7 @@ from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, TransformedEmbedding, transform_tables
+from .encoder import AddNormEncoderModel
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
@@ -195,7 +196,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     def runs_layers(self) -> bool:
         """Whether the layers are this model's own, not those of a model that it holds."""
-        return bool(self.stack_name) if self.layouts else isinstance(self, self.add_norm_base())
+        if self.layouts:
+            return bool(self.stack_name)
+        # a backbone has them too, beside the base model
+        return isinstance(self, self.add_norm_base()) or not hasattr(self, self.base_model_prefix)
 
     def _has_blocks(self) -> bool:
         """Whether the spec's blocks are installed."""
@@ -250,8 +254,11 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             if has_part(self, path):
                 recast_at(self, path, cls).stream = builder.stream  # type: ignore[assignment]
         encoder: StockValue = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
+        if isinstance(encoder, AddNormEncoderModel):
+            encoder.belong_to(self)
         if layout.final_norm is not None:
-            self._place_at((layout.final_norm,), spec, spec.final, "final")
+            # where the stock model may have none
+            self.set_submodule(layout.final_norm, self._place_norm(spec, spec.final, "final"))
             if layout.encoder_class is not None and not layout.final_norm.startswith(f"{layout.encoder}."):
                 encoder.unpacks = False
                 self.get_submodule(layout.final_norm).register_forward_hook(unpack_output)
@@ -372,13 +379,16 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         # Custom code may write weights in place, so Transformers passes over a module all of whose own weights were
         # loaded. A module without any is not passed over here: our rules for it start weights of its children.
         owns_weights = next(module.parameters(recurse=False), next(module.buffers(recurse=False), None)) is not None
-        super()._initialize_weights(module, is_custom_code and owns_weights)
+        is_layer = isinstance(module, AddNormLayer)
+        super()._initialize_weights(module, is_custom_code and owns_weights and not is_layer)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, (Norm, Residual)):
             module.reset_parameters()
+        if isinstance(module, AddNormLayer):
+            module.start_factors()
         for rule in getattr(self, "add_norm_inits", ()):
             if getattr(module, "add_norm_role", None) in rule.roles:
                 rule.start_module(module, self._first_position(self._own_config))

@@ -15,10 +15,11 @@ to stand in that class:
   move, a model does not tie its head, or refuses an implementation of attention.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
+import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -27,6 +28,7 @@ from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.models.auto import modeling_auto
 from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
+from ..base.modules import modules_with
 from ..base.protocols import KeepsFloat32, StockValue
 from .recasting import is_of_transformers
 
@@ -74,6 +76,23 @@ def register_key_layout(cls: type[PreTrainedModel]) -> None:
         register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
 
 
+def register_class_names(model_type: str, auto_classes: Mapping[str, str]) -> None:
+    """Put the models of a family into the tables of Transformers that are read by the *name* of a model's class.
+
+    With label smoothing, Trainer shifts the labels of those that are named as causal language models, and of no others.
+    A pipeline logs an error about a name that it does not find. If the tables move, label smoothing trains a causal
+    language model to repeat its input.
+
+    Args:
+        model_type (`str`): the family.
+        auto_classes (`Mapping[str, str]`): the name of a model, by that of the Auto class that finds it.
+    """
+    for auto, name in auto_classes.items():
+        # this Transformers may not have it yet
+        if (auto_class := getattr(transformers, auto, None)) is not None:
+            auto_class._model_mapping._model_mapping.setdefault(model_type, name)
+
+
 def relative_imports(source: Path) -> set[str]:
     """The files that a file of remote code imports beside itself, directly or not, as Transformers finds them.
 
@@ -109,7 +128,7 @@ def keep_in_float32(model: PreTrainedModel) -> None:
 
     `_keep_in_fp32_modules_strict` has patterns of their names. If it moves, gates and statistics are rounded.
     """
-    keeping = (module for module in model.modules() if isinstance(module, KeepsFloat32))
+    keeping = modules_with(model, KeepsFloat32)  # type: ignore[type-abstract]
     names = {name for module in keeping for name in module.keep_in_float32}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *names}
 

@@ -61,6 +61,8 @@ class ModelConfig(Protocol):
 
     def add_norm_stays_on_sphere(self) -> bool: ...
 
+    def add_norm_is_normed_behind(self) -> bool: ...
+
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int: ...
 
     def place_width(self, place: str) -> int: ...
@@ -203,6 +205,7 @@ def _unnormed_ends(spec: AddNormSpec, config: ModelConfig) -> list[tuple[str, Co
     depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
     filled = spec.layer(depth - 1, depth).slot_norms(last)
     ends_normed = spec.final is not False or "post" in filled or bool(spec.build_stream().norms)
+    ends_normed = ends_normed or config.add_norm_is_normed_behind()
     return [] if ends_normed or "pre" not in filled else [(f"add_norm.{last}.pre", filled["pre"])]
 
 

@@ -29,6 +29,8 @@ from .stepping import States, Step, Stepper, given_to, tokens
 
 # damping of the ridge regression, in parts of the mean variance of a feature
 RHO = 0.1
+# with fewer tokens for each feature of the stream, all tokens count alike
+TOKENS_PER_FEATURE = 8
 # what tells progress: a title, done, of how many
 Progress = Callable[[str, int, int], None]
 
@@ -169,17 +171,31 @@ class Calibrator:
         self.real: list[torch.Tensor | None] = []
         self.given, self.skips = States(folder, "given"), States(folder, "skip")
         self.shifts: dict[int, torch.Tensor] = {}
-        norms = [self.old.norm(index) for index in range(len(self.old.sites))]
-        self.importance = Importance(States(folder, "importance"), norms)
+        self.importance: Importance | None = None
         carry_norms(self.work)
         for index, batch in enumerate(self.batches):
             self.old.sums[index], real = self.old.start(batch)
             self.real.append(real)
-            if self.rho is not None:
-                self.importance.add(index, self.old.model, batch, real)
+        self._weigh_tokens()
         self._fit_embed()
         for index, batch in enumerate(self.batches):
             self.new.sums[index], _ = self.new.start(batch)
+
+    def _weigh_tokens(self) -> None:
+        """Let tokens count by what the outputs make of them, where there are enough to rest a fit on fewer."""
+        first = self.old.sums[0]
+        count = sum(int(first[..., 0].numel() if real is None else real.sum()) for real in self.real)
+        if self.rho is None or count < TOKENS_PER_FEATURE * first.shape[-1]:
+            return
+        norms = [self.old.norm(index) for index in range(len(self.old.sites))]
+        self.importance = Importance(States(self.folder, "importance"), norms)
+        for index, (batch, real) in enumerate(zip(self.batches, self.real, strict=True)):
+            self.importance.add(index, self.old.model, batch, real)
+
+    def _weights(self, index: int, at: int, like: torch.Tensor) -> torch.Tensor:
+        """How much each token of a batch counts at a site, [tokens, 1]."""
+        alike = torch.ones_like(like[:, :1])
+        return alike if self.importance is None else alike * self.importance.of(index, at)
 
     def _fit_embed(self) -> None:
         """The norm after the embeddings, where it is not the first site itself."""
@@ -268,7 +284,7 @@ class Calibrator:
         for at, real in enumerate(self.real):
             u, y = tokens(norm(self.new.sums[at]), real), tokens(old(self.old.sums[at]), real)
             rest = torch.cat([was(y) - edit.module(u) for was, edit in zip(olds, edits, strict=True)], -1)
-            ridge.add(u, rest, self.importance.of(index, at))
+            ridge.add(u, rest, self._weights(index, at, u))
         for edit, delta, shift in zip(edits, *(part.split(sizes) for part in ridge.solve(self.rho)), strict=True):
             edit.add(delta, shift)
 
@@ -392,7 +408,7 @@ class Calibrator:
             c = tokens(self.given[at], real)
             wanted, weight = self._wanted(index, at, sigma, alpha)
             rest = self._lacking(index, at, wanted) - linear.module(c)
-            ridge.add(c, rest, weight * self.importance.of(index + 1, at))
+            ridge.add(c, rest, weight * self._weights(index + 1, at, c))
         linear.add(*ridge.solve(self.rho or 0.0))
 
     def _fit_out(self, index: int, sigma: float, alpha: float | None) -> None:

@@ -46,11 +46,11 @@ class Importance:
         ]
         try:
             with torch.enable_grad():
-                outputs = main_output(model(**batch))[0]
+                outputs, are_scores = main_output(model(**batch))
                 draw = torch.Generator().manual_seed(index)
                 wanted = torch.randn(outputs.shape, generator=draw).to(outputs)
-                if outputs.shape[-1] > 1:
-                    # what all scores have in common decides nothing
+                if are_scores:
+                    # what all of them have in common decides nothing
                     wanted = wanted - wanted.mean(-1, keepdim=True)
                 found = torch.autograd.grad((outputs * wanted).sum(), [*seen.values()], allow_unused=True)
         finally:

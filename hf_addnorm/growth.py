@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -229,7 +229,7 @@ class _Branch:
         )
 
     @torch.no_grad()
-    def zero_init(self) -> object:
+    def zero_init(self) -> None:
         """Write 0 into the last learned factor, and into what is added behind it."""
         if self.residual.needs_output:
             raise ValueError(
@@ -237,9 +237,10 @@ class _Branch:
                 "would never learn; allowed is 'stack'."
             )
         factor = self.output
-        norm = self.block._modules.get("out_norm") or self.stock_parts.get("out")
+        norm = self.block._modules.get("out_norm") or cast(nn.Module | None, self.stock_parts.get("out"))
         if self.factor is not None:
-            return self.factor.zero_()
+            self.factor.zero_()
+            return
         if isinstance(self.residual, LearnedResidual) and self.residual.side == "branch":
             factor = self.residual
         else:
@@ -248,10 +249,10 @@ class _Branch:
                 if isinstance(part, Residual):
                     part.reset_parameters()
             if "out" in self.block.filled and norm is not None and has_gain(norm):
-                return zero_init(norm)
+                zero_init(norm)
+                return
         for parameter in factor.parameters():
             parameter.zero_()
-        return None
 
     def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
         """A stand-in for the branch: its last Linear layer, applied to numbers that depend on `u`."""

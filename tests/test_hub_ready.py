@@ -184,7 +184,7 @@ TOKENIZER_FILES = {
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "gpt2": transformers.GPT2Tokenizer,
     "mbart": transformers.MBartTokenizer,
-    "t5": transformers.T5Tokenizer,
+    **dict.fromkeys(("t5", "mt5", "umt5"), transformers.T5Tokenizer),
 }
 
 

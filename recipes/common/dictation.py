@@ -62,8 +62,8 @@ def load_extractor(config: RunConfig, rate: int) -> WhisperFeatureExtractor:
         raise UserError(f"cannot load the feature extractor of {config.checkpoint}: {one_line(error)}") from error
     if not isinstance(extractor, WhisperFeatureExtractor):
         raise UserError(
-            f"the feature extractor of {config.checkpoint} is a {type(extractor).__name__}; task seq2seq trains models "
-            "that take spectrograms, with a WhisperFeatureExtractor"
+            f"the feature extractor of {config.checkpoint} is a {type(extractor).__name__}; task seq2seq trains "
+            "models that take spectrograms, with a WhisperFeatureExtractor"
         )
     return extractor
 

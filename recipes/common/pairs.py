@@ -119,8 +119,7 @@ def summed_loss(label_smoothing: float) -> Callable[[Any, dict], torch.Tensor]:
     """The loss of a batch, summed over the tokens of the targets."""
 
     def loss(model: Any, batch: dict) -> torch.Tensor:
-        if not label_smoothing:
-            return model(**batch, num_items_in_batch=1).loss
+        # not the model's own loss, which some families divide by the number of tokens
         logits = model(**batch).logits.float()
         return cross_entropy(logits.mT, batch["labels"], reduction="sum", label_smoothing=label_smoothing)
 
@@ -173,12 +172,13 @@ class Comparison:
 
     def more(self, trained: PreTrainedModel, predictions: Columns) -> dict[str, Any]:
         """What the result has beside that of other recipes: both add & norms, copying the source, some examples."""
-        stacks = getattr(trained.config, "add_norm_stacks", None)
-        parts = {name: getattr(trained, name, None) for name in ("encoder", "decoder")}
-        if all(parts.values()):
-            schemes = {name: part.config.add_norm.to_dict() for name, part in parts.items()}
+        if hasattr(trained.config, "encoder"):
+            # two models in one, each with a config of its own
+            specs = {name: getattr(trained.config, name).add_norm for name in ("encoder", "decoder")}
         else:
-            schemes = {name: part.add_norm.to_dict() for name, part in stacks().items()} if stacks else None
+            stacks = getattr(trained.config, "add_norm_stacks", dict)()
+            specs = {name: part.add_norm for name, part in stacks.items()}
+        schemes = {name: spec.to_dict() for name, spec in specs.items()} or None
         shown = zip(self.sources, self.targets, self.texts(predictions[0]), strict=True)
         shown = list(shown)[:: len(self.targets) // 4 or 1]
         return {

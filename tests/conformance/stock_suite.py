@@ -154,6 +154,10 @@ WAV2VEC2 = Row(
 )
 # both stacks alike, as in Transformers' tests
 PAIR = {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 37}
+GENERATES = {
+    "test_generation_tester_mixin_inheritance": "that suite is not in the source distribution: see test_several_stacks"
+}
+NO_EMBEDDINGS = {"test_inputs_embeds": "the stock classifier takes none"}
 LENGTHS = {"encoder_seq_length": 7, "decoder_seq_length": 7, "key_length": 7}
 BART = Row(
     pair_inputs,
@@ -161,13 +165,14 @@ BART = Row(
     tester=LENGTHS,
     test={"is_encoder_decoder": True, "test_missing_keys": False},
     without=("BartForCausalLM",),
+    not_applicable=GENERATES | NO_EMBEDDINGS,
 )
 T5 = replace(BART, tiny={"num_decoder_layers": 2, "d_kv": 8}, without=("T5EncoderModel", "T5ForTokenClassification"))
 ROWS = {
     "bert": BERT,
     "bart": BART,
     "mbart": replace(BART, without=("MBartForCausalLM",)),
-    "marian": replace(BART, without=("MarianForCausalLM",)),
+    "marian": replace(BART, without=("MarianForCausalLM",), not_applicable=GENERATES),
     "t5": T5,
     "t5_gated": T5,
     "mt5": replace(T5, without=("MT5EncoderModel", "MT5ForTokenClassification")),
@@ -177,7 +182,7 @@ ROWS = {
         inputs=spectrogram_inputs,
         tester={"encoder_seq_length": 15, "decoder_seq_length": 7, "key_length": 15, "seq_length": 7},
         without=("WhisperForCausalLM", "WhisperForAudioClassification"),
-        not_applicable=INPUT_EMBEDDINGS,
+        not_applicable=INPUT_EMBEDDINGS | GENERATES,
     ),
     "vit": Row(
         image_inputs,

@@ -89,7 +89,7 @@ class AddNormEncoderModel(AddNormEncoder):
     """
 
     # the model around it says it, with its own layers
-    _no_split_modules: ClassVar[list[str]] = []
+    _no_split_modules: StockValue = ()
 
     def belong_to(self, model: nn.Module) -> None:
         """Let a model start the weights in it."""

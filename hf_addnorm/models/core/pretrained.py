@@ -8,7 +8,7 @@ the rules for start weights, and the token mask, know the classes of this copy.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
@@ -90,6 +90,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     asks_model = False
     # whether the last layer may run its feed-forward for a part of the tokens
     last_layer_can_be_cut = False
+    # the spec's rules for start weights, of a model that runs the layers
+    add_norm_inits: Sequence[InitRule] = ()
     # whether the head of a masked language model reads labelled tokens alone
     labelled_only = False
 
@@ -246,7 +248,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     def _install_in_base(self, builder: BlockBuilder) -> None:
         spec, layout = builder.spec, self.layout_of(builder.config)
-        self.add_norm_inits: list[InitRule] = [INITS.build(rule) for rule in spec.init]
+        self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)
         transform_tables(self, layout.embeddings, spec.weights, layout.table_classes)
         self._place_at(layout.other_norms, spec, True, "embed")
@@ -389,7 +391,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             module.reset_parameters()
         if isinstance(module, AddNormLayer):
             module.start_factors()
-        for rule in getattr(self, "add_norm_inits", ()):
+        for rule in self.add_norm_inits:
             if getattr(module, "add_norm_role", None) in rule.roles:
                 rule.start_module(module, self._first_position(self._own_config))
             if isinstance(module, AddNormLayer):

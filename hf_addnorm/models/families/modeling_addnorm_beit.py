@@ -29,6 +29,7 @@ class AddNormBeitLayer(AddNormLayer, stock.BeitLayer):
     What its attention adds to the scores for the distances of patches goes with the attention mask.
     """
 
+    patch_size: Any
     sublayers = vit_sublayers(
         AddNormBeitAttention, AddNormBeitMLP, factors=("lambda_1", "lambda_2"), drop_path="drop_path"
     )

@@ -108,6 +108,9 @@ def test_it_runs_on_a_cpu_and_the_switch_turns_it_off(calls, monkeypatch):
     norm, x = _made(NORM, dtype=torch.float32), torch.randn(2, 7)
     norm(x)
     assert len(calls) == 1
+    with torch.no_grad():
+        norm(x)
+    assert len(calls) == 1
     monkeypatch.setattr(FusedNorms, "enabled", False)
     norm(x)
     assert len(calls) == 1

@@ -28,10 +28,10 @@ class FusedNorms:
 def can_fuse(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
     """Whether a norm may run as a function of this file here.
 
-    Not where it is compiled, exported or traced, within `torch.func`, in forward-mode differentiation, nor elsewhere
-    than on a CPU.
+    Not where it is compiled, exported or traced, within `torch.func`, in forward-mode differentiation, without
+    gradients (there is nothing to gain), nor elsewhere than on a CPU.
     """
-    if torch.compiler.is_compiling() or not FusedNorms.enabled:
+    if torch.compiler.is_compiling() or not FusedNorms.enabled or not torch.is_grad_enabled():
         return False
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False

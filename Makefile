@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
 
-.PHONY: demo test test-slow lint conformance benchmark test-lowest test-newest
+.PHONY: demo test test-slow tools lint conformance benchmark test-lowest test-newest
 
 # The main job, on real input, with no Hub in reach: MiniLM learns whether a sentence describes a signature.
 demo: .venv/recipes .venv/demo
@@ -17,6 +17,23 @@ test: .venv/test
 # What `make test` leaves out: every family with every spec, and runs that take long.
 test-slow: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not conformance" $(ARGS)
+
+# The models in the libraries that docs/compatibility.md has a row for, each in the environment that it fits into.
+# ARGS="--of pipelines" runs those whose names have the word. What ran is written down for the page.
+tools: .venv-tools/ready .venv-trackers/ready
+	.venv-tools/bin/python tests/compatibility/tools.py tools -q -m "slow or not slow" $(ARGS)
+	.venv-trackers/bin/python tests/compatibility/tools.py trackers --of test_trackers -q -m slow
+	.venv-tools/bin/python tests/compatibility/page.py
+
+.venv-tools/ready: pyproject.toml constraints.txt
+	test -x .venv-tools/bin/pip || $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet -c constraints.txt torch -e '.[tools]'
+	touch $@
+
+.venv-trackers/ready: pyproject.toml constraints.txt
+	test -x .venv-trackers/bin/pip || $(PYTHON) -m venv .venv-trackers
+	.venv-trackers/bin/pip install --quiet $$(grep -E '^(torch|transformers)==' constraints.txt) -e '.[trackers]'
+	touch $@
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -16,12 +16,15 @@ from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig, famil
 from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
 from .models.families.configuration_addnorm_bart import *
+from .models.families.configuration_addnorm_beit import *
 from .models.families.configuration_addnorm_bert import *
 from .models.families.configuration_addnorm_camembert import *
 from .models.families.configuration_addnorm_data2vec_audio import *
 from .models.families.configuration_addnorm_data2vec_text import *
 from .models.families.configuration_addnorm_deberta_v2 import *
 from .models.families.configuration_addnorm_deit import *
+from .models.families.configuration_addnorm_dinov2 import *
+from .models.families.configuration_addnorm_dinov2_with_registers import *
 from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
@@ -33,14 +36,18 @@ from .models.families.configuration_addnorm_mbart import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
+from .models.families.configuration_addnorm_mt5 import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
 from .models.families.configuration_addnorm_t5 import *
+from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
+from .models.families.configuration_addnorm_yolos import *
 from .models.spec.presets import PRESETS, Preset
 from .models.spec.spec import AddNormSpec
 from .scheme import Scheme
@@ -57,12 +64,15 @@ if TYPE_CHECKING:
     from .models.composites.modeling_addnorm_stack import *
     from .models.families.modeling_addnorm_albert import *
     from .models.families.modeling_addnorm_bart import *
+    from .models.families.modeling_addnorm_beit import *
     from .models.families.modeling_addnorm_bert import *
     from .models.families.modeling_addnorm_camembert import *
     from .models.families.modeling_addnorm_data2vec_audio import *
     from .models.families.modeling_addnorm_data2vec_text import *
     from .models.families.modeling_addnorm_deberta_v2 import *
     from .models.families.modeling_addnorm_deit import *
+    from .models.families.modeling_addnorm_dinov2 import *
+    from .models.families.modeling_addnorm_dinov2_with_registers import *
     from .models.families.modeling_addnorm_distilbert import *
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
@@ -74,14 +84,18 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
+    from .models.families.modeling_addnorm_mt5 import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
     from .models.families.modeling_addnorm_t5 import *
+    from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
+    from .models.families.modeling_addnorm_yolos import *
     from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics
     from .sites import add_norm_sites
 

@@ -98,12 +98,16 @@ class Browser:
 
     def open(self, path, width=1280, height=900, scheme="light"):
         """Show a file at a width, in light or dark."""
+        self.show(Path(path).resolve().as_uri(), width, height, scheme)
+
+    def show(self, address, width=1280, height=900, scheme="light"):
+        """The same of an address."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.loaded = False
-        self.call("Page.navigate", url=Path(path).resolve().as_uri())
+        self.call("Page.navigate", url=address)
         while not self.loaded:
             self._next()
 

@@ -163,8 +163,11 @@ def _tunes(net, inputs, **names):
     tuned = peft.get_peft_model(net, peft.LNTuningConfig(**names)).eval()
     torch.testing.assert_close(tuned(**inputs)[0], expected)
     trained = [value for value in tuned.parameters() if value.requires_grad]
-    output = tuned(**inputs)[0]
-    output.backward(torch.randn_like(output))
+    output = tuned(**inputs)
+    # a pooler may have a norm, too
+    for value in (output[0], output.get("pooler_output")):
+        if value is not None and value.requires_grad:
+            value.backward(torch.randn_like(value), retain_graph=True)
     assert all(value.grad is not None for value in trained)
     with torch.no_grad():
         for value in trained:
@@ -178,13 +181,16 @@ def _tunes(net, inputs, **names):
 PAIRS = [(family, spec) for family, model in BASE_MODELS.items() for spec in specs_of(family, model)]
 
 
-@pytest.mark.parametrize(("family", "spec"), covering(PAIRS, bert=False))
+@pytest.mark.parametrize(("family", "spec"), covering(PAIRS))
 def test_all_of_the_add_norm_is_tuned(family, spec, tmp_path):
     net, inputs = _net(family, SPECS[spec])
     parameters, names = hf_addnorm.add_norm_parameters(net), hf_addnorm.ln_tuning_names(net)
     if not names["target_modules"]:
         pytest.skip("it has no norm with a weight")
-    sizes = sorted(value.numel() for value in parameters.values())
+    # parameters of a layer itself, which PEFT cannot train alone
+    sizes = sorted(
+        value.numel() for name, value in parameters.items() if not name.endswith((".lambda_1", ".lambda_2"))
+    )
     tuned, trained = _tunes(net, inputs, **names)
     assert sorted(value.numel() for value in trained) == sizes
     changed = tuned(**inputs)[0]
@@ -208,6 +214,36 @@ def test_a_whole_block_is_tuned(family, spec):
     net, inputs = _net(family, SPECS[spec])
     blocks = {name: module for name, module in net.named_modules() if type(module).__name__ == "LayerAddNorm"}
     _tunes(net, inputs, target_modules=[name for name, module in blocks.items() if list(module.parameters())])
+
+
+# --- a prefix of keys and values, which runs through the cache ---
+
+PREFIXED = [
+    ("bert", "AddNormBertForSequenceClassification", "SEQ_CLS"),
+    ("bert", "AddNormBertLMHeadModel", "CAUSAL_LM"),
+    ("gpt2", "AddNormGPT2LMHeadModel", "CAUSAL_LM"),
+]
+
+
+@pytest.mark.parametrize("spec", ["pre_ln", "hyper_connections"])
+@pytest.mark.parametrize(("family", "model", "task"), PREFIXED)
+def test_a_prefix_is_trained_and_saved(family, model, task, spec, tmp_path):
+    row = FAMILIES[family]
+    net = row.model_class(model)(row.config(model, SPECS[spec]))
+    fill_with_pattern(net)
+    inputs = {key: value for key, value in row.inputs(model).items() if key != "token_type_ids"}
+    plain = net.eval()(**inputs).logits
+    adapted = peft.get_peft_model(net, peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=3)).eval()
+    output = adapted(**inputs)
+    output.loss.backward()
+    prefix = next(value for name, value in adapted.named_parameters() if "prompt_encoder" in name)
+    assert prefix.grad.abs().sum() > 0
+    assert not torch.allclose(output.logits[:, -plain.shape[1] :], plain)
+    adapted.save_pretrained(tmp_path)
+    fresh = row.model_class(model)(row.config(model, SPECS[spec]))
+    fill_with_pattern(fresh)
+    back = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
+    torch.testing.assert_close(back(**inputs).logits, output.logits)
 
 
 # --- running statistics ---

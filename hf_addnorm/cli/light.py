@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from ..explore.serving import serve
 from ..launch import launch_file, launch_files
 from ..models.spec.presets import PRESETS
-from .report import Report, make_app, table
+from .report import Report, table
 
 
 def presets() -> Report:
@@ -27,4 +28,10 @@ def launch(
     return Report({"path": path}, [path])
 
 
-app = make_app((presets, launch))
+def explore(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine.")] = 8501,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> Report:
+    """Try schemes on a page: drawing, cost, warnings, a training of a minute. It runs until it is interrupted."""
+    code = serve(port, show)
+    return Report({"port": port, "exit_code": code}, [], ok=code == 0)

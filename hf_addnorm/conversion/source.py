@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from ..models.base.protocols import StockValue
 from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.layer import AddNormLayer
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.norms.norm_base import Norm
 from ..models.residuals.residuals import Residual
@@ -170,5 +171,7 @@ def fresh(source: AddNormPreTrainedModel, spec: AddNormSpec, dtype: torch.dtype)
     for module in model.modules():
         if isinstance(module, (Norm, Residual, nn.LayerNorm)):
             module.reset_parameters()
+        if isinstance(module, AddNormLayer):
+            module.start_factors()
     model.eval()
     return moved(model, source.device, dtype)

@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tools import table
+
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "compatibility.md"
 
 HEAD = """# Compatibility
 
-This page is made from the test runs recorded in `tests/compatibility/` (`python tests/compatibility/page.py`).
+This page is made from the test runs recorded in `tests/compatibility/` (`python tests/compatibility/page.py`): first the
+versions, then [the tools](#tools).
 `pyproject.toml` allows no version below the lowest that passed here, and names the Python versions that ran.
 
 - `make test-lowest` makes an environment in `.venv-lowest` with the oldest versions that are allowed
@@ -29,6 +32,8 @@ Each of the first two takes `ARGS="tests"` for the whole suite, `PYTHON=python3.
 """
 
 FOOT = """
+## How much ran
+
 The lowest and newest rows are of a smaller selection than `make` takes by default. The whole selection, run at the
 lowest versions beside other work, gave 3,864 passed and 32 failed: two models that did not compile and 30 tests that
 used a method by a newer name. Both were mended, and the 32 passed then; the whole selection was not run again.
@@ -67,7 +72,7 @@ def page() -> str:
         rows.append("| " + " | ".join((name, run["python"], *versions, *counts)) + " |")
         minutes = max(1, round(run["seconds"] / 60))
         notes.append(f"- `{name}`: {run['date']}, {run['machine']}, {minutes} min; `pytest {run['selection']}`")
-    return HEAD + "\n".join(rows) + "\n\n" + "\n".join(notes) + "\n" + FOOT
+    return HEAD + "\n".join(rows) + "\n\n" + "\n".join(notes) + "\n" + table() + FOOT
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
 from .adapters import register_with_peft
 from .family_facts import FamilyFacts
-from .transformers_internals import relative_imports
+from .transformers_internals import register_class_names, relative_imports
 
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class CodeCarryingConfig(PreTrainedConfig):
     code_files: ClassVar[Callable[["CodeCarryingConfig"], dict[str, str]]] = staticmethod(flat_neighbours)
     # the model type of the stock family, if there is one, whose checkpoints load here as they are
     stock_model_type: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "auto_classes" in vars(cls):
+            register_class_names(cls.model_type, cls.auto_classes)
 
     def part_types(self) -> set[str]:
         """The model types of the parts, of a model that is made of several."""
@@ -246,6 +251,10 @@ class AddNormConfig(CodeCarryingConfig):
         """Whether the stock model adds a table's row to the embeddings for a token's position."""
         return self.facts.position_table
 
+    def add_norm_has_tables(self) -> bool:
+        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
+        return self.facts.inputs == "text"
+
     def add_norm_depth(self) -> int:
         """The number of layers that a hidden state runs through."""
         return self.num_hidden_layers
@@ -259,6 +268,10 @@ class AddNormConfig(CodeCarryingConfig):
         the scores, which are `q k^T / sqrt(d)`, d the size of a head: what nGPT's formula needs.
         """
         return True
+
+    def add_norm_is_normed_behind(self) -> bool:
+        """Whether the stock model normalises what it gives by a norm that is not in the place `final`."""
+        return False
 
     def add_norm_eps(self) -> float:
         """The eps of the stock norms."""

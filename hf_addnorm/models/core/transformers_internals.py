@@ -15,17 +15,20 @@ to stand in that class:
   move, a model does not tie its head, or refuses an implementation of attention.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
+import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
+from transformers.models.auto import modeling_auto
 from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
+from ..base.modules import modules_with
 from ..base.protocols import KeepsFloat32, StockValue
 from .recasting import is_of_transformers
 
@@ -41,6 +44,17 @@ def can_return_tuple(forward: ForwardT) -> ForwardT:
     If it moves, the heads of stacks and encoder-decoders cannot be imported.
     """
     return cast(ForwardT, _can_return_tuple(forward))
+
+
+def register_with_pipelines(cls: type[PreTrainedModel]) -> None:
+    """Let the pipeline of speech recognition know a model that writes what it hears.
+
+    It looks for the name of the class, and takes what it does not know for a model of characters by frame (CTC). If
+    the table moves, it asks an encoder-decoder for the logits of frames, and fails.
+    """
+    auto, config_class = "AutoModelForSpeechSeq2Seq", cast(StockValue, cls.config_class)
+    if cls.__name__ == getattr(config_class, "auto_classes", {}).get(auto):
+        modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[config_class.model_type] = cls.__name__
 
 
 def register_key_layout(cls: type[PreTrainedModel]) -> None:
@@ -60,6 +74,23 @@ def register_key_layout(cls: type[PreTrainedModel]) -> None:
     by_type = get_checkpoint_conversion_mapping(getattr(config_class, "stock_model_type", None))
     if by_type is not None:
         register_checkpoint_conversion_mapping(config_class.model_type, by_type, overwrite=True)
+
+
+def register_class_names(model_type: str, auto_classes: Mapping[str, str]) -> None:
+    """Put the models of a family into the tables of Transformers that are read by the *name* of a model's class.
+
+    With label smoothing, Trainer shifts the labels of those that are named as causal language models, and of no others.
+    A pipeline logs an error about a name that it does not find. If the tables move, label smoothing trains a causal
+    language model to repeat its input.
+
+    Args:
+        model_type (`str`): the family.
+        auto_classes (`Mapping[str, str]`): the name of a model, by that of the Auto class that finds it.
+    """
+    for auto, name in auto_classes.items():
+        # this Transformers may not have it yet
+        if (auto_class := getattr(transformers, auto, None)) is not None:
+            auto_class._model_mapping._model_mapping.setdefault(model_type, name)
 
 
 def relative_imports(source: Path) -> set[str]:
@@ -97,7 +128,7 @@ def keep_in_float32(model: PreTrainedModel) -> None:
 
     `_keep_in_fp32_modules_strict` has patterns of their names. If it moves, gates and statistics are rounded.
     """
-    keeping = (module for module in model.modules() if isinstance(module, KeepsFloat32))
+    keeping = modules_with(model, KeepsFloat32)  # type: ignore[type-abstract]
     names = {name for module in keeping for name in module.keep_in_float32}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *names}
 

@@ -215,7 +215,8 @@ def _refuse_no_name(what: str) -> None:
 
 def _said(part: Description) -> list[Line]:
     lines: list[Line] = [Text(part.title.upper(), style="bold")] if part.title else []
-    lines += [f"add_norm = {part.add_norm}", "", *_indented(part.flow), "", *_indented(part.formula), ""]
+    formula = [Prose(line) for line in _indented(part.formula)]
+    lines += [Prose(f"add_norm = {part.add_norm}"), "", *_indented(part.flow), "", *formula, ""]
     lines.append(
         Prose(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
     )

@@ -85,7 +85,7 @@ TOOLS = [
         "`pipeline.model_type = ModelType.LayoutLM`",
     )
     (
-        "the same for every family, also as remote code",
+        "the same by family, also as remote code",
         "tools/test_all_pipelines.py::test_every_pipeline_of_a_family_as_object_folder_and_remote_code",
         note="as above",
     )
@@ -132,12 +132,12 @@ TOOLS = [
     )
     ("GPT-2 and decoders with a cache", "test_exactness.py::test_generation_with_cache_is_stock"),
     Tool("torch.compile", "torch")
-    ("BERT with every spec: one graph, shapes that change", f"{_COMPILED}one_graph_for_every_shape")
+    ("BERT, by spec: one graph, shapes that change", f"{_COMPILED}one_graph_for_every_shape")
     ("every family, one graph", "test_streams.py::test_compiles_as_one_graph"),
-    Tool("torch.export", "torch")("BERT with every spec, shapes that change", f"{_COMPILED}exported_for_every_shape"),
+    Tool("torch.export", "torch")("BERT, by spec: shapes that change", f"{_COMPILED}exported_for_every_shape"),
     Tool("ONNX Runtime", "onnxruntime")
     (
-        "BERT with every spec at other shapes than it was exported with",
+        "BERT, by spec, at other shapes than it was exported with",
         "test_onnx.py::test_a_layer_runs_in_onnx_runtime",
         "test_onnx.py::test_every_spec_runs_in_onnx_runtime",
     )

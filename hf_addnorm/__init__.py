@@ -16,12 +16,15 @@ from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig, famil
 from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
 from .models.families.configuration_addnorm_bart import *
+from .models.families.configuration_addnorm_beit import *
 from .models.families.configuration_addnorm_bert import *
 from .models.families.configuration_addnorm_camembert import *
 from .models.families.configuration_addnorm_data2vec_audio import *
 from .models.families.configuration_addnorm_data2vec_text import *
 from .models.families.configuration_addnorm_deberta_v2 import *
 from .models.families.configuration_addnorm_deit import *
+from .models.families.configuration_addnorm_dinov2 import *
+from .models.families.configuration_addnorm_dinov2_with_registers import *
 from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
@@ -33,14 +36,18 @@ from .models.families.configuration_addnorm_mbart import *
 from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
+from .models.families.configuration_addnorm_mt5 import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
 from .models.families.configuration_addnorm_t5 import *
+from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
+from .models.families.configuration_addnorm_yolos import *
 from .models.spec.presets import PRESETS, Preset
 from .models.spec.spec import AddNormSpec
 from .scheme import Scheme
@@ -50,18 +57,22 @@ if TYPE_CHECKING:
     from . import components, hub
     from .conversion import ConversionReport, convert
     from .diagnosis import diagnose
+    from .exporting import ExportError, ExportReport, export
     from .growth import grow
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
     from .models.composites.modeling_addnorm_stack import *
     from .models.families.modeling_addnorm_albert import *
     from .models.families.modeling_addnorm_bart import *
+    from .models.families.modeling_addnorm_beit import *
     from .models.families.modeling_addnorm_bert import *
     from .models.families.modeling_addnorm_camembert import *
     from .models.families.modeling_addnorm_data2vec_audio import *
     from .models.families.modeling_addnorm_data2vec_text import *
     from .models.families.modeling_addnorm_deberta_v2 import *
     from .models.families.modeling_addnorm_deit import *
+    from .models.families.modeling_addnorm_dinov2 import *
+    from .models.families.modeling_addnorm_dinov2_with_registers import *
     from .models.families.modeling_addnorm_distilbert import *
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
@@ -73,14 +84,18 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_megatron_bert import *
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
+    from .models.families.modeling_addnorm_mt5 import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
     from .models.families.modeling_addnorm_t5 import *
+    from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
+    from .models.families.modeling_addnorm_yolos import *
     from .parameters import add_norm_parameters, ln_tuning_names, norms_with_statistics
     from .sites import add_norm_sites
 
@@ -90,12 +105,15 @@ __version__ = "0.3.0.dev0"
 # what is imported when it is asked for: the module of each name
 _LATER = {
     "ConversionReport": ".conversion",
+    "ExportError": ".exporting",
+    "ExportReport": ".exporting",
     "add_norm_parameters": ".parameters",
     "add_norm_sites": ".sites",
     "collect_losses": ".models.base.auxiliary_loss",
     "components": ".components",
     "convert": ".conversion",
     "diagnose": ".diagnosis",
+    "export": ".exporting",
     "grow": ".growth",
     "hub": ".hub",
     "ln_tuning_names": ".parameters",
@@ -186,6 +204,8 @@ __all__ = [
     "AddNormSpec",
     "AddNormStackConfig",
     "ConversionReport",
+    "ExportError",
+    "ExportReport",
     "Part",
     "Preset",
     "Scheme",
@@ -196,6 +216,7 @@ __all__ = [
     "components",
     "convert",
     "diagnose",
+    "export",
     "grow",
     "hub",
     "inits",

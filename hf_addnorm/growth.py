@@ -3,7 +3,9 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from functools import partial
+from itertools import pairwise
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ from .models.core.recasting import get_part
 from .models.norms.norm_base import has_gain
 from .models.residuals.residuals import LearnedResidual, Residual
 from .models.spec.spec import AddNormSpec, Override
-from .models.streams.streams import State
+from .models.streams.streams import Function, State
 from .models.weights.initialization import zero_init
 from .models.weights.weight_transforms import linear_size
 from .sites import LayerStack
@@ -72,7 +74,10 @@ def grow(model: ModelT, layers: int | Mapping[str, int] | None = None, how: str 
     with torch.device(model.device):
         grown = type(model)(config)
     stacks = [(LayerStack(model, name), LayerStack(grown, name)) for name in model.stack_configs]
-    grown.load_state_dict(_grown_state(model, grown, stacks), assign=True)
+    state = _grown_state(model, grown, stacks)
+    for old, new in stacks:
+        state |= _grown_between(old, new, how)
+    grown.load_state_dict(state, assign=True)
     grown.tie_weights()
     grown.train(model.training)
     if how == "identity":
@@ -102,6 +107,8 @@ def _grown_config(model: AddNormPreTrainedModel, layers: int | Mapping[str, int]
         for key in facts.per_layer:
             values = getattr(config, key)
             setattr(grown, key, [values[source] for source in _copied(len(values), new)])
+    for key, derive in facts.of_depth.items():
+        setattr(grown, key, derive(grown))
     _grow_specs(stacks, config, grown)
     return grown
 
@@ -178,6 +185,23 @@ def _grown_state(
     return found
 
 
+def _grown_between(old: LayerStack, new: LayerStack, how: str) -> dict[str, torch.Tensor]:
+    """What is added between the layers: where two follow each other as they did; elsewhere it begins anew.
+
+    With "identity" nothing is added between those that are new.
+    """
+    path = old.layout.between_layers
+    if path is None or path not in dict(old.base.named_parameters()):
+        return {}
+    before = get_part(old.base, path).detach()
+    grown = get_part(new.base, path).detach().to(before, copy=True)
+    sources = _copied(len(old.paths), len(new.paths))[: len(old.paths) if how == "identity" else None]
+    for place, (first, second) in enumerate(pairwise(sources)):
+        if second == first + 1:
+            grown[place] = before[first]
+    return {new.prefix + path: grown}
+
+
 class _Branch:
     """The end of one sublayer's branch: its last Linear layer, its norm and its residual.
 
@@ -194,7 +218,12 @@ class _Branch:
         parts: tuple[nn.Module, ...] = (connections, self.block, last)
         self.residual = next(residual for part in parts if (residual := residual_of_block(part)) is not None)
         sublayer = layer.sublayers[name]
-        self.stock_norms: dict[str, nn.Module] = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
+        self.stock_parts: dict[str, Function] = {slot: get_part(layer, path) for slot, path in sublayer.norms.items()}
+        # of the sublayer whose residual that is
+        writing = name if residual_of_block(self.block) is not None else names[-1]
+        self.factor = layer.borrowed_factor(writing)
+        if self.factor is not None:
+            self.stock_parts["factor"] = partial(torch.mul, self.factor)
         self.output: nn.Module = next(
             get_part(layer, path) for path, roles in sublayer.roles().items() if roles[0] in ("o", "w2")
         )
@@ -208,7 +237,10 @@ class _Branch:
                 "would never learn; allowed is 'stack'."
             )
         factor = self.output
-        norm = self.block._modules.get("out_norm") or self.stock_norms.get("out")
+        norm = self.block._modules.get("out_norm") or cast(nn.Module | None, self.stock_parts.get("out"))
+        if self.factor is not None:
+            self.factor.zero_()
+            return
         if isinstance(self.residual, LearnedResidual) and self.residual.side == "branch":
             factor = self.residual
         else:
@@ -217,10 +249,10 @@ class _Branch:
                 if isinstance(part, Residual):
                     part.reset_parameters()
             if "out" in self.block.filled and norm is not None and has_gain(norm):
-                return zero_init(norm)
+                zero_init(norm)
+                return
         for parameter in factor.parameters():
             parameter.zero_()
-        return None
 
     def run(self, u: torch.Tensor, _: BranchNorms) -> torch.Tensor:
         """A stand-in for the branch: its last Linear layer, applied to numbers that depend on `u`."""
@@ -246,7 +278,7 @@ def _after(layer: AddNormLayer, connections: LayerAddNorm, config: AddNormConfig
     names = config.add_norm_sublayers()
     branches = {name: _Branch(layer, connections, names, name) for name in names}
     calls = [
-        SublayerCall(connections, name, branch.run, None, branch.stock_norms) for name, branch in branches.items()
+        SublayerCall(connections, name, branch.run, None, branch.stock_parts) for name, branch in branches.items()
     ]
     return connections.step(state, calls)
 

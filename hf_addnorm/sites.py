@@ -8,6 +8,7 @@ in a forward.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from .models.core.layer_add_norm import LayerAddNorm, SublayerAddNorm
 from .models.core.pretrained import AddNormPreTrainedModel
 from .models.core.recasting import get_part, has_part
 from .models.norms.norm_base import GAINS
+from .models.residuals.residuals import BorrowedVector
 from .models.streams.wirings import Parallel
 
 
@@ -63,6 +65,16 @@ class Sublayer:
     def title(self) -> str:
         """What it is called in a report."""
         return f"{self.stack} layer {self.depth} {self.name}".lstrip()
+
+    def residual_of(self, model: nn.Module) -> nn.Module | None:
+        """Its residual in a model, with the factor that it may borrow of the stock layer; None where it has none."""
+        if self.residual is None:
+            return None
+        found: nn.Module = get_part(model, self.residual)
+        if isinstance(found, BorrowedVector):
+            layer: AddNormLayer = get_part(model, self.layer)
+            return found.with_factor(cast(nn.Parameter, layer.borrowed_factor(self.name)))
+        return found
 
 
 @dataclass(frozen=True)

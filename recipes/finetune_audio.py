@@ -1,4 +1,4 @@
-"""Spoken words with a stock or AddNorm Wav2Vec2, from a checkpoint or from scratch: their class, or their characters.
+"""Spoken words with a stock or AddNorm Wav2Vec2 or Whisper, from a checkpoint or from scratch: class or characters.
 
     accelerate launch recipes/finetune_audio.py --config recipes/configs/fsdd.yaml [--key value ...]
 
@@ -6,23 +6,22 @@ One YAML is one run, and every key can be given on the command line too; README.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from accelerate.utils import set_seed
 from common import batches, clips, data, saved
-from common.classes import ClassOutputs, ClassWeights, class_weights, summed_loss, weights_by_name
+from common.classes import ClassWeights, class_weights, weights_by_name
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import UserError, run_script
 from common.evaluation import Evaluation
-from common.metrics import CLASSIFICATION, TRANSCRIPTION, leading_figure, load_metrics
+from common.hearing import HEARINGS
+from common.metrics import leading_figure, load_metrics
 from common.model import load_model, saved_head
 from common.run import main_process_first, start
-from common.spelling import CharacterOutputs, collating, ctc_loss, load_speller, load_texts, spell
+from common.spelling import load_texts
 from common.training import Task
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
-from transformers import AutoModelForAudioClassification, AutoModelForCTC, Wav2Vec2Processor
 
 
 @dataclass(kw_only=True)
@@ -30,9 +29,10 @@ class AudioConfig(RunConfig):
     """Keys of this recipe, beside those that all recipes have.
 
     Args:
-        task: the clip's class, or (ctc) its characters.
+        task: the clip's class, or its characters: one for each frame (ctc, as Wav2Vec2 does), or one after the other
+            by a decoder (seq2seq, as Whisper does).
         audio_column: column of the clip: of ``datasets.Audio``, a file's bytes or its name.
-        label_column: column of the class, its number or name; with ctc of the text, or of a class whose name is it.
+        label_column: column of the class, its number or name; else of the text, or of a class whose name is it.
         label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
             the order, or name classes that the train split lacks.
         num_labels: number of classes; default those that the dataset declares, else those in the train split.
@@ -44,7 +44,7 @@ class AudioConfig(RunConfig):
         metrics: names of the metrics; default all of the task.
     """
 
-    task: Literal["classification", "ctc"] = "classification"
+    task: Literal["classification", "ctc", "seq2seq"] = "classification"
     audio_column: str = "audio"
     label_column: str = "label"
     label_names: list[str] | None = None
@@ -56,34 +56,18 @@ class AudioConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.class_weights is not None and self.task == "ctc":
-            raise UserError("class_weights are for task classification; task is ctc")
+        if self.class_weights is not None and self.task != "classification":
+            raise UserError(f"class_weights are for task classification; task is {self.task}")
 
 
-def class_loss(model, batch, weights=None):
-    """Summed over the clips that have a label, each by the weight of its class."""
-    return summed_loss(*outputs(model, batch)[:2], weights)
-
-
-def character_loss(model, batch, blank):
-    """Summed over the clips that have a text."""
-    return ctc_loss(*outputs(model, batch), blank)
-
-
-def outputs(model, batch):
-    """Logits, labels and frames of a batch."""
-    inputs = {name: batch[name] for name in ("input_values", "attention_mask") if name in batch}
-    return model(**inputs).logits, batch["labels"], batch["frames"]
-
-
-def read(run, ctc):
+def read(run, spelled):
     """Clips of both splits with their targets, and what the head must be."""
     config = run.config
     with main_process_first(run.accelerator):
         splits = data.load_splits(config, [], labels=[config.label_column])
-    if ctc and config.do == "predict":
+    if spelled and config.do == "predict":
         targets, head = {split: [""] * len(rows) for split, rows in splits.items()}, {}
-    elif ctc:
+    elif spelled:
         targets, head = load_texts(splits, config.label_column, config.label_names), {}
     elif config.do != "train":
         targets, head = saved.class_labels(config, splits, config.label_column)
@@ -94,7 +78,7 @@ def read(run, ctc):
     found = {}
     for split, rows in splits.items():
         data.check_columns(split, rows, [], [config.audio_column])
-        rows = rows.select_columns([config.audio_column]).add_column("text" if ctc else "labels", targets[split])
+        rows = rows.select_columns([config.audio_column]).add_column("text" if spelled else "labels", targets[split])
         rows = rows.add_column("row", range(len(rows)))
         rows = data.subset(rows, config.max_train_rows if split == "train" else None, config.seed)
         with main_process_first(run.accelerator):
@@ -102,13 +86,12 @@ def read(run, ctc):
     return found, head
 
 
-def measure(run, found, extractor, frames, tokenizer):
-    """The clips with their frames, and their texts as characters if there is a tokenizer; what they are made of."""
+def encode(run, found, hearing):
+    """The clips with their frames and labels; what they are made of."""
     encoded, sources = {}, {}
     for split, rows in found.items():
         with main_process_first(run.accelerator):
-            rows = clips.measure(rows, split, extractor.sampling_rate, frames)
-            encoded[split] = (spell(rows, split, tokenizer) if tokenizer else rows).remove_columns("row")
+            encoded[split] = hearing.encode(rows, split).remove_columns("row")
         sources[split] = data.source(encoded[split])
         run.accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
     order = batches.longest_first(encoded["validation"]["frames"])
@@ -116,55 +99,47 @@ def measure(run, found, extractor, frames, tokenizer):
     return encoded, sources, order
 
 
-def reading(metric, model, tokenizer, rows):
-    """What reads the outputs of this task."""
-    if tokenizer is None:
-        return ClassOutputs(metric, model.config.id2label)
-    return CharacterOutputs(metric, tokenizer, rows["text"][:])
-
-
 def main(args=None):
     """One run, from the config to the result JSON."""
     run = start(AudioConfig, args)
-    config, ctc = run.config, run.config.task == "ctc"
-    known, auto_class = (TRANSCRIPTION, AutoModelForCTC) if ctc else (CLASSIFICATION, AutoModelForAudioClassification)
+    config, task_class = run.config, HEARINGS[run.config.task]
+    spelled, known = task_class.spelled, task_class.metrics
     metric = load_metrics(config.metrics, known)
 
     # Data: read, check every label, draw the subset, read the clips.
-    found, head = read(run, ctc)
+    found, head = read(run, spelled)
     rows = next(iter(found.values()))
-    extractor = clips.load_extractor(config, rows[0]["rate"])
-    tokenizer = load_speller(config, rows["text"]) if ctc else None
+    hearing = task_class(config, rows[0]["rate"], rows["text"][:] if spelled else None)
 
     # Model: the same new weights on every process. It says how many frames a clip has.
     set_seed(config.seed)
-    model = load_model(auto_class, config, run.accelerator.device, **head | clips.model_entries(config, tokenizer))
-    frames = clips.frame_counter(model)
-    encoded, sources, order = measure(run, found, extractor, frames, tokenizer)
-    weights = None if ctc else class_weights(config, encoded, model, run.accelerator)
-    reader = reading(metric, model, tokenizer, encoded["validation"])
+    model = load_model(task_class.auto_class, config, run.accelerator.device, **head | hearing.model_entries())
+    hearing.use(model)
+    encoded, sources, order = encode(run, found, hearing)
+    weights = None if spelled else class_weights(config, encoded, model, run.accelerator)
+    reader = hearing.reader(metric, model, encoded["validation"])
 
     # Train, save, load as a user would, compare, report.
     task = Task(
         rows=encoded.get("train"),
         lengths=lambda rows: rows["frames"][:],
-        collate=collating(extractor, ctc),
-        loss=partial(character_loss, blank=tokenizer.pad_token_id) if ctc else partial(class_loss, weights=weights),
+        collate=hearing.collate(),
+        loss=hearing.loss(weights),
         weights=weights,
         record=weights_by_name(weights, model),
         evaluation=Evaluation(
             rows=encoded["validation"],
-            outputs=outputs,
+            outputs=hearing.outputs(run.accelerator),
             score=reader.score,
             best=leading_figure(config.metrics, known),
             describe=reader.describe,
             order=order,
         ),
-        auto_class=auto_class,
+        auto_class=task_class.auto_class,
         sizes=clips.sizes,
-        augment=clips.stretching(config.stretch, frames),
+        augment=clips.stretching(config.stretch, hearing.frames),
     )
-    finish(run, task, model, Wav2Vec2Processor(extractor, tokenizer) if ctc else extractor, sources)
+    finish(run, task, model, hearing.processor(), sources)
 
 
 if __name__ == "__main__":

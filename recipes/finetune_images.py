@@ -8,7 +8,6 @@ One YAML is one run, and every key can be given on the command line too; README.
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 from common import data, saved
@@ -17,7 +16,7 @@ from common.config import RunConfig
 from common.ending import finish
 from common.errors import run_script
 from common.evaluation import Evaluation
-from common.images import Pixels, load_processor, moved
+from common.images import Pixels, load_processor, moved, patch_counter
 from common.metrics import CLASSIFICATION, leading_figure, load_metrics
 from common.model import load_model, saved_head
 from common.run import main_process_first, start
@@ -90,17 +89,6 @@ def open_images(run, splits, labels, pixels):
         sources[split] = data.source(encoded[split])
         run.accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
     return encoded, sources
-
-
-def patch_counter(model, pixels):
-    """Of a batch, how many patches it has, all of them real; an image is one patch for a model that has none."""
-    height, width = pixels.shape[1:] // np.broadcast_to(getattr(model.config, "patch_size", pixels.shape[1:]), 2)
-
-    def sizes(batch):
-        patches = torch.tensor(len(batch["labels"]) * height * width, device=batch["labels"].device)
-        return patches, patches
-
-    return sizes
 
 
 def collating(pixels):

@@ -1,4 +1,4 @@
-"""Fine-tune two copies of a stock or AddNorm encoder as encoder and decoder: translation, summarisation.
+"""Fine-tune an encoder-decoder (T5, BART, Marian), or two copies of an encoder as one: translation, summarisation.
 
     accelerate launch recipes/finetune_seq2seq.py --config recipes/configs/translate.yaml [--key value ...]
 
@@ -16,11 +16,11 @@ from common.ending import finish
 from common.errors import UserError, run_script
 from common.evaluation import PADDING, Evaluation
 from common.metrics import TEXT, leading_figure, load_metrics
-from common.model import load_pair, load_tokenizer
+from common.model import first_token, load_pair, load_tokenizer
 from common.own_tokenizer import train_tokenizer
 from common.pairs import Comparison, changing, summed_loss, tokenizing
 from common.run import main_process_first, start
-from common.tokenizer_check import check_marks, check_tokenizer
+from common.tokenizer_check import check_tokenizer
 from common.training import Task, by_mask
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
@@ -31,11 +31,13 @@ class Seq2SeqConfig(RunConfig):
     """Keys of this recipe, beside those that all recipes have.
 
     Args:
-        checkpoint: a model of which encoder and decoder are copies, or an encoder-decoder.
+        checkpoint: an encoder-decoder, of a family (T5, BART, Marian) or saved by this recipe, or a model of which
+            encoder and decoder are copies.
         decoder_add_norm: that of the decoder; ``add_norm`` is that of the encoder.
         new_tokenizer: take a tokenizer with so many pieces that is trained on the training texts (byte-level BPE), in
             the place of the checkpoint's; for new weights.
-        share_embeddings: encoder and decoder have one table of words, as they start with the same.
+        share_embeddings: encoder and decoder have one table of words, as they start with the same. In the families
+            with an encoder and a decoder of their own they always do.
         source_column: column of the text that is read.
         target_column: column of the text that is written.
         max_length: longer sources are cut to this many tokens.
@@ -79,7 +81,7 @@ def sizes(batch):
 
 
 def read(run):
-    """Tokens of both splits, what they are made of, and the tokenizer."""
+    """Tokens of both splits, what they are made of, the tokenizer, and what the decoder begins with."""
     config, accelerator = run.config, run.accelerator
     source, target = config.source_column, config.target_column
     with main_process_first(accelerator):
@@ -96,15 +98,15 @@ def read(run):
         tokenizer = train_tokenizer(accelerator, texts, config.new_tokenizer, longest)
     else:
         tokenizer = load_tokenizer(config.checkpoint, longest)
-        check_marks(tokenizer, ("cls", "sep", "pad"), "a text that is written (new_tokenizer makes one that has it)")
-    tokenize = tokenizing(tokenizer, config)
+    first = first_token(config, tokenizer)
+    tokenize = tokenizing(tokenizer, config, first)
     encoded, sources = {}, {}
     for split, rows in splits.items():
         sources[split] = data.source(rows)
         accelerator.print(f"{split}: {sources[split]['rows']} rows, sha256 {sources[split]['sha256']}")
         with main_process_first(accelerator):
             encoded[split] = rows.map(tokenize, batched=True, desc=f"tokenize {split}")
-    return encoded, sources, tokenizer
+    return encoded, sources, tokenizer, first
 
 
 def collating(tokenizer):
@@ -130,7 +132,7 @@ def main(args=None):
     metric = load_metrics(config.metrics, TEXT)
 
     # Data: read, check every row, draw the subset, tokenize.
-    encoded, sources, tokenizer = read(run)
+    encoded, sources, tokenizer, first = read(run)
     order = batches.longest_first(batches.lengths(encoded["validation"]))
     held_out = encoded["validation"].select(order)
     comparison = Comparison(metric, held_out[config.source_column][:], held_out[config.target_column][:], tokenizer)
@@ -138,10 +140,10 @@ def main(args=None):
     # Model: the same new weights on every process.
     set_seed(config.seed)
     model = load_pair(config, run.accelerator.device, tokenizer)
-    changed = changing(config, encoded.get("train"), tokenizer)
+    changed = changing(config, encoded.get("train"), tokenizer, first)
     for part, *more in (
-        (model.encoder, config.max_length, changed is not None),
-        (model.decoder, config.max_target_length, changed is not None, "labels", "max_target_length"),
+        (model.get_encoder(), config.max_length, changed is not None),
+        (model.get_decoder(), config.max_target_length, changed is not None, "labels", "max_target_length"),
     ):
         check_tokenizer(tokenizer, part, encoded, *more)
 

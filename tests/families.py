@@ -4,7 +4,6 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,16 +15,20 @@ from family_inputs import (
     TINY_SOUND,
     TINY_T5,
     TINY_TEXT,
+    TINY_WHISPER,
     electra_inputs,
     glyph_inputs,
     image_inputs,
     page_inputs,
     quantized_sound_inputs,
     sound_inputs,
+    spectrogram_inputs,
     text_inputs,
     translation_inputs,
     two_segment_inputs,
 )
+from family_row import NO_SPHERE, NO_TABLES, Family
+from image_families import IMAGE_FAMILIES
 from other_specs import OTHER_SPECS
 
 from hf_addnorm import (
@@ -49,75 +52,21 @@ from hf_addnorm import (
     AddNormMegatronBertConfig,
     AddNormModernBertConfig,
     AddNormMPNetConfig,
+    AddNormMT5Config,
     AddNormRobertaConfig,
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
     AddNormT5Config,
+    AddNormUMT5Config,
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
+    AddNormWhisperConfig,
     AddNormXLMRobertaConfig,
     presets,
 )
 
-
-@dataclass(frozen=True)
-class Family:
-    """A family's config, the tiny size it is tested at, and inputs with labels for each of its models.
-
-    A row may also be a variant of a family: the same classes, another layout.
-    """
-
-    config_class: type[Any]
-    tiny: dict[str, Any]
-    inputs: Callable[[str], dict[str, torch.Tensor]]
-    attentions: tuple[str, ...] = ("eager", "sdpa")
-    # models that no Auto class finds
-    more_models: tuple[str, ...] = ()
-    # presets that have no meaning in it
-    without: tuple[str, ...] = ()
-    # whether all its models are causal, or have a stack of layers that is, not just the one that writes text
-    causal: bool = False
-    # whether a table's row is added to the embeddings for a token's position
-    position_table: bool = False
-    # the family whose layers it shares: it runs a few specs, the other one all
-    shape: str = ""
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the AddNorm models."""
-        return sorted({*self.config_class.auto_classes.values(), *self.more_models})
-
-    @property
-    def stock_config_class(self) -> type[Any]:
-        return transformers.models.auto.configuration_auto.CONFIG_MAPPING[self.config_class.stock_model_type]
-
-    def config(self, model: str, add_norm: Any = None, **kwargs: Any) -> Any:
-        return self.config_class(**{**self.tiny, **self._for_model(model), **kwargs}, add_norm=add_norm)
-
-    def stock_config(self, model: str, **kwargs: Any) -> Any:
-        return self.stock_config_class(**{**self.tiny, **self._for_model(model), **kwargs})
-
-    def is_causal(self, model: str) -> bool:
-        return self.causal or model == self.config_class.auto_classes.get("AutoModelForCausalLM")
-
-    def _for_model(self, model: str) -> dict[str, Any]:
-        return {"is_decoder": True} if self.is_causal(model) and not self.causal else {}
-
-    def model_class(self, model: str) -> type[Any]:
-        return getattr(
-            importlib.import_module(self.config_class.__module__.replace("configuration_", "modeling_")), model
-        )
-
-    def stock_class(self, model: str) -> type[Any]:
-        return getattr(transformers, model.removeprefix("AddNorm"))
-
-
-# t_fixup starts the tables of the embeddings
-_NO_TABLES = ("t_fixup",)
-# in nGPT unit vectors and cosines reach the layers and the scores as they are
-_NO_SPHERE = ("ngpt",)
 
 FAMILIES = {
     "bert": Family(AddNormBertConfig, TINY_TEXT, two_segment_inputs, position_table=True),
@@ -125,20 +74,20 @@ FAMILIES = {
         AddNormViTConfig,
         {**TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
         image_inputs,
-        without=_NO_TABLES,
+        without=NO_TABLES,
     ),
     "albert": Family(
         AddNormAlbertConfig,
         {**TINY_TEXT, "embedding_size": 16},
         two_segment_inputs,
-        without=_NO_SPHERE,
+        without=NO_SPHERE,
         position_table=True,
     ),
     "albert_groups": Family(
         AddNormAlbertConfig,
         {**TINY_TEXT, "embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2},
         two_segment_inputs,
-        without=_NO_SPHERE,
+        without=NO_SPHERE,
         position_table=True,
     ),
     "modernbert": Family(
@@ -154,7 +103,7 @@ FAMILIES = {
             "classifier_dropout": 0.1,
         },
         text_inputs,
-        without=_NO_SPHERE,
+        without=NO_SPHERE,
     ),
     "deberta_v2": Family(
         AddNormDebertaV2Config,
@@ -167,7 +116,7 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
-        without=_NO_SPHERE,
+        without=NO_SPHERE,
         position_table=True,
     ),
     "deberta_v2_conv": Family(
@@ -184,15 +133,15 @@ FAMILIES = {
         },
         two_segment_inputs,
         ("eager",),
-        without=_NO_SPHERE,
+        without=NO_SPHERE,
         position_table=True,
     ),
-    "wav2vec2": Family(AddNormWav2Vec2Config, TINY_SOUND, sound_inputs, without=_NO_TABLES),
+    "wav2vec2": Family(AddNormWav2Vec2Config, TINY_SOUND, sound_inputs, without=NO_TABLES),
     "wav2vec2_stable": Family(
         AddNormWav2Vec2Config,
         {**TINY_SOUND, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 8},
         sound_inputs,
-        without=_NO_TABLES + _NO_SPHERE,
+        without=NO_TABLES + NO_SPHERE,
     ),
     "gpt2": Family(
         AddNormGPT2Config,
@@ -230,7 +179,7 @@ _STABLE = {"do_stable_layer_norm": True}
 def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
     """The row of a member of Wav2Vec2's shape."""
     return Family(
-        config_class, {**TINY_SOUND, **tiny}, quantized_sound_inputs, without=_NO_TABLES, shape="wav2vec2", **row
+        config_class, {**TINY_SOUND, **tiny}, quantized_sound_inputs, without=NO_TABLES, shape="wav2vec2", **row
     )
 
 
@@ -246,15 +195,20 @@ FAMILIES["marian"] = Family(
     causal=True,
     shape="bart",
 )
-FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=_NO_SPHERE)
+FAMILIES["whisper"] = Family(
+    AddNormWhisperConfig, TINY_WHISPER, spectrogram_inputs, causal=True, without=NO_TABLES, shape="bart"
+)
+FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE)
 FAMILIES["t5_gated"] = Family(
     AddNormT5Config,
     {**TINY_T5, "feed_forward_proj": "gated-gelu"},
     translation_inputs,
     causal=True,
-    without=_NO_SPHERE,
+    without=NO_SPHERE,
     shape="t5",
 )
+FAMILIES["mt5"] = Family(AddNormMT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE, shape="t5")
+FAMILIES["umt5"] = Family(AddNormUMT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE, shape="t5")
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {
@@ -280,9 +234,10 @@ FAMILIES["deit"] = Family(
     {**TINY, "image_size": 16, "patch_size": 4, "encoder_stride": 4},
     image_inputs,
     more_models=("AddNormDeiTForImageClassificationWithTeacher",),
-    without=_NO_TABLES,
+    without=NO_TABLES,
     shape="vit",
 )
+FAMILIES |= IMAGE_FAMILIES
 FAMILIES |= {
     "hubert": sound_shaped(AddNormHubertConfig, {}),
     "hubert_stable": sound_shaped(AddNormHubertConfig, _STABLE),
@@ -294,7 +249,7 @@ FAMILIES |= {
     "roberta": bert_shaped(AddNormRobertaConfig),
     "xlm_roberta": bert_shaped(AddNormXLMRobertaConfig),
     "camembert": bert_shaped(AddNormCamembertConfig),
-    "electra": bert_shaped(AddNormElectraConfig, electra_inputs, {"embedding_size": 16}, without=_NO_SPHERE),
+    "electra": bert_shaped(AddNormElectraConfig, electra_inputs, {"embedding_size": 16}, without=NO_SPHERE),
     "ernie": bert_shaped(AddNormErnieConfig, tiny={"task_type_vocab_size": 3, "use_task_id": True}),
     "data2vec_text": bert_shaped(AddNormData2VecTextConfig),
     "roc_bert": bert_shaped(
@@ -396,8 +351,8 @@ def deal(specs: Iterable[str], hands: Iterable[Any], allowed: Callable[[Any, str
 
 # those that share another family's layers: of what that one runs, they run a part
 MEMBERS = [family for family, row in FAMILIES.items() if row.shape]
-# those with layers of their own, beside BERT
-OTHER_FAMILIES = [family for family in FAMILIES if family not in ("bert", *MEMBERS)]
+# those with layers of their own
+OWN_LAYERS = [family for family in FAMILIES if family not in MEMBERS]
 
 
 def _turn(member: str, values: list[str]) -> str:
@@ -427,29 +382,31 @@ def covering_models(models: Iterable[tuple[str, str]] = tuple(MODELS)) -> list[A
     return [slow_unless(is_quick(*pair), *pair) for pair in models]
 
 
-def covering(pairs: Iterable[tuple[str, str]], bert: bool = True) -> list[Any]:
-    """(family, spec), all the pairs; every run has every spec with BERT and with one other family, the rest is slow.
+def covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """(family, spec), all the pairs; every run has every spec once, in some family, the rest is slow.
 
-    With `bert=False` it has every spec once, in some family. A member of a shape has one spec, each another one.
+    A member of a shape has one spec, each another one.
     """
     pairs = list(pairs)
     specs = dict.fromkeys(spec for family, spec in pairs if family not in MEMBERS)
-    hands = OTHER_FAMILIES if bert else ["bert", *OTHER_FAMILIES]
-    quick = deal(specs, hands, lambda family, spec: (family, spec) in pairs)
+    quick = deal(specs, OWN_LAYERS, lambda family, spec: (family, spec) in pairs)
     for index, member in enumerate(MEMBERS):
         able = [pair for pair in pairs if pair[0] == member]
         quick |= {able[index % len(able)]} if able else set()
+    return [slow_unless(pair in quick, *pair) for pair in pairs if pair in quick or pair[0] not in MEMBERS]
+
+
+def slow_beyond_covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """(family, spec), all the pairs; of BERT's specs, every run has those that together run through everything."""
     return [
-        slow_unless((bert and pair[0] == "bert") or pair in quick, *pair)
-        for pair in pairs
-        if pair in quick or pair[0] not in MEMBERS
+        slow_unless(family != "bert" or spec in COVERING or spec == "stock", family, spec) for family, spec in pairs
     ]
 
 
-# each spec in one family beside BERT
+# each spec in one family
 _DEALT = deal(
     [spec for spec in SPECS if spec not in FEW_SPECS],
-    OTHER_FAMILIES,
+    OWN_LAYERS,
     lambda family, spec: spec in specs_of(family, BASE_MODELS[family]),
 )
 
@@ -457,8 +414,8 @@ _DEALT = deal(
 def quick_specs(family: str, model: str) -> list[str]:
     """The specs with which every test run has a model.
 
-    A member of a shape: one with its base model and with one head. A base model: all for BERT; a few, and its share
-    of all, for each other family. A model with a head: one that changes every norm.
+    A member of a shape: one with its base model and with one head. A base model of another family: a few, and its
+    share of all. A model with a head: one that changes every norm.
     """
     if not is_quick(family, model):
         return []
@@ -466,7 +423,7 @@ def quick_specs(family: str, model: str) -> list[str]:
         return [_turn(family, specs_of(family, model))]
     if model != BASE_MODELS[family]:
         return ["post_dyt_everywhere"]
-    own = [spec for spec in SPECS if family == "bert" or spec in FEW_SPECS or (family, spec) in _DEALT]
+    own = [spec for spec in SPECS if spec in FEW_SPECS or (family, spec) in _DEALT]
     return [spec for spec in specs_of(family, model) if spec in own]
 
 

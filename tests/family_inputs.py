@@ -1,5 +1,7 @@
 """Tiny sizes of the families under test, and their inputs: small padded batches, labels for each model's task."""
 
+from typing import Any
+
 import torch
 
 
@@ -38,6 +40,20 @@ TINY_BART = {
     "attention_dropout": 0.1,
     "activation_dropout": 0.1,
 }
+# the sound has 2 * 15 frames of 8 numbers, of which two convolutions make 15
+TINY_WHISPER = {
+    **{key: value for key, value in TINY_BART.items() if key != "max_position_embeddings"},
+    "num_mel_bins": 8,
+    "max_source_positions": 15,
+    "max_target_positions": 64,
+    "dropout": 0.1,
+    "classifier_proj_size": 16,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 3,
+    "begin_suppress_tokens": None,
+}
 # heads that are together wider than the stream
 TINY_T5 = {
     "d_model": 32,
@@ -57,6 +73,12 @@ TINY_T5 = {
 
 def _draw(high: int, *shape: int) -> torch.Tensor:
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(7))
+
+
+def first_output(output: Any) -> torch.Tensor:
+    """What a model gives first; a backbone's maps of features in one row."""
+    first = output[0]
+    return torch.cat([part.flatten() for part in first]) if isinstance(first, tuple) else first
 
 
 def text_inputs(model: str) -> dict[str, torch.Tensor]:
@@ -118,6 +140,24 @@ def image_inputs(model: str) -> dict[str, torch.Tensor]:
     return inputs | ({"labels": _draw(2, 3)} if "For" in model else {})
 
 
+def masked_image_inputs(model: str) -> dict[str, torch.Tensor]:
+    """The same; what is masked has the number of a visual word as its label, or each pixel that of its class."""
+    inputs = image_inputs(model)
+    if "MaskedImage" in model:
+        return inputs | {"labels": _draw(20, int(inputs["bool_masked_pos"].sum()))}
+    return inputs | ({"labels": _draw(2, 3, 16, 16)} if "Segmentation" in model else {})
+
+
+def detection_inputs(model: str) -> dict[str, Any]:
+    """Three images of 16 x 24, with no, one and two objects: their classes and boxes, as shares of the image."""
+    inputs: dict[str, Any] = {"pixel_values": torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(7))}
+    if not model.endswith("ForObjectDetection"):
+        return inputs
+    boxes = torch.tensor([[0.5, 0.4, 0.3, 0.2], [0.3, 0.6, 0.2, 0.5]])
+    labels = [{"class_labels": _draw(3, number), "boxes": boxes[:number]} for number in range(3)]
+    return inputs | {"labels": labels}
+
+
 def sound_inputs(model: str) -> dict[str, torch.Tensor]:
     """Three sounds of 800 samples, which are 11 frames; the second one is padded from sample 500 on."""
     mask = torch.ones(3, 800, dtype=torch.long)
@@ -168,3 +208,16 @@ def translation_inputs(model: str) -> dict[str, torch.Tensor]:
     inputs["decoder_attention_mask"][2, 4:] = 0
     writes = model.endswith(("ForConditionalGeneration", "MTModel"))
     return inputs | ({"labels": _draw(99, 3, 6)} if writes else {})
+
+
+def spectrogram_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Three spectrograms of 8 x 30, and targets of 6 tokens, one of which is padded."""
+    generator = torch.Generator().manual_seed(7)
+    if model.endswith("ForCausalLM"):
+        # it reads another model's encoder
+        return text_inputs(model) | {"encoder_outputs": torch.randn(3, 15, 32, generator=generator)}
+    inputs = {"input_features": torch.randn(3, 8, 30, generator=generator)}
+    if "Classification" in model:
+        return inputs | {"labels": _draw(2, 3)}
+    targets = translation_inputs(model)
+    return inputs | {key: targets[key] for key in targets if key.startswith("decoder") or key == "labels"}

@@ -20,10 +20,11 @@ def _module(name, monkeypatch):
     return module
 
 
-def test_the_tables_are_those_of_the_results(monkeypatch):
-    page = _module("performance_page", monkeypatch)
+@pytest.mark.parametrize("name", ["performance_page", "conversion_tables"])
+def test_the_tables_are_those_of_the_results(name, monkeypatch):
+    page = _module(name, monkeypatch)
     text = page.PAGE.read_text()
-    assert page.made(text) == text, "run: python benchmarks/performance_page.py"
+    assert page.made(text) == text, f"run: python benchmarks/{name}.py"
     assert text.count("| --- |") >= 2
 
 

@@ -10,10 +10,13 @@ from families import FAMILIES, slow_unless
 from test_cli import run, run_json
 from trained_like import outputs, tiny
 
-from hf_addnorm import convert
+from hf_addnorm import add_norm_sites, convert
 from hf_addnorm.conversion.batches import read_calibration
 from hf_addnorm.conversion.fitting import Ridge
+from hf_addnorm.conversion.importance import Importance
 from hf_addnorm.conversion.linears import LinearEdit
+from hf_addnorm.conversion.stepping import States
+from hf_addnorm.models.core.recasting import get_part
 
 
 TEXT, BASE = "AutoModelForSequenceClassification", "AutoModel"
@@ -104,11 +107,54 @@ def test_a_ridge_from_sums_is_the_solution():
         for part in range(0, 50, 20):
             rows = slice(part, part + 20)
             ridge.add(c[rows], y[rows] - linear(c[rows]), weight[rows])
-        ridge.apply(LinearEdit("", linear), 0.0)
+        LinearEdit("", linear).add(*ridge.solve(0.0))
         root, ones = weight.sqrt(), torch.ones(50, 1, dtype=torch.float64)
         expected = torch.linalg.lstsq(root * torch.cat([c, ones], 1), root * y).solution
         torch.testing.assert_close(linear.weight, expected[:-1].T, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(linear.bias, expected[-1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_ridge_keeps_what_it_knows_of_the_inputs():
+    draw = torch.Generator().manual_seed(0)
+    c, first, second = (torch.randn(40, size, generator=draw, dtype=torch.float64) for size in (5, 3, 3))
+    weight = torch.rand(40, 1, generator=draw, dtype=torch.float64) + 0.1
+    kept, fresh = Ridge(5, 3), Ridge(5, 3)
+    kept.add(c, first, weight)
+    kept.forget_rest()
+    kept.add(c, second, weight)
+    fresh.add(c, second, weight)
+    for one, other in zip(kept.solve(0.1), fresh.solve(0.1), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tokens_count_by_what_the_outputs_make_of_them(tmp_path):
+    """A head that reads the first token: behind the last attention no other one counts beyond the common half."""
+    source, batches = tiny("bert", TEXT)
+    batch = _batches(batches[0], 1)[0] | {"attention_mask": torch.ones_like(batches[0]["input_ids"])}
+    norms = [get_part(source, site.norm) for site in add_norm_sites(source)]
+    importance = Importance(States(tmp_path, "weights"), norms)
+    importance.add(0, source, batch, None)
+    rows, length = batch["input_ids"].shape
+    for site in range(len(norms)):
+        weights = importance.of(site, 0).view(rows, length)
+        assert weights.mean().item() == pytest.approx(1.0)
+        others_count = bool((weights[:, 1:] > Importance.ALIKE).any())
+        assert others_count == (site < len(norms) - 2), site
+    assert all(parameter.grad is None for parameter in source.parameters())
+
+
+def test_norms_are_carried_to_where_they_see_the_same():
+    """From post-norm to pre-norm: the norm behind one sum is that in front of the next sublayer."""
+    source, batches = tiny("bert", TEXT)
+    model, report = convert(source, add_norm="pre_ln", calibration=_batches(batches[0]), method="mapped", threshold=0)
+    assert (report.method, report.sites) == ("mapped", [])
+    old, new = (
+        [get_part(one, site.norm).weight for site in add_norm_sites(one) if site.place != "embed"]
+        for one in (source, model)
+    )
+    # the first norm of the target sees the embeddings, which have a norm of their own
+    for was, now in zip(old, new[1:], strict=True):
+        assert torch.equal(was, now)
 
 
 def test_the_report_says_what_was_done(tmp_path, caplog):
@@ -248,7 +294,9 @@ def test_models_that_cannot_be_rewritten_are_refused():
     other, _ = tiny("bert", TEXT)
     other.is_quantized = True
     refused(other, "the model is quantised, and such weights cannot be rewritten; allowed is floating point")
-    with pytest.raises(ValueError, match="method is 'fast'; allowed is 'auto', 'exact', 'calibrated' or 'norms'"):
+    with pytest.raises(
+        ValueError, match="method is 'fast'; allowed is 'auto', 'exact', 'calibrated', 'norms' or 'mapped'"
+    ):
         convert(source, add_norm="pre_ln", calibration=data, method="fast")
 
 
@@ -264,7 +312,7 @@ def test_the_command_writes_a_model_a_report_and_a_card(tmp_path):
     texts.write_text("\n".join(" ".join("abcdefghij"[index % 7 : 3 + index % 7]) for index in range(40)) + "\n")
     given = ("convert", folder, "--add-norm", '{"norm": "dyt"}', "--calibration", texts, "--threshold", "0")
     said = run(*given, "--out", out)
-    assert "method" in said and f"wrote {out}" in said
+    assert "method" in said and f"wrote {out}" in said and "recipes/convert.py takes it further" in said
     assert json.loads((out / "conversion.json").read_text())["method"] == "calibrated"
     assert "## Conversion" in (out / "README.md").read_text()
     model = type(source).from_pretrained(out)

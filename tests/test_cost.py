@@ -15,7 +15,7 @@ CASES = [("bert", spec) for spec in SPECS]
 CASES += [(family, spec) for family in FAMILIES if family not in ("bert", "megatron_bert") for spec in FEW_SPECS]
 
 
-@pytest.mark.parametrize(("family", "spec"), covering(CASES, bert=False))
+@pytest.mark.parametrize(("family", "spec"), covering(CASES))
 def test_every_scheme_is_counted(family, spec):
     """None would say that a part looks at numbers, which a count does not have."""
     assert counted(family, SPECS[spec], num_hidden_layers=2).multiply_adds is not None

@@ -9,9 +9,7 @@ from hf_addnorm.models.base.token_mask import current
 
 
 STILL = {"layerdrop": 0.0, "apply_spec_augment": False}
-CASES = covering(
-    [(family, spec) for family, model in BASE_MODELS.items() for spec in specs_of(family, model)], bert=False
-)
+CASES = covering([(family, spec) for family, model in BASE_MODELS.items() for spec in specs_of(family, model)])
 
 
 class Seen:

@@ -127,7 +127,9 @@ def test_a_port_that_is_in_use_is_one_sentence(monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         done = CliRunner().invoke(app, ["explore", "--port", str(port), "--json"])
-    assert done.exit_code == 1 and json.loads(done.stdout)["error"] == f"port {port} is in use; --port takes another one."
+    assert (
+        done.exit_code == 1 and json.loads(done.stdout)["error"] == f"port {port} is in use; --port takes another one."
+    )
 
 
 # --- the page ---
@@ -208,7 +210,9 @@ def test_the_page_in_a_browser(served, tmp_path):
         page.wait("x <- N(x + F(x))", "To copy")
         browser.screenshot(shots / "explore_390.png")
         assert browser.ask("document.documentElement.scrollWidth") <= 390
-        assert all(url.startswith((served, served.replace("http", "ws"), "data:", "blob:")) for url in browser.requests)
+        assert all(
+            url.startswith((served, served.replace("http", "ws"), "data:", "blob:")) for url in browser.requests
+        )
         # Vega says so of a chart that Streamlit draws before its rows have come
         assert [error for error in browser.errors if "Infinite extent" not in str(error)] == []
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, SPECS, fill_with_pattern, stacks_of
+from families import FAMILIES, SPECS, fill_with_pattern, slow_beyond_covering, stacks_of
 
 import hf_addnorm
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, grow
@@ -10,7 +10,9 @@ from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertMod
 
 # every preset on BERT, few on the others: those that reach all of a family's own code
 FEW = ("stock", "pre_ln", "residual", "hyper_connections")
-CASES = [(family, spec) for family in FAMILIES for spec in (("stock", *SPECS) if family == "bert" else FEW)]
+CASES = slow_beyond_covering(
+    (family, spec) for family in FAMILIES for spec in (("stock", *SPECS) if family == "bert" else FEW)
+)
 
 # Schemes in which a layer whose branches add nothing is the identity, by their formulas: x <- x + c F(...). Those that
 # have a norm, or a factor, on the sum or on x are refused. A scheme in neither list may be either, never inexact.

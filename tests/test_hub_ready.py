@@ -20,6 +20,7 @@ from families import (
     fill_with_pattern,
     specs_of,
 )
+from family_inputs import first_output
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -35,6 +36,11 @@ _NEXT = itertools.cycle(SPECS)
 CASES = [(family, model, next(spec for spec in _NEXT if spec in specs_of(family, model))) for family, model in MODELS]
 
 
+def _of_folders(row, model):
+    """The Auto classes that load the model from a folder: Transformers' AutoBackbone asks the Hub for any name."""
+    return [auto for auto, name in row.config_class.auto_classes.items() if name == model and auto != "AutoBackbone"]
+
+
 def _save_case(folder, family, model, spec):
     """A model with its inputs and what it makes of them, for `package_hidden.py`."""
     row = FAMILIES[family]
@@ -45,8 +51,8 @@ def _save_case(folder, family, model, spec):
     net = row.model_class(model).from_pretrained(folder)
     inputs = {key: value for key, value in row.inputs(model).items() if not re.search("label|positions", key)}
     torch.save(inputs, folder / "inputs")
-    torch.save(net(**inputs)[0].detach(), folder / "expected")
-    autos = [auto for auto, name in row.config_class.auto_classes.items() if name == model]
+    torch.save(first_output(net(**inputs)).detach(), folder / "expected")
+    autos = _of_folders(row, model)
     module = type(net).__module__.split(".")[-1]
     base = f"{module}.{row.config_class.auto_classes['AutoModel']}"
     return {"folder": str(folder), "autos": autos, "reference": f"{module}.{model}", "base": base}
@@ -91,7 +97,7 @@ def test_with_the_package_no_remote_code_is_needed(family, model, tmp_path):
     net = row.model_class(model)(row.config(model, "pre_ln"))
     net.save_pretrained(tmp_path)
     assert type(transformers.AutoConfig.from_pretrained(tmp_path)) is row.config_class
-    for auto in (auto for auto, name in row.config_class.auto_classes.items() if name == model):
+    for auto in _of_folders(row, model):
         assert type(getattr(transformers, auto).from_pretrained(tmp_path)) is row.model_class(model)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert set(saved["auto_map"]) == {"AutoConfig", *row.config_class.auto_classes}
@@ -105,9 +111,8 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
     row = FAMILIES[family]
     expected = {}
     for name in dir(transformers):
-        mapping = (
-            getattr(getattr(transformers, name), "_model_mapping", None) if name.startswith("AutoModel") else None
-        )
+        is_auto = name.startswith("AutoModel") or name == "AutoBackbone"
+        mapping = getattr(getattr(transformers, name), "_model_mapping", None) if is_auto else None
         if mapping is not None and row.config_class.stock_model_type in mapping._model_mapping:
             stock = mapping._model_mapping[row.config_class.stock_model_type]
             expected[name] = f"AddNorm{stock if isinstance(stock, str) else stock[0]}"
@@ -116,12 +121,15 @@ def test_every_auto_class_that_knows_the_stock_family_knows_ours(family):
     assert set(expected) - set(row.config_class.auto_classes) <= {"AutoModelWithLMHead"}
 
 
-# by the name of a file that families share: those that import it, beside the members of the shape of that name
+# by the name of a file that families share: those that import it, with all members of their shape
 SHAPES = {
-    "bart": ("bart",),
-    "bert": ("bert", "deberta_v2", "deberta_v2_conv", "mpnet", "toy"),
-    "vit": ("vit",),
-    "wav2vec2": ("wav2vec2", "wav2vec2_stable"),
+    "bart_shape": ("bart",),
+    "bert_shape": ("bert", "deberta_v2", "deberta_v2_conv", "mpnet", "toy", "yolos"),
+    "dinov2_config": ("dinov2",),
+    "dinov2_shape": ("dinov2",),
+    "t5_shape": ("t5",),
+    "vit_shape": ("beit", "dinov2", "vit"),
+    "wav2vec2_shape": ("wav2vec2", "wav2vec2_stable"),
 }
 
 
@@ -132,9 +140,9 @@ def test_config_alone_carries_its_code(family, tmp_path):
     files = {path.name for path in tmp_path.glob("*.py")}
     modules = [sys.modules[cls.__module__] for cls in (row.config_class, row.model_class(row.models[0]))]
     own = {Path(module.__file__).name for module in modules}
-    own |= {f"{shape}_shape.py" for shape, users in SHAPES.items() if family in users or row.shape == shape}
+    own |= {f"{file}.py" for file, users in SHAPES.items() if family in users or row.shape in users}
     assert files == {f"{room}.py" for room in MACHINERY} | own
-    assert len(files) in (9, 10)
+    assert len(files) in (9, 10, 12)
 
 
 PROCESSORS = {
@@ -176,7 +184,7 @@ TOKENIZER_FILES = {
     "deberta-v2": transformers.DebertaV2Tokenizer,
     "gpt2": transformers.GPT2Tokenizer,
     "mbart": transformers.MBartTokenizer,
-    "t5": transformers.T5Tokenizer,
+    **dict.fromkeys(("t5", "mt5", "umt5"), transformers.T5Tokenizer),
 }
 
 

@@ -81,7 +81,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("family", "spec"), covering(PAIRS, bert=False))
+@pytest.mark.parametrize(("family", "spec"), covering(PAIRS))
 def test_hidden_states_and_gradients_are_those_with_padding(family, spec):
     model = BASE_MODELS[family]
     nets, inputs, results = _built(family, model, SPECS[spec]), _inputs(family, model), []

@@ -103,11 +103,32 @@ def test_a_stock_checkpoint_says_that_its_table_is_not_used(tmp_path):
     assert net(torch.arange(90)[None])[0].isfinite().all()
 
 
+# where something is added that cannot be replaced
+REASONS = {
+    "marian": "the table of sines and cosines",
+    "whisper": "the encoder adds a fixed table of sines and cosines",
+}
+
+
 @pytest.mark.parametrize("family", WITHOUT)
 def test_a_model_whose_positions_are_elsewhere_refuses_them(family):
-    reason = {"marian": "the table of sines and cosines"}.get(family, "nothing is added")
+    reason = REASONS.get(family, "nothing is added")
     with pytest.raises(ValueError, match=rf"add_norm.positions is 'sinusoidal': {reason}"):
         FAMILIES[family].config(BASE_MODELS[family], {"positions": "sinusoidal"})
+
+
+def test_a_decoder_with_a_table_may_have_others_than_its_encoder():
+    row, name = FAMILIES["whisper"], "AddNormWhisperForConditionalGeneration"
+    for kind in ("none", "sinusoidal"):
+        config = row.config(name, "pre_ln", add_norm_decoder={"preset": "pre_ln", "positions": kind})
+        net, inputs = row.model_class(name)(config).eval(), row.inputs(name)
+        assert not any("decoder.embed_positions" in path for path in net.state_dict())
+        whole = net(**inputs).logits
+        decoded = net.generate(inputs["input_features"], max_new_tokens=4, do_sample=False, eos_token_id=None)
+        again = net.generate(
+            inputs["input_features"], max_new_tokens=4, do_sample=False, eos_token_id=None, use_cache=False
+        )
+        assert torch.equal(decoded, again) and whole.isfinite().all()
 
 
 def test_deberta_without_its_table_refuses_them():

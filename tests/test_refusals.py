@@ -124,7 +124,7 @@ def test_all_axes_together_train_every_family(family, stream, wiring):
         seen |= {name for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     # the softmax may not see a shift of all keys, and masked frames are drawn; the pooler is beside the stream; the
     # gains of keys wait for their query, which starts at 0
-    spared = ("key.bias", "k_proj.bias", "key_proj.bias", "masked_spec_embed", "_norm.key_norm.weight")
+    spared = ("key.bias", "k_proj.bias", "key_proj.bias", "masked_spec_embed", "mask_token", "_norm.key_norm.weight")
     names = [name for name, p in net.named_parameters() if p.requires_grad]
     names = [name for name in names if not name.endswith(spared) and "pooler" not in name]
     assert [name for name in names if name not in seen] == []
@@ -133,8 +133,12 @@ def test_all_axes_together_train_every_family(family, stream, wiring):
 # --- dropout and the norm in the slot out ---
 
 
+# a layer of DINOv2 has none
+WITH_DROPOUT = [family for family in FAMILIES if not family.startswith("dinov2")]
+
+
 @pytest.mark.parametrize("place", ["before_out", "after_out"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_DROPOUT)
 def test_dropout_stands_on_its_side_of_the_out_norm(family, place, monkeypatch):
     row = FAMILIES[family]
     model = row.config_class.auto_classes["AutoModel"]
@@ -178,7 +182,7 @@ def test_dropout_stands_on_its_side_of_the_out_norm(family, place, monkeypatch):
     assert checked
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_DROPOUT)
 def test_the_side_of_the_dropout_is_another_function(family):
     row = FAMILIES[family]
     model = row.config_class.auto_classes["AutoModel"]

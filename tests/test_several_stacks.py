@@ -31,13 +31,8 @@ BART = FAMILIES["bart"]
 OVER_TOKENS = {"preset": "pre_ln", "norm": "instance_norm", "final": "layer_norm"}
 
 
-def writer(family: str) -> str:
-    """The model that writes text from a source."""
-    return FAMILIES[family].config_class.auto_classes["AutoModelForSeq2SeqLM"]
-
-
 def build(family: str, add_norm: Any = None, add_norm_decoder: Any = None, model: str | None = None, **kwargs: Any):
-    row, name = FAMILIES[family], model or writer(family)
+    row, name = FAMILIES[family], model or FAMILIES[family].writer
     net = row.model_class(name)(row.config(name, add_norm, add_norm_decoder=add_norm_decoder, **kwargs))
     fill_with_pattern(net)
     return net.eval(), row.inputs(name)
@@ -121,9 +116,9 @@ def test_the_decoders_scheme_is_its_own(family, tmp_path):
 
 
 def test_an_override_of_one_entry_leaves_the_other(tmp_path):
-    stock = BART.stock_class(writer("bart"))(BART.stock_config(writer("bart")))
+    stock = BART.stock_class(BART.writer)(BART.stock_config(BART.writer))
     stock.save_pretrained(tmp_path)
-    model_class = BART.model_class(writer("bart"))
+    model_class = BART.model_class(BART.writer)
 
     def presets(**overrides):
         net = model_class.from_pretrained(tmp_path, **overrides)
@@ -188,6 +183,8 @@ def test_reentrant_checkpointing_is_refused_for_any_stack_that_it_would_harm():
 @pytest.mark.parametrize("family", SEVERAL)
 def test_norms_over_tokens_in_the_encoder_see_its_real_tokens(family):
     net, inputs = build(family, OVER_TOKENS, "pre_ln")
+    if "attention_mask" not in inputs:
+        pytest.skip("its source is no padded text: all frames count")
     changed = inputs | {"input_ids": inputs["input_ids"].clone()}
     changed["input_ids"][1, 7:] = 9
     assert not torch.equal(changed["input_ids"], inputs["input_ids"])
@@ -208,7 +205,7 @@ def test_what_a_norm_of_the_encoder_adds_to_the_loss_is_added():
 
 def test_the_table_that_both_stacks_share_starts_as_the_scheme_says():
     config = BART.config("", "t_fixup", vocab_size=999, max_position_embeddings=512)
-    net = BART.model_class(writer("bart"))(config)
+    net = BART.model_class(BART.writer)(config)
     stds = {"encoder": 32**-0.5 * 36**-0.25, "decoder": 32**-0.5 * 27**-0.25}
     assert net.model.shared.weight is net.lm_head.weight is net.model.decoder.embed_tokens.weight
     rows = torch.arange(999) != net.model.shared.padding_idx
@@ -251,26 +248,29 @@ def test_an_encoder_stays_finite_in_float16():
 def test_what_is_written_is_the_same_with_a_cache(family, spec):
     net, inputs = build(family, SPECS[spec])
     net = net.double()
-    source = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    inputs = {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
+    source = FAMILIES[family].source(inputs)
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "forced_eos_token_id": None}
     for beams in (1, 3):
         written = [net.generate(**source, **options, num_beams=beams, use_cache=cache) for cache in (True, False)]
         assert torch.equal(*written)
-        assert written[0].shape[1] == 7
+        # Whisper's own generate leaves out the token that all begins with
+        assert written[0].shape[1] == (6 if family == "whisper" else 7)
     # and a run of the encoder may be given
     outputs = net.get_encoder()(**source)
-    again = net.generate(encoder_outputs=outputs, attention_mask=source["attention_mask"], **options)
+    masks = {key: mask for key, mask in source.items() if key == "attention_mask"}
+    again = net.generate(encoder_outputs=outputs, **masks, **options)
     assert torch.equal(again, net.generate(**source, **options))
 
 
 @pytest.mark.parametrize("family", SEVERAL)
 def test_the_default_writes_what_the_stock_model_writes(family):
-    row, name = FAMILIES[family], writer(family)
+    row, name = FAMILIES[family], FAMILIES[family].writer
     stock = row.stock_class(name)(row.stock_config(name))
     fill_with_pattern(stock)
     ours, inputs = build(family)
     ours.load_state_dict(stock.state_dict())
-    source = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    source = FAMILIES[family].source(inputs)
     for options in ({}, {"num_beams": 3}, {"use_cache": False}):
         options |= {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "forced_eos_token_id": None}
         assert torch.equal(stock.eval().generate(**source, **options), ours.generate(**source, **options))
@@ -281,8 +281,9 @@ def test_the_default_writes_what_the_stock_model_writes(family):
 def test_padding_changes_no_real_token(family, spec):
     net, inputs = build(family, SPECS[spec])
     expected = net(**inputs).logits
-    changed = inputs | {key: inputs[key].clone() for key in ("input_ids", "decoder_input_ids")}
-    changed["input_ids"][1, 7:] = 9
+    changed = inputs | {key: inputs[key].clone() for key in inputs if key.endswith("input_ids")}
+    if "input_ids" in changed:
+        changed["input_ids"][1, 7:] = 9
     changed["decoder_input_ids"][2, 4:] = 9
     real = inputs["decoder_attention_mask"].bool()
     torch.testing.assert_close(net(**changed).logits[real], expected[real], rtol=1e-5, atol=1e-5)

@@ -43,7 +43,7 @@ def _net(family, spec):
     row = FAMILIES[family]
     model = row.config_class.auto_classes["AutoModel"]
     # two layers: one is sharded and gathered while the other runs
-    config = row.config(model, SPECS[spec], apply_spec_augment=False, num_hidden_layers=2)
+    config = row.config(model, SPECS[spec], apply_spec_augment=False, num_hidden_layers=2, drop_path_rate=0.0)
     for key, value in vars(config).items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)

@@ -152,7 +152,7 @@ COMPILED += [("bert", "parallel"), ("bert", "b2t")]
 SHORT = {"num_hidden_layers": 2, "num_hidden_groups": 1}
 
 
-@pytest.mark.parametrize(("family", "spec"), covering(COMPILED, bert=False))
+@pytest.mark.parametrize(("family", "spec"), covering(COMPILED))
 def test_compiles_as_one_graph(family, spec):
     net, inputs = _net(family, spec, **SHORT), _inputs(family)
     try:
@@ -185,7 +185,7 @@ def test_a_compiled_training_step_is_the_step(family, spec):
         torch.testing.assert_close(one, two, msg=name)
 
 
-@pytest.mark.parametrize(("family", "spec"), covering(CASES, bert=False))
+@pytest.mark.parametrize(("family", "spec"), covering(CASES))
 def test_exports(family, spec):
     net, inputs = _net(family, spec, **SHORT), _inputs(family)
     try:

@@ -7,7 +7,14 @@ from pathlib import Path
 import forked_python
 import pytest
 import torch
-from families import FAMILIES, MODELS, checkpoint_activations, covering_models, fill_with_pattern, slow_unless
+from families import (
+    FAMILIES,
+    MODELS,
+    checkpoint_activations,
+    covering,
+    covering_models,
+    fill_with_pattern,
+)
 from token_specs import (
     FAMILY_SPECS,
     NO_DROPOUT,
@@ -38,7 +45,7 @@ def other_padding(family, inputs):
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize(
-    ("family", "spec"), [pair for pair in FAMILY_SPECS if "input_ids" in FAMILIES[pair[0]].inputs("Model")]
+    ("family", "spec"), covering(pair for pair in FAMILY_SPECS if "input_ids" in FAMILIES[pair[0]].inputs("Model"))
 )
 def test_what_padding_contains_changes_no_real_token(family, spec, training):
     row = FAMILIES[family]
@@ -53,7 +60,7 @@ def test_what_padding_contains_changes_no_real_token(family, spec, training):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize(("family", "spec"), [pair for pair in FAMILY_SPECS if "wav2vec2" in pair[0]])
+@pytest.mark.parametrize(("family", "spec"), covering(pair for pair in FAMILY_SPECS if "wav2vec2" in pair[0]))
 def test_padded_frames_count_nowhere(family, spec, training):
     """The layers' norms see frames; what the padded ones hold when they get there changes no real one."""
     row = FAMILIES[family]
@@ -262,8 +269,8 @@ def test_compiles_as_one_graph(spec):
     torch.testing.assert_close(compiled(**inputs)[0], model(**inputs)[0])
 
 
-# two of them write statistics in the backward: one is enough for every run
-@pytest.mark.parametrize("spec", [slow_unless(spec == "unified_norm", spec) for spec in COMPILED])
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", COMPILED)
 def test_trains_compiled(spec):
     """As one graph, but for those whose backward writes statistics; with padding, and what is added to the loss."""
     inputs = FAMILIES["bert"].inputs("AddNormBertForMaskedLM")

@@ -40,7 +40,7 @@ def _dealt():
 
 
 DEALT = _dealt()
-CASES = [*covering(PAIRS, bert=False), *DEALT]
+CASES = [*covering(PAIRS), *DEALT]
 # without the kinds of norm, which differ in one module each
 OFFLOADED = [case for case in CASES if not str(case[1]).startswith("norm-")]
 

@@ -17,7 +17,7 @@ LEARNING_RATE = 1e-3
 LEARNER = {
     family: next(
         (model for model in row.models if "SequenceClass" in model or "ImageClass" in model),
-        row.config_class.auto_classes.get("AutoModelForSeq2SeqLM"),
+        row.writer,
     )
     for family, row in FAMILIES.items()
 }
@@ -51,7 +51,9 @@ def test_fits_eight_sentences(preset):
     assert _fit(net, inputs) > 0
 
 
-FAMILY_PRESETS = itertools.product(FAMILIES, ["post_ln", "hybrid_norm", "residual", "hyper_connections"])
+# a finder of objects, which learns slowly, is trained in test_finetune_detection.py
+LEARNING = [family for family in FAMILIES if LEARNER[family]]
+FAMILY_PRESETS = itertools.product(LEARNING, ["post_ln", "hybrid_norm", "residual", "hyper_connections"])
 
 
 @pytest.mark.parametrize(("family", "preset"), covering(FAMILY_PRESETS))

@@ -14,7 +14,7 @@ from ..conversion import convert as run
 from ..conversion.source import load_tokenizer
 from ..hub.card import write_card
 from ..models.base.protocols import JsonValue
-from .report import Report, console
+from .report import Line, Report, console
 
 
 def convert(
@@ -22,7 +22,7 @@ def convert(
     add_norm: Annotated[str, typer.Option(help="A preset's name, or a spec in JSON.", show_default=False)],
     calibration: Annotated[Path, typer.Option(help="A file of texts, one in a line.", show_default=False)],
     out: Annotated[Path, typer.Option(help="A new folder for the converted model.", show_default=False)],
-    method: Annotated[str, typer.Option(help="auto, exact, calibrated or norms.")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, exact, calibrated, norms or mapped.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Tokens after which a text is cut.")] = 128,
     threshold: Annotated[float, typer.Option(help="An agreement below this is a problem.")] = 0.9,
 ) -> Report:
@@ -50,7 +50,10 @@ def convert(
         tokenizer.save_pretrained(out)
     write_files(out, report, str(folder))
     agreement = report.held_out.agreement
-    return Report(report.to_dict(), [str(report), f"wrote {out}"], ok=agreement is None or agreement >= threshold)
+    lines: list[Line] = [str(report), f"wrote {out}"]
+    if report.method == "calibrated":
+        lines.append("recipes/convert.py takes it further by distillation, without labels: docs/converting.md")
+    return Report(report.to_dict(), lines, ok=agreement is None or agreement >= threshold)
 
 
 class _Bar:

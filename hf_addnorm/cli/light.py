@@ -7,7 +7,7 @@ import typer
 from ..explore.serving import serve
 from ..launch import launch_file, launch_files
 from ..models.spec.presets import PRESETS
-from .report import Report, make_app, table
+from .report import Report, table
 
 
 def presets() -> Report:
@@ -35,6 +35,3 @@ def explore(
     """Try schemes on a page: drawing, cost, warnings, a training of a minute. It runs until it is interrupted."""
     code = serve(port, show)
     return Report({"port": port, "exit_code": code}, [], ok=code == 0)
-
-
-app = make_app((presets, launch, explore))

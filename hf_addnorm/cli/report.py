@@ -133,20 +133,6 @@ def command(function: Callable[..., Report]) -> Callable[..., None]:
     return run
 
 
-def make_app(commands: Sequence[Callable[..., Report]]) -> typer.Typer:
-    """The console script with these commands."""
-    app = typer.Typer(
-        help="Add & norm of transformer encoders: look at it, describe it, check it, push it.",
-        no_args_is_help=True,
-        add_completion=False,
-        # a traceback with local variables could show a token
-        pretty_exceptions_enable=False,
-    )
-    for function in commands:
-        app.command()(command(function))
-    return app
-
-
 def _fail(error: Exception, as_json: bool) -> None:
     """Say what went wrong in a sentence, and end with the exit code; an error that nobody foresaw goes on."""
     from ..hub.failures import HubError, failure

@@ -2,7 +2,7 @@
 
 sources and specs   source.py, candidates.py, batches.py: what is converted, to what, on which data
 algebra             forms.py, linears.py, pairs.py, rules.py, stream_rules.py, embeddings.py, rewriting.py
-calibration         stepping.py, fitting.py, calibrating.py
+calibration         stepping.py, fitting.py, importance.py, calibrating.py
 result              measuring.py, report.py; conversion.py is the call
 """
 

@@ -21,6 +21,7 @@ from ..sites import LayerStack, Sublayer, sublayers
 from .batches import Batch
 from .fitting import PairsOfTokens, Ridge, fit_norm, relative_error
 from .forms import NormForm, read_norm, read_residual, write_norm
+from .importance import Importance
 from .linears import LinearEdit
 from .pairs import Pair, Workpiece, takes_mean_alone
 from .stepping import States, Step, Stepper, given_to, tokens
@@ -28,6 +29,8 @@ from .stepping import States, Step, Stepper, given_to, tokens
 
 # damping of the ridge regression, in parts of the mean variance of a feature
 RHO = 0.1
+# with fewer tokens for each feature of the stream, all tokens count alike
+TOKENS_PER_FEATURE = 8
 # what tells progress: a title, done, of how many
 Progress = Callable[[str, int, int], None]
 
@@ -62,6 +65,23 @@ def read_site(model: AddNormPreTrainedModel, subs: Sequence[Sublayer], index: in
     if path is None or isinstance(get_part(model, path), nn.Identity):
         return None
     return path, skip_reads
+
+
+@torch.no_grad()
+def carry_norms(work: Workpiece) -> None:
+    """Let a norm that stands elsewhere in the target begin with the parameters of the one that saw the same tensor."""
+    pair_of = {pair.norm: pair for pair in work.pairs}
+    for index in range(len(work.new) + 1):
+        old_site, new_site = (
+            read_site(model, subs, index) for model, subs in ((work.source, work.old), (work.target, work.new))
+        )
+        norm = nn.Identity() if new_site is None else get_part(work.target, new_site[0])
+        pair = pair_of.get(norm)
+        if old_site is None or pair is None or pair.has_exact_core or pair.source.gain is not None:
+            continue
+        form = read_norm(get_part(work.source, old_site[0]))
+        if form.gain is not None:
+            write_norm(norm, form.gain, form.bias)
 
 
 class _Side:
@@ -140,6 +160,7 @@ class Calibrator:
             for index in range(count + 1):
                 self.progress(self._title(index), index, count + 1)
                 self._fit_site(index)
+                self._refit_readers(index)
                 if index < count:
                     self._run_sublayer(index)
         return self.errors
@@ -150,23 +171,31 @@ class Calibrator:
         self.real: list[torch.Tensor | None] = []
         self.given, self.skips = States(folder, "given"), States(folder, "skip")
         self.shifts: dict[int, torch.Tensor] = {}
-        self._carry()
+        self.importance: Importance | None = None
+        carry_norms(self.work)
         for index, batch in enumerate(self.batches):
             self.old.sums[index], real = self.old.start(batch)
             self.real.append(real)
+        self._weigh_tokens()
         self._fit_embed()
         for index, batch in enumerate(self.batches):
             self.new.sums[index], _ = self.new.start(batch)
 
-    def _carry(self) -> None:
-        """A norm that stands elsewhere in the target begins with the parameters of the one that saw the same."""
-        for index in range(len(self.new.sites)):
-            new, pair = self.new.norm(index), self.pair_of.get(self.new.norm(index))
-            if pair is None or pair.has_exact_core or pair.source.gain is not None:
-                continue
-            form = self.old.form(index)
-            if form.gain is not None and not isinstance(new, nn.Identity):
-                write_norm(new, form.gain, form.bias)
+    def _weigh_tokens(self) -> None:
+        """Let tokens count by what the outputs make of them, where there are enough to rest a fit on fewer."""
+        first = self.old.sums[0]
+        count = sum(int(first[..., 0].numel() if real is None else real.sum()) for real in self.real)
+        if self.rho is None or count < TOKENS_PER_FEATURE * first.shape[-1]:
+            return
+        norms = [self.old.norm(index) for index in range(len(self.old.sites))]
+        self.importance = Importance(States(self.folder, "importance"), norms)
+        for index, (batch, real) in enumerate(zip(self.batches, self.real, strict=True)):
+            self.importance.add(index, self.old.model, batch, real)
+
+    def _weights(self, index: int, at: int, like: torch.Tensor) -> torch.Tensor:
+        """How much each token of a batch counts at a site, [tokens, 1]."""
+        alike = torch.ones_like(like[:, :1])
+        return alike if self.importance is None else alike * self.importance.of(index, at)
 
     def _fit_embed(self) -> None:
         """The norm after the embeddings, where it is not the first site itself."""
@@ -236,6 +265,29 @@ class Calibrator:
         for reader in readers:
             reader.plus_bias(shift.to(reader.weight.dtype) * reader.weight.sum(1))
 
+    def _refit_readers(self, index: int) -> None:
+        """Let the Linear layers that read a site give what the source's give, of what they are given here.
+
+        Not where the norm is moved: there the stream differs from the source's, and the next writer has to make up for
+        more than a fit of a few tokens would show.
+        """
+        paths = self.new.subs[index].readers if index < len(self.new.subs) else self.work.head_readers
+        paths = tuple(path for path in paths if self.work.is_foldable(path))
+        moved = self.new.is_post(index) != self.old.is_post(index)
+        if self.rho is None or not paths or moved:
+            return
+        olds = [get_part(self.old.model, path) for path in paths]
+        edits = [LinearEdit(path, get_part(self.new.model, path)) for path in paths]
+        sizes = [len(edit.weight) for edit in edits]
+        ridge = Ridge(edits[0].weight.shape[1], sum(sizes))
+        norm, old = self.new.norm(index), self.old.norm(index)
+        for at, real in enumerate(self.real):
+            u, y = tokens(norm(self.new.sums[at]), real), tokens(old(self.old.sums[at]), real)
+            rest = torch.cat([was(y) - edit.module(u) for was, edit in zip(olds, edits, strict=True)], -1)
+            ridge.add(u, rest, self._weights(index, at, u))
+        for edit, delta, shift in zip(edits, *(part.split(sizes) for part in ridge.solve(self.rho)), strict=True):
+            edit.add(delta, shift)
+
     # --- sublayers ---
 
     def _run_sublayer(self, index: int) -> None:
@@ -246,9 +298,10 @@ class Calibrator:
         sigma = self._advance_source(index, title)
         self._branch_inputs(index)
         passes = 0 if self.rho is None else 2 if moved else 1
+        ridge = Ridge(*self.work.linear(self.new.subs[index].writer).weight.T.shape)
         for _ in range(passes):
             alpha = self._median_size(index) if moved else None
-            self._ridge(index, sigma, alpha)
+            self._ridge(index, sigma, alpha, ridge)
         self._fit_out(index, sigma, self._median_size(index) if moved else None)
         for at in range(len(self.batches)):
             x = self.skips[at]
@@ -297,8 +350,7 @@ class Calibrator:
         return f
 
     def _sum(self, index: int, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        path = self.new.subs[index].residual
-        residual: Callable[..., torch.Tensor] = get_part(self.new.model, path) if path else torch.add
+        residual: Callable[..., torch.Tensor] = self.new.subs[index].residual_of(self.new.model) or torch.add
         return residual(x, f)
 
     def _scale_writer(self, index: int) -> None:
@@ -343,23 +395,21 @@ class Calibrator:
 
     def _lacking(self, index: int, at: int, wanted: torch.Tensor) -> torch.Tensor:
         """What the writer of the target should give for a batch."""
-        residual = None
-        if (path := self.new.subs[index].residual) is not None:
-            residual = get_part(self.new.model, path)
+        residual = self.new.subs[index].residual_of(self.new.model)
         form, x = read_residual(residual), self.skips[at]
         branch = torch.ones(1) if form is None else form.branch
         base = tokens(self._sum(index, x, torch.zeros_like(x)), self.real[at])
         return (wanted - base) / branch.to(base.dtype)
 
-    def _ridge(self, index: int, sigma: float, alpha: float | None) -> None:
+    def _ridge(self, index: int, sigma: float, alpha: float | None, ridge: Ridge) -> None:
         linear = LinearEdit("", get_part(self.new.model, self.new.subs[index].writer))
-        ridge = Ridge(linear.weight.shape[1], linear.weight.shape[0])
+        ridge.forget_rest()
         for at, real in enumerate(self.real):
             c = tokens(self.given[at], real)
             wanted, weight = self._wanted(index, at, sigma, alpha)
             rest = self._lacking(index, at, wanted) - linear.module(c)
-            ridge.add(c, rest, weight)
-        ridge.apply(linear, self.rho or 0.0)
+            ridge.add(c, rest, weight * self._weights(index + 1, at, c))
+        linear.add(*ridge.solve(self.rho or 0.0))
 
     def _fit_out(self, index: int, sigma: float, alpha: float | None) -> None:
         sub = self.new.subs[index]

@@ -15,11 +15,10 @@ from transformers.utils import logging as transformers_logging
 from ..models.base.protocols import JsonValue, StockValue
 from ..models.base.registry import parse_option
 from ..models.core.pretrained import AddNormPreTrainedModel
-from ..models.core.recasting import get_part
 from ..models.spec.refusals import check
 from ..models.spec.spec import AddNormSpec
 from .batches import Calibration, read_calibration
-from .calibrating import RHO, Calibrator, Progress, SiteError, read_site
+from .calibrating import RHO, Calibrator, Progress, SiteError, carry_norms, read_site
 from .candidates import Asked, Candidate
 from .forms import read_residual
 from .measuring import as_dtype, first_not_finite, largest_difference, measure
@@ -29,7 +28,7 @@ from .rewriting import ALL_RULES, Rewriting, copy_common, rewrite
 from .source import fresh, load_source, load_tokenizer, moved, refuse_axes, refuse_scheme
 
 
-Method = Literal["auto", "exact", "calibrated", "norms"]
+Method = Literal["auto", "exact", "calibrated", "norms", "mapped"]
 
 # the largest difference, in parts of the largest output, at which two models in float64 are the same function
 EXACT = 1e-10
@@ -65,7 +64,8 @@ def convert(
         calibration: a few hundred texts (with `tokenizer`), a `datasets.Dataset`, or batches of inputs as dicts of
             tensors, of the kind that the model is for. Labels are not used.
         method (`str`, *optional*, defaults to `"auto"`): "exact" refuses what algebra alone does not reach; "auto"
-            calibrates that; "calibrated" does in any case; "norms" fits the norms' own parameters alone.
+            calibrates that; "calibrated" does in any case; "norms" fits the norms' own parameters alone; "mapped" fits
+            nothing, and carries every norm to the place that sees the same tensor.
         tokenizer (*optional*): by default that of the folder.
         threshold (`float`, *optional*, defaults to 0.9): an agreement on held-out rows below this is warned about.
         holdout (`float`, *optional*, defaults to 0.25): the share of the rows that nothing is fitted on.
@@ -154,6 +154,8 @@ class _Conversion:
         # what is off by an eps alone needs no fit
         by_algebra = is_exact or not rewriting.obstacles
         fits = self.method in ("calibrated", "norms") or (self.method == "auto" and not by_algebra)
+        if self.method == "mapped":
+            carry_norms(work)
         if fits:
             self._refuse_calibration(work)
         # half precision is too coarse to fit in
@@ -165,7 +167,8 @@ class _Conversion:
         result.load_state_dict(model.state_dict())
         result.tie_weights()
         report = self._report(candidate, rewriting, (old, naive, result), errors)
-        report.method = "calibrated" if fits else "exact" if is_exact else "algebra"
+        by_rules = "exact" if is_exact else "algebra"
+        report.method = "calibrated" if fits else "mapped" if self.method == "mapped" and not is_exact else by_rules
         report.is_exact, report.largest_difference = is_exact and not fits, difference
         report.obstacles = [] if is_exact else rewriting.obstacles
         result.eval()
@@ -238,7 +241,7 @@ class _Conversion:
         if work.target.config.add_norm.stream.kind != "single":
             raise ValueError("add_norm.stream is 'dual', which algebra alone reaches, and not with these other axes.")
         for sub in work.new:
-            residual = None if sub.residual is None else get_part(work.target, sub.residual)
+            residual = sub.residual_of(work.target)
             if residual is not None and read_residual(residual) is None and not hasattr(residual, "down"):
                 raise ValueError(
                     f"{sub.title}: {type(residual).__name__} is no sum with factors, and nothing is fitted for it; "

@@ -11,7 +11,6 @@ from torch import nn
 from ..models.norms.pointwise_norms import PointwiseNorm
 from ..models.norms.running_norms import BatchNorm
 from .forms import gain_size, own_gain, write_norm
-from .linears import LinearEdit
 
 
 # from each batch: tokens that a norm is given, and those that it should give, both [tokens, hidden]
@@ -174,14 +173,23 @@ class Ridge:
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64)
         self.c, self.r = torch.zeros(inputs, dtype=torch.float64), torch.zeros(outputs, dtype=torch.float64)
         self.weight = 0.0
+        self.knows_inputs = False
+
+    def forget_rest(self) -> None:
+        """Begin again with what the layer lacks; what was added so far of what it is given stays, and counts once."""
+        self.knows_inputs = self.weight > 0
+        self.cross.zero_()
+        self.r.zero_()
 
     def add(self, c: torch.Tensor, rest: torch.Tensor, weight: torch.Tensor) -> None:
         """Take tokens in: what the layer is given, what its output lacks, how much each counts, [tokens, 1]."""
         weighted = c * weight
-        self.gram += (weighted.T @ c).double()
         self.cross += (weighted.T @ rest).double()
-        self.c += weighted.sum(0).double()
         self.r += (rest * weight).sum(0).double()
+        if self.knows_inputs:
+            return
+        self.gram += (weighted.T @ c).double()
+        self.c += weighted.sum(0).double()
         self.weight += weight.sum().item()
 
     def solve(self, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,10 +200,3 @@ class Ridge:
         damping = rho * gram.diagonal().mean().clamp(min=1e-12)
         delta = torch.linalg.solve(gram + damping * torch.eye(len(gram), dtype=gram.dtype), cross).T
         return delta, r - delta @ c
-
-    def apply(self, linear: LinearEdit, rho: float) -> None:
-        """Change the layer; one without a bias takes the part of the weight alone."""
-        delta, shift = self.solve(rho)
-        linear.weight.add_(delta.to(linear.weight.dtype))
-        if linear.bias is not None:
-            linear.bias.add_(shift.to(linear.weight.dtype))

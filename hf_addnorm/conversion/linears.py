@@ -34,6 +34,12 @@ class LinearEdit:
         own: nn.Parameter | None = getattr(self.module, "bias", None)
         return None if own is None else own.detach()
 
+    def add(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Add to the weight [out, in] and to the bias [out]; where there is no bias, to the weight alone."""
+        self.weight.add_(weight.to(self.weight.dtype))
+        if self.bias is not None:
+            self.bias.add_(bias.to(self.bias.dtype))
+
     def times_inputs(self, factor: torch.Tensor) -> None:
         """Let it read `factor * x` where it read `x`; `factor` [in]."""
         self.weight.mul_(factor)

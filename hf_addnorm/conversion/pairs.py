@@ -139,8 +139,7 @@ class Workpiece:
 
     def residual(self, index: int) -> nn.Module | None:
         """The target's residual of a sublayer."""
-        path = self.new[index].residual
-        return None if path is None else get_part(self.target, path)
+        return self.new[index].residual_of(self.target)
 
     def _module(self, model: AddNormPreTrainedModel, path: str | None) -> nn.Module:
         return nn.Identity() if path is None else get_part(model, path)

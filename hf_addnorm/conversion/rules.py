@@ -200,8 +200,8 @@ class Sum:
 
 def begin_sum(work: Workpiece, index: int) -> Sum | None:
     """What a residual has to be; None where it is a function of its own, in both models or in one."""
-    old_path, title = work.old[index].residual, work.old[index].title
-    old, new = None if old_path is None else get_part(work.source, old_path), work.residual(index)
+    title = work.old[index].title
+    old, new = work.old[index].residual_of(work.source), work.residual(index)
     if new is not None and (free := free_factor(new)) is not None:
         free[1].data.fill_(1.0)
     wanted, has = read_residual(old), read_residual(new)

@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from ..models.base.protocols import StockValue
 from ..models.core.addnorm_config import AddNormConfig
+from ..models.core.layer import AddNormLayer
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.norms.norm_base import Norm
 from ..models.residuals.residuals import Residual
@@ -28,7 +29,7 @@ def load_source(model_or_folder: object) -> AddNormPreTrainedModel:
         OSError: no such folder, or files that are damaged.
     """
     if isinstance(model_or_folder, (str, os.PathLike)):
-        return _of_one_stack(_from_folder(str(model_or_folder)))
+        return _of_one_stack(model_from_folder(str(model_or_folder)))
     if not isinstance(model_or_folder, nn.Module):
         kind = type(model_or_folder).__name__
         raise ValueError(f"model_or_folder is a {kind}; allowed is a model, a folder or a name on the Hub.")
@@ -67,13 +68,19 @@ def _our_class(name: str) -> type[AddNormPreTrainedModel]:
     return found
 
 
-def _from_folder(folder: str) -> AddNormPreTrainedModel:
+def model_from_folder(folder: str) -> AddNormPreTrainedModel:
+    """What a folder or a repository holds, stock or ours, as one of ours.
+
+    Raises:
+        ValueError: a class that has no AddNorm model, or a quantised model.
+        OSError: no such folder, or files that are damaged.
+    """
     config = AutoConfig.from_pretrained(folder)
     names: list[str] = getattr(config, "architectures", None) or []
     if not names:
         raise ValueError(f"{folder} does not say of which class its model is (architectures in config.json).")
     if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(f"{folder} is quantised, and its weights cannot be rewritten; allowed is floating point.")
+        raise ValueError(f"{folder} is quantised, and its weights cannot be read; allowed is floating point.")
     model: AddNormPreTrainedModel = _our_class(names[0]).from_pretrained(folder)
     return model
 
@@ -164,5 +171,7 @@ def fresh(source: AddNormPreTrainedModel, spec: AddNormSpec, dtype: torch.dtype)
     for module in model.modules():
         if isinstance(module, (Norm, Residual, nn.LayerNorm)):
             module.reset_parameters()
+        if isinstance(module, AddNormLayer):
+            module.start_factors()
     model.eval()
     return moved(model, source.device, dtype)

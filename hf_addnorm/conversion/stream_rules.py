@@ -70,15 +70,19 @@ def obstacle(work: Workpiece, part: Segment) -> str | None:
     if is_last and part.last > part.first:
         return "the last hidden state, which no norm follows, has a mean"
     for sub in work.new[part.first : part.last]:
-        form = read_residual(get_part(work.target, sub.residual)) if sub.residual else None
-        low_rank = sub.residual is not None and isinstance(get_part(work.target, sub.residual), LowRankResidual)
+        residual = sub.residual_of(work.target)
+        form = None if residual is None else read_residual(residual)
+        low_rank = isinstance(residual, LowRankResidual)
         if not low_rank and (form is None or form.skip.numel() > 1 or form.branch.numel() > 1):
             return "its residual has a factor for each feature, behind which there is a mean again"
         if "out" in sub.norms:
             return "the norm in out writes a mean to the stream"
         if get_part(work.target, sub.layer).added_last is not None:
             return "an adapter writes a mean to the stream"
-    if work.target.layout_of(work.target.config).other_norms and part.last > 2:
+    layout, parameters = work.target.layout_of(work.target.config), dict(work.target.base_model.named_parameters())
+    if layout.between_layers in parameters and part.last > 2:
+        return "positions that are added between the layers have a mean"
+    if layout.other_norms and part.last > 2:
         return "a convolution between the layers writes a mean to the stream"
     return None
 

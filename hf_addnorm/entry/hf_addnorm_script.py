@@ -6,14 +6,15 @@ import importlib.util
 import sys
 
 
-# commands that need no model, and the packages whose `__init__` they go without
-_LIGHT = ("explore", "launch", "presets")
+# what needs no model, and the packages whose `__init__` it goes without
+_LIGHT = ("explore", "launch", "presets", "--help")
 _PACKAGES = ("hf_addnorm", "hf_addnorm.hub", "hf_addnorm.models", "hf_addnorm.models.base", "hf_addnorm.models.spec")
 
 
 def main() -> None:
     """Run the console script."""
-    is_light = sys.argv[1:2] != [] and sys.argv[1] in _LIGHT
+    # without arguments there is help
+    is_light = not sys.argv[1:] or sys.argv[1] in _LIGHT
     for name in _PACKAGES if is_light else ():
         spec = importlib.util.find_spec(name)
         assert spec is not None
@@ -21,4 +22,4 @@ def main() -> None:
         sys.modules[name] = importlib.util.module_from_spec(spec)
     from hf_addnorm.cli import main as run
 
-    run("light" if is_light else "app")
+    run()

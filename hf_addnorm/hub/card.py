@@ -37,17 +37,30 @@ _TASKS = {
     "ForQuestionAnswering": "question-answering",
     "ForMultipleChoice": "multiple-choice",
     "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "ForConditionalGeneration": "text-generation",
+    "MTModel": "translation",
     "ForPreTraining": "fill-mask",
     "LMHeadModel": "text-generation",
     "ForNextSentencePrediction": "text-classification",
     "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection",
+    "ForSemanticSegmentation": "image-segmentation",
+    "Backbone": "image-feature-extraction",
     "ForMaskedImageModeling": "image-feature-extraction",
     "ForCTC": "automatic-speech-recognition",
     "ForAudioFrameClassification": "audio-classification",
     "ForXVector": "audio-classification",
+    "ForAudioClassification": "audio-classification",
+    "ForSpeechToText": "automatic-speech-recognition",
+    "ForTextToSpeech": "text-to-speech",
+    "ForSpeechToSpeech": "audio-to-audio",
     "EncoderDecoderModel": "text-generation",
     "": "feature-extraction",
 }
+
+# tasks whose models both hear or speak and write or read: a tokenizer and a feature extractor together prepare that
+_SOUND_AND_TEXT = ("automatic-speech-recognition", "text-to-speech", "audio-to-audio")
 
 Model = PreTrainedModel | PreTrainedConfig | str | os.PathLike[str]
 
@@ -89,6 +102,13 @@ class Subject:
     def inputs(self) -> InputKind:
         """The kind of its inputs: text, images or sound."""
         return INPUT_KINDS[self.facts.inputs]
+
+    @property
+    def processor(self) -> tuple[str, str]:
+        """The Auto class of what prepares its inputs, and how an example calls it."""
+        if self.task in _SOUND_AND_TEXT:
+            return "AutoProcessor", "processor"
+        return self.inputs.processor, self.inputs.variable
 
 
 def _subject(model: Model) -> Subject:
@@ -234,13 +254,14 @@ def _runs(results: ResultLike | None, stock_results: ResultLike | None) -> tuple
 
 def _about_subject(subject: Subject) -> dict[str, object]:
     """What the template says of a model whatever its run was: its parts, and how it is loaded."""
+    processor, variable = subject.processor
     return {
         "parts": [_Part(part, subject) for part in subject.parts],
         "is_ours": subject.is_ours,
         "auto": subject.auto,
-        "imports": sorted({subject.auto, subject.inputs.processor}),
-        "processor": subject.inputs.processor,
-        "processor_variable": subject.inputs.variable,
+        "imports": sorted({subject.auto, processor}),
+        "processor": processor,
+        "processor_variable": variable,
         "bibtex": "\n\n".join(dict.fromkeys(entry for part in subject.parts for entry in part.bibtex.split("\n\n"))),
     }
 

@@ -83,7 +83,13 @@ def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
     shape = min(kind.shape(part, _TOKENS) for part in parts)
     inputs = {kind.argument: torch.zeros(shape, dtype=getattr(torch, kind.dtype), device="meta")}
     if config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = inputs[kind.argument]
+        # as many tokens as a source has, or as can be written about what is no text
+        most = (
+            shape
+            if kind.argument == "input_ids"
+            else (1, min(_TOKENS, getattr(config, "max_target_positions", _TOKENS)))
+        )
+        inputs["decoder_input_ids"] = torch.zeros(most, dtype=torch.int64, device="meta")
     try:
         with FlopCounterMode(display=False) as counter:
             model(**inputs)

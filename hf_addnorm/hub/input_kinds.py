@@ -51,6 +51,11 @@ def _tokens(config: "PreTrainedConfig", tokens: int) -> tuple[int, ...]:
     return 1, min(tokens, getattr(config, "max_position_embeddings", tokens))
 
 
+def _image(config: "PreTrainedConfig", _: int) -> tuple[int, ...]:
+    size: int | tuple[int, int] = config.image_size
+    return 1, config.num_channels, *((size, size) if isinstance(size, int) else size)
+
+
 # by the name that a family's facts give it
 INPUT_KINDS: dict[str, InputKind] = {
     "text": InputKind(
@@ -62,7 +67,7 @@ INPUT_KINDS: dict[str, InputKind] = {
         "AutoImageProcessor",
         "image_processor",
         _PREPROCESSOR_FILES,
-        lambda config, _: (1, config.num_channels, config.image_size, config.image_size),
+        _image,
         words="one image",
         tasks={"": "image-feature-extraction"},
     ),
@@ -84,5 +89,6 @@ INPUT_KINDS: dict[str, InputKind] = {
         _PREPROCESSOR_FILES,
         lambda config, _: (1, config.num_mel_bins, 2 * config.max_source_positions),
         words="a spectrogram of {length} frames",
+        tasks={"ForConditionalGeneration": "automatic-speech-recognition"},
     ),
 }

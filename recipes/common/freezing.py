@@ -53,6 +53,8 @@ def heights(model: nn.Module) -> dict[str, Height]:
         for base in model.modules()
         if isinstance(base, PreTrainedModel) and base.base_model is base and _parts(base) is not None
     ]
+    # an encoder may be a model of its own, of which its base model says where the layers are
+    bases = [base for base in bases if not any(base is not other and base in other.modules() for other in bases)]
     if not bases:
         kind = type(getattr(model, "base_model", model)).__name__
         raise UserError(f"where the layers of a {kind} are is not known: neither layers nor embeddings can be chosen")

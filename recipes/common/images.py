@@ -3,6 +3,7 @@
 import io
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,13 @@ def digits() -> DatasetDict:
     )
 
 
-def load_processor(config: RunConfig, model: PreTrainedConfig) -> Any:
-    """The checkpoint's image processor; for a new model that of ViT, for the model's size and channels.
+def load_processor(config: RunConfig, model: PreTrainedConfig, new: str = "ViTImageProcessor") -> Any:
+    """The checkpoint's image processor; for a new model one for the model's size and channels.
 
     Args:
         config: the run's.
         model: the config of the model.
+        new: the class of Transformers that a new model gets.
     Raises:
         UserError: the checkpoint has none, Pillow is not installed.
     """
@@ -61,7 +63,7 @@ def load_processor(config: RunConfig, model: PreTrainedConfig) -> Any:
             changed = {"size": _height_and_width(size)} if "image_size" in config.model_config else {}
             changed |= means if "num_channels" in config.model_config else {}
             return transformers.AutoImageProcessor.from_pretrained(find_checkpoint(config.checkpoint), **changed)
-        kind = transformers.ViTImageProcessor if is_torchvision_available() else transformers.ViTImageProcessorPil
+        kind = getattr(transformers, new if is_torchvision_available() else f"{new}Pil")
         return kind(size=_height_and_width(size), **means)
     except ImportError as error:
         raise UserError(f"images need Pillow: pip install pillow ({one_line(error, 80)})") from error
@@ -137,8 +139,7 @@ class Pixels:
         Raises:
             UserError: for the first that is no image, naming split, row and value.
         """
-        if isinstance(rows.features[column], Image):
-            rows = rows.cast_column(column, Image(decode=False))
+        rows = self.undecoded(rows, column)
 
         def encode(row: dict[str, Any]) -> dict[str, bytes]:
             value = row[column]
@@ -153,6 +154,16 @@ class Pixels:
 
         return rows.map(encode, remove_columns=[column, "row"], desc=f"read {split}")
 
+    @staticmethod
+    def undecoded(rows: Dataset, column: str) -> Dataset:
+        """The rows with what the column's files hold, if it is one of ``datasets.Image``."""
+        is_image = isinstance(rows.features[column], Image)
+        return rows.cast_column(column, Image(decode=False)) if is_image else rows
+
+    def size_of(self, value: Any) -> tuple[int, int]:
+        """Width and height of an image in a column, in pixels of the file."""
+        return opened(value, MODES[self.channels]).size
+
     def array(self, row: dict[str, Any]) -> np.ndarray:
         """Of an encoded row."""
         return np.frombuffer(row["pixels"], dtype=np.uint8).reshape(self.shape)
@@ -163,6 +174,17 @@ class Pixels:
         return self.processor(
             arrays, do_resize=False, do_center_crop=False, input_data_format="channels_first", return_tensors="pt"
         )
+
+
+def patch_counter(model: PreTrainedModel, pixels: Pixels) -> Callable[[Any], tuple[torch.Tensor, torch.Tensor]]:
+    """Of a batch, how many patches it has, all of them real; an image is one patch for a model that has none."""
+    height, width = pixels.shape[1:] // np.broadcast_to(getattr(model.config, "patch_size", pixels.shape[1:]), 2)
+
+    def sizes(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        patches = torch.tensor(len(batch["labels"]) * height * width, device=batch["labels"].device)
+        return patches, patches
+
+    return sizes
 
 
 def opened(value: Any, mode: str) -> Any:

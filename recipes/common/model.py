@@ -35,6 +35,7 @@ from .config import RunConfig
 from .errors import UserError, one_line
 from .freezing import freeze
 from .machine import choose_attention
+from .tokenizer_check import check_marks
 
 
 # Packages that carry weights: sha256 of their `model/model.safetensors`.
@@ -284,29 +285,93 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
         config: the run's config, with ``decoder_add_norm``, ``share_embeddings``, ``max_target_length`` and
             ``num_beams``.
         device: where it will be trained, as in ``load_model``.
-        tokenizer: its first token begins a target and its last one ends it; new weights have a table of its size.
+        tokenizer: its first token begins a target and its last one ends it; new weights have a table of its size. What
+            an encoder-decoder like T5 begins with is in its checkpoint.
     Raises:
         UserError: for whatever stops the checkpoint from loading, and a spec that the package refuses.
     """
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     begins = {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.cls_token_id}
+    ends = {"eos_token_id": tokenizer.sep_token_id}
     try:
-        if config.do == "train":
-            model = _pair(config, checkpoint, begins, len(tokenizer))
-        else:
+        own = _own_config(config)
+        if config.do != "train":
             model = load_trained(AutoModelForSeq2SeqLM, config, device)
+        elif writes_by_itself(own):
+            model = _writer(config, own, checkpoint, {**begins, **ends, "vocab_size": len(tokenizer)})
+        else:
+            model = _pair(config, own, checkpoint, begins, len(tokenizer))
     except (*UNLOADABLE, *BAD_VALUES) as error:
         raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
     if attention := choose_attention(config.attn_implementation, device):
         model.set_attn_implementation(attention)
-    ends = {"eos_token_id": tokenizer.sep_token_id, "max_new_tokens": config.max_target_length}
-    model.generation_config = GenerationConfig(**begins, **ends, num_beams=config.num_beams)
+    if keeps_tokens(config, own):
+        model.generation_config.update(max_length=None)
+    else:
+        model.generation_config = GenerationConfig(**begins, **ends)
+    model.generation_config.update(max_new_tokens=config.max_target_length, num_beams=config.num_beams)
     return _in_own_memory(model)
 
 
-def _pair(config: Any, checkpoint: str | None, begins: dict[str, int], vocabulary: int) -> PreTrainedModel:
+def _own_config(config: Any) -> PreTrainedConfig:
+    if config.checkpoint:
+        return AutoConfig.from_pretrained(find_checkpoint(config.checkpoint))
+    return AutoConfig.for_model(config.model_config["model_type"])
+
+
+def writes_by_itself(own: PreTrainedConfig) -> bool:
+    """Whether a config is that of a family with an encoder and a decoder of its own: T5, BART, Marian, ..."""
+    return bool(own.is_encoder_decoder) and not hasattr(own, "encoder")
+
+
+def keeps_tokens(config: Any, own: PreTrainedConfig) -> bool:
+    """Whether a model begins and ends a text as its checkpoint says, not as the tokenizer does."""
+    return writes_by_itself(own) and not (config.new_weights or config.checkpoint is None)
+
+
+def first_token(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the decoder begins with by itself.
+
+    Raises:
+        UserError: the checkpoint's config cannot be read, or the tokenizer lacks what begins or ends a text.
+    """
+    try:
+        own = _own_config(config)
+    except UNLOADABLE as error:
+        raise UserError(f"cannot load {_name(config)}: {one_line(error)}") from error
+    kept = keeps_tokens(config, own)
+    check_marks(
+        tokenizer,
+        ("eos", "pad") if kept else ("cls", "sep", "pad"),
+        "a text that is written (new_tokenizer makes one that has it)",
+    )
+    return own.decoder_start_token_id if kept else tokenizer.cls_token_id
+
+
+def _writer(
+    config: Any, own: PreTrainedConfig, checkpoint: str | None, made_for: dict[str, int | None]
+) -> PreTrainedModel:
+    entries = dict(config.model_config)
+    check_entries(entries, own)
+    if config.dropout is not None:
+        entries |= dict.fromkeys(dropout_keys(own), config.dropout)
+    scheme = config.add_norm
+    if config.decoder_add_norm is not None:
+        # that of the encoder is the stock one then, where nothing else is said
+        scheme, entries["add_norm_decoder"] = scheme or {}, config.decoder_add_norm
+    if checkpoint and not config.new_weights:
+        loading = {"dtype": torch.float32, **entries}
+        return hf_addnorm.load_pretrained(AutoModelForSeq2SeqLM, checkpoint, add_norm=scheme, **loading)
+    made = _config_entries(own, saved=checkpoint is not None) | _of_config(entries) | made_for
+    # nothing is written that the tokenizer does not say
+    made |= {"bos_token_id": made["decoder_start_token_id"], "forced_eos_token_id": None}
+    return hf_addnorm.new_model(AutoModelForSeq2SeqLM, add_norm=scheme, **made)
+
+
+def _pair(
+    config: Any, own: PreTrainedConfig, checkpoint: str | None, begins: dict[str, int], vocabulary: int
+) -> PreTrainedModel:
     entries, schemes = dict(config.model_config), {"encoder": config.add_norm, "decoder": config.decoder_add_norm}
-    own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
     parts = {name: getattr(own, name) if own.is_encoder_decoder else own for name in schemes}
     check_entries(entries, parts["encoder"])
     if config.dropout is not None:

@@ -66,26 +66,35 @@ class PairChanges:
         return first[: draw.randint(2, len(first))] + second[draw.randint(1, len(second) - 1) :].lower()
 
 
-def tokenizing(tokenizer: PreTrainedTokenizerBase, config: Any) -> Callable[[dict], dict]:
-    """What makes tokens of the texts of some rows, cut to the lengths of the config."""
+def _without_first(tokens: list[int], first: int | None) -> list[int]:
+    """The tokens that a decoder is to write: it begins with the first one by itself."""
+    return tokens[1:] if tokens[:1] == [first] else tokens
+
+
+def tokenizing(tokenizer: PreTrainedTokenizerBase, config: Any, first: int | None) -> Callable[[dict], dict]:
+    """What makes tokens of the texts of some rows, cut to the lengths of the config.
+
+    Args:
+        tokenizer, config: the run's.
+        first (`int`): the token that the decoder begins with by itself.
+    """
 
     def tokenize(rows: dict) -> dict:
         read = tokenizer(rows[config.source_column], truncation=True, max_length=config.max_length)
         written = tokenizer(rows[config.target_column], truncation=True, max_length=config.max_target_length)
-        # the decoder begins with [CLS], and writes the rest
-        return {**read, "labels": [tokens[1:] for tokens in written["input_ids"]]}
+        return {**read, "labels": [_without_first(tokens, first) for tokens in written["input_ids"]]}
 
     return tokenize
 
 
 def changing(
-    config: Any, rows: Any, tokenizer: PreTrainedTokenizerBase
+    config: Any, rows: Any, tokenizer: PreTrainedTokenizerBase, first: int | None
 ) -> Callable[[dict, random.Random], dict] | None:
     """What changes a training row as the config says and tokenizes it again; None where it changes nothing."""
     if rows is None or not (config.copied_targets or config.swapped_names or config.bpe_dropout):
         return None
     encode = DroppedMerges(tokenizer, config.bpe_dropout) if config.bpe_dropout else None
-    tokenize = tokenizing(tokenizer, config)
+    tokenize = tokenizing(tokenizer, config, first)
     columns = (config.source_column, config.target_column)
     pairs = zip(*(rows[column] for column in columns), strict=True)
     changes = PairChanges(pairs, config.copied_targets, config.swapped_names)
@@ -95,7 +104,11 @@ def changing(
         if encode is not None:
             read = encode(texts[0], config.max_length, draw)
             written = encode(texts[1], config.max_target_length, draw)
-            return row | {"input_ids": read, "attention_mask": [1] * len(read), "labels": written[1:]}
+            return row | {
+                "input_ids": read,
+                "attention_mask": [1] * len(read),
+                "labels": _without_first(written, first),
+            }
         parts = tokenize({column: [text] for column, text in zip(columns, texts, strict=True)})
         return row | {key: values[0] for key, values in parts.items()}
 
@@ -106,8 +119,7 @@ def summed_loss(label_smoothing: float) -> Callable[[Any, dict], torch.Tensor]:
     """The loss of a batch, summed over the tokens of the targets."""
 
     def loss(model: Any, batch: dict) -> torch.Tensor:
-        if not label_smoothing:
-            return model(**batch, num_items_in_batch=1).loss
+        # not the model's own loss, which some families divide by the number of tokens
         logits = model(**batch).logits.float()
         return cross_entropy(logits.mT, batch["labels"], reduction="sum", label_smoothing=label_smoothing)
 
@@ -160,11 +172,17 @@ class Comparison:
 
     def more(self, trained: PreTrainedModel, predictions: Columns) -> dict[str, Any]:
         """What the result has beside that of other recipes: both add & norms, copying the source, some examples."""
-        parts = {"encoder": trained.encoder, "decoder": trained.decoder}
+        if hasattr(trained.config, "encoder"):
+            # two models in one, each with a config of its own
+            specs = {name: getattr(trained.config, name).add_norm for name in ("encoder", "decoder")}
+        else:
+            stacks = getattr(trained.config, "add_norm_stacks", dict)()
+            specs = {name: part.add_norm for name, part in stacks.items()}
+        schemes = {name: spec.to_dict() for name, spec in specs.items()} or None
         shown = zip(self.sources, self.targets, self.texts(predictions[0]), strict=True)
         shown = list(shown)[:: len(self.targets) // 4 or 1]
         return {
-            "add_norm": {name: part.config.add_norm.to_dict() for name, part in parts.items()},
+            "add_norm": schemes,
             "copied_source": self._score_texts(self.sources),
             "examples": [dict(zip(("source", "target", "written"), texts, strict=True)) for texts in shown],
         }

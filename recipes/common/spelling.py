@@ -37,7 +37,7 @@ def load_texts(splits: dict[str, Dataset], column: str, names: list[str] | None)
     for split, rows in splits.items():
         check_columns(split, rows, [column], [])
     texts = {split: [" ".join(text.split()) for text in rows[column]] for split, rows in splits.items()}
-    if not any(texts["train"]):
+    if "train" in texts and not any(texts["train"]):
         raise UserError(f"no row of the train split has a text in column {column!r}")
     return texts
 

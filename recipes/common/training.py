@@ -51,6 +51,7 @@ class Task:
         record: entries of the result that are known before the training.
         sizes: of a batch, how many tokens it has, and how many with padding.
         augment: changes a row before it is collated, with random numbers that are a function of seed, epoch and row.
+        evaluates_start: evaluate before the first step too: what a training begins with may be the best.
     """
 
     rows: Dataset | None
@@ -63,6 +64,7 @@ class Task:
     record: dict[str, Any] = field(default_factory=dict)
     sizes: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] = by_mask
     augment: Callable[[dict, random.Random], dict] | None = None
+    evaluates_start: bool = False
 
     def batch(self, rows: list[int], draws: str) -> Batch:
         """Collate the rows; an empty share becomes one row without labels: every process has a forward pass."""
@@ -211,6 +213,9 @@ def train(run: Run, task: Task, model: PreTrainedModel, loader: DataLoader, sour
     loop.model.train()
     watch = training_watch(run, task, loop.model, progress.step)
     with lost_process(accelerator, folder.kept), Interrupt() as interrupt, bar:
+        if task.evaluates_start and not progress.metrics:
+            predictions = _evaluate(loop, progress, loader, bar)
+            loop.save(progress, True, False)
         while progress.step < loop.total and not (ended := loop.standstill(progress)):
             # what is trained on needs the memory
             predictions = None

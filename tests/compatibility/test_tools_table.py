@@ -56,5 +56,8 @@ def test_a_record_is_completed_by_what_runs_later():
     second = {"a.py::test_a": {"cases": {"x": "failed", "y": "passed"}}}
     third = {"a.py::test_a": {"cases": {"x": "passed"}}, "a.py::test_b": {"cases": {"": "passed"}}}
     both = merged(merged(first, second), third)
-    assert both["a.py::test_a"]["cases"] == {"x": "passed", "y": "passed"} and set(both) == {"a.py::test_a", "a.py::test_b"}
+    assert both["a.py::test_a"]["cases"] == {"x": "passed", "y": "passed"} and set(both) == {
+        "a.py::test_a",
+        "a.py::test_b",
+    }
     assert json.loads(written({"date": "today"}, both))["tests"] == both

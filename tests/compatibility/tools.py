@@ -129,7 +129,13 @@ def table() -> str:
     ends = [
         f"- `{name}`: {record['date']}, {record['machine']}, Python {record['python']}" for name, record in ran.items()
     ]
-    return HEAD + "\n".join(lines) + "\n\nRecorded in these environments (`tests/compatibility/tools/`):\n\n" + "\n".join(ends) + "\n"
+    return (
+        HEAD
+        + "\n".join(lines)
+        + "\n\nRecorded in these environments (`tests/compatibility/tools/`):\n\n"
+        + "\n".join(ends)
+        + "\n"
+    )
 
 
 def _version_of(row: Row, ran: dict[str, dict[str, Any]]) -> str:
@@ -164,7 +170,9 @@ def main() -> int:
     arguments = [argument for argument in arguments if argument != "--of"]
     chosen = [test for test in named_tests() if any(word in test for word in words)]
     results = Results()
-    code = pytest.main([*arguments, "-p", "no:cacheprovider", *(f"tests/{test}" for test in chosen)], plugins=[results])
+    code = pytest.main(
+        [*arguments, "-p", "no:cacheprovider", *(f"tests/{test}" for test in chosen)], plugins=[results]
+    )
     file = RECORDS / f"{name}.json"
     before = json.loads(file.read_text())["tests"] if file.exists() else {}
     packages = sorted({row.package for row in ROWS} | {"torch", "transformers"})

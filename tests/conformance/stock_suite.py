@@ -81,6 +81,27 @@ def sound_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
     return {"input_values": common.floats_tensor(list(mask.shape)) * mask, "attention_mask": mask}
 
 
+def pair_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
+    """A source, and as many tokens of a target."""
+    shape = [tester.batch_size, tester.seq_length]
+    source = {"input_ids": common.ids_tensor(shape, tester.vocab_size - 5) + 5}
+    # what a classifier reads is the end, which a row has once
+    source["input_ids"][:, -1] = 2
+    return {
+        **source,
+        "attention_mask": torch.ones(shape, dtype=torch.long),
+        "decoder_input_ids": common.ids_tensor(shape, tester.vocab_size - 5) + 5,
+        "decoder_attention_mask": torch.ones(shape, dtype=torch.long),
+    }
+
+
+def spectrogram_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
+    """A spectrogram, and tokens of a target."""
+    pair = pair_inputs(tester)
+    sound = {"input_features": common.floats_tensor([tester.batch_size, 8, 30])}
+    return sound | {name: pair[name] for name in pair if name.startswith("decoder")}
+
+
 @dataclass(frozen=True)
 class Row:
     """What the tests of one family add to the mixins.
@@ -93,6 +114,7 @@ class Row:
         unused_in_loss: models with weights that no loss reaches.
         lm: the head that learns a sequence by heart, where there is one.
         decoder: what the config of that head needs to be a causal decoder; None if it cannot be one.
+        without: models that the suite of Transformers leaves out for the stock family: decoders or encoders alone.
         not_applicable: tests of the mixins that Transformers skips or replaces for the stock model, and why.
     """
 
@@ -103,6 +125,7 @@ class Row:
     unused_in_loss: tuple[str, ...] = ()
     lm: str | None = None
     decoder: dict[str, Any] | None = None
+    without: tuple[str, ...] = ()
     not_applicable: dict[str, str] = field(default_factory=dict)
 
 
@@ -129,8 +152,38 @@ WAV2VEC2 = Row(
         "test_keep_in_fp32_modules": "the stock model's codevectors are in float32 always",
     },
 )
+# both stacks alike, as in Transformers' tests
+PAIR = {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 37}
+GENERATES = {
+    "test_generation_tester_mixin_inheritance": "that suite is not in the source distribution: see test_several_stacks"
+}
+NO_EMBEDDINGS = {"test_inputs_embeds": "the stock classifier takes none"}
+LENGTHS = {"encoder_seq_length": 7, "decoder_seq_length": 7, "key_length": 7}
+BART = Row(
+    pair_inputs,
+    tiny=PAIR,
+    tester=LENGTHS,
+    test={"is_encoder_decoder": True, "test_missing_keys": False},
+    without=("BartForCausalLM",),
+    not_applicable=GENERATES | NO_EMBEDDINGS,
+)
+T5 = replace(BART, tiny={"num_decoder_layers": 2, "d_kv": 8}, without=("T5EncoderModel", "T5ForTokenClassification"))
 ROWS = {
     "bert": BERT,
+    "bart": BART,
+    "mbart": replace(BART, without=("MBartForCausalLM",)),
+    "marian": replace(BART, without=("MarianForCausalLM",), not_applicable=GENERATES),
+    "t5": T5,
+    "t5_gated": T5,
+    "mt5": replace(T5, without=("MT5EncoderModel", "MT5ForTokenClassification")),
+    "umt5": replace(T5, without=("UMT5EncoderModel", "UMT5ForTokenClassification")),
+    "whisper": replace(
+        BART,
+        inputs=spectrogram_inputs,
+        tester={"encoder_seq_length": 15, "decoder_seq_length": 7, "key_length": 15, "seq_length": 7},
+        without=("WhisperForCausalLM", "WhisperForAudioClassification"),
+        not_applicable=INPUT_EMBEDDINGS | GENERATES,
+    ),
     "vit": Row(
         image_inputs,
         tester={"seq_length": 17, "mask_length": 16, "num_masks": 8},
@@ -181,7 +234,10 @@ CONFIG_CLASS = FAMILY.config_class if OURS else FAMILY.stock_config_class
 NAMES = CONFIG_CLASS.attribute_map
 # by the name of the stock class, the base model first
 BASE_MODEL = FAMILY.config_class.auto_classes["AutoModel"]
-OUR_NAMES = sorted(FAMILY.models, key=lambda name: name != BASE_MODEL)
+OUR_NAMES = sorted(
+    (name for name in FAMILY.models if name.removeprefix("AddNorm") not in ROW.without),
+    key=lambda name: name != BASE_MODEL,
+)
 OUR_CLASSES = {name.removeprefix("AddNorm"): name for name in OUR_NAMES}
 MODELS = {stock: FAMILY.model_class(ours) if OURS else FAMILY.stock_class(ours) for stock, ours in OUR_CLASSES.items()}
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub.utils import _http
+from transformers import dynamic_module_utils
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 
@@ -35,6 +36,8 @@ if HIDDEN is None:
 
 # a client that tries again and again does so at once
 _http.time.sleep = lambda seconds: None
+# how long one is asked whether the code of a checkpoint may run; nobody answers
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 1
 
 RECORDS = Path(sys.argv[1])
 VERBS: dict[str, Callable[..., Any]] = {}

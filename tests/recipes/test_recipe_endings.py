@@ -94,15 +94,25 @@ def test_a_process_that_is_gone_ends_a_launched_run(config, started):
     assert "another process of this run has ended; the last good checkpoint is" in text or "Signal 9" in text
 
 
-def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
-    """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
-    config |= {"epochs": 12, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
+def _lose_a_process(config, started):
+    """A run of two processes, of which one is killed."""
     (first, second), log = started(config, count=2)
     second.kill()
     killed = time.monotonic()
     assert first.wait(60) != 0
     assert time.monotonic() - killed < 60
     assert "another process of this run has ended; the last good checkpoint is" in log.read_text()
+
+
+def test_a_process_that_is_gone_ends_the_run(config, started):
+    _lose_a_process(config | {"epochs": 12, "checkpoint_every": 10, "num_processes": 2}, started)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_gone_ends_the_run_and_it_resumes_exactly(config, started, two_processes, tmp_path):
+    """Two processes, running statistics, dropout: one is killed; then all is as if nothing had been."""
+    config |= {"epochs": 20, "checkpoint_every": 10, "add_norm": BATCH_NORM, "num_processes": 2}
+    _lose_a_process(config, started)
     resumed, _ = two_processes(config, "--resume")
     whole, _ = two_processes(config | {"output_dir": str(tmp_path / "whole")})
     assert resumed["resumed_at"]

@@ -74,7 +74,11 @@ def _prepared(task, family, folder):
 
 def _save(task, family, model, folder):
     row = FAMILIES[family]
-    more = {"id2label": {0: "entailment", 1: "contradiction"}, "label2id": {"entailment": 0, "contradiction": 1}} if task == "zero-shot-classification" else {}
+    more = (
+        {"id2label": {0: "entailment", 1: "contradiction"}, "label2id": {"entailment": 0, "contradiction": 1}}
+        if task == "zero-shot-classification"
+        else {}
+    )
     more |= {"vocab_size": 32} if task in pipeline_tasks.SOUND_TASKS else {}
     # boxes are from 0 to 1000
     more |= {"max_2d_position_embeddings": 1024} if family == "layoutlm" else {}
@@ -92,7 +96,9 @@ def _parts(task, folder):
         (transformers.AutoImageProcessor, "image_processor"),
         (transformers.AutoFeatureExtractor, "feature_extractor"),
     )
-    needed = [image] if task in pipeline_tasks.IMAGE_TASKS else [sound] if task in pipeline_tasks.SOUND_TASKS else [text]
+    needed = (
+        [image] if task in pipeline_tasks.IMAGE_TASKS else [sound] if task in pipeline_tasks.SOUND_TASKS else [text]
+    )
     needed += [text] if task == "automatic-speech-recognition" else []
     return {name: auto.from_pretrained(folder) for auto, name in needed}
 

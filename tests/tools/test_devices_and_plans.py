@@ -39,7 +39,9 @@ def test_evaluate_has_its_metrics_of_a_saved_model(spec, tmp_path, monkeypatch):
         def _info(self):
             integer = datasets.Value("int32")
             return evaluate.MetricInfo(
-                description="", citation="", features=datasets.Features({"predictions": integer, "references": integer})
+                description="",
+                citation="",
+                features=datasets.Features({"predictions": integer, "references": integer}),
             )
 
         def _compute(self, predictions, references):

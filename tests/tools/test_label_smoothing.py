@@ -11,7 +11,9 @@ from transformers import Trainer, TrainingArguments
 
 
 CAUSAL = {
-    family: name for family, row in FAMILIES.items() if (name := row.config_class.auto_classes.get("AutoModelForCausalLM"))
+    family: name
+    for family, row in FAMILIES.items()
+    if (name := row.config_class.auto_classes.get("AutoModelForCausalLM"))
 }
 HEADS = [
     ("bert", "AddNormBertForMaskedLM"),

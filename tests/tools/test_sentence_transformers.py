@@ -10,14 +10,14 @@ from small_models import TEXTS, THREE_SPECS, as_stranger, classifier, net, saved
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed (extra `tools`)")
 # its import is heavy, and its progress bars write
-from datasets import Dataset  # noqa: E402
-from sentence_transformers import (  # noqa: E402
+from datasets import Dataset
+from sentence_transformers import (
     CrossEncoder,
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss  # noqa: E402
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 
 # one of each kind of tokens and of attention

@@ -7,6 +7,7 @@ import torch
 from transformers.utils import logging
 
 from .forward_context import Arguments, ForwardContext, Returned, recomputing
+from .modules import modules_with
 from .protocols import HasConfig, MayAddLoss, StockValue
 
 
@@ -82,7 +83,7 @@ def _shared(
 
 def adds_loss(model: torch.nn.Module) -> bool:
     """Whether a module in it adds to the loss."""
-    return any(isinstance(module, MayAddLoss) and module.adds_loss for module in model.modules())
+    return any(module.adds_loss for module in modules_with(model, MayAddLoss))  # type: ignore[type-abstract]
 
 
 class SharesAuxiliaryLosses:

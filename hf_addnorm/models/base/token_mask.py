@@ -21,9 +21,10 @@ class TokenMask:
         mask (`torch.Tensor`, *optional*): [batch, seq], true for a real token; None if all are real. With a cache it
             is longer than the tokens, and its end counts.
         problem (`str`): why the mask that the model was given does not say it; empty if it does.
-        grid (`tuple[int, int]`, *optional*): rows and columns of an image's patches, which are the last tokens; None
-            for a sequence.
+        grid (`tuple[int, int]`, *optional*): rows and columns of an image's patches, which are the last tokens but
+            those `behind`; None for a sequence.
         packed (`PackedTokens`, *optional*): where the tokens stand in the batch, if they come without padding.
+        behind (`int`): the number of tokens behind the patches.
     """
 
     def __init__(
@@ -32,18 +33,20 @@ class TokenMask:
         problem: str = "",
         grid: tuple[int, int] | None = None,
         packed: PackedTokens | None = None,
+        behind: int = 0,
     ):
         self.mask, self.problem, self.grid, self.packed = mask, problem, grid, packed
+        self.behind = behind if grid is not None else 0
         self._kept: dict[nn.Module, list[object]] = {}
         self._asked: dict[nn.Module, int] = {}
 
     @classmethod
-    def of(cls, attention_mask: object, grid: tuple[int, int] | None = None) -> "TokenMask":
+    def of(cls, attention_mask: object, grid: tuple[int, int] | None = None, behind: int = 0) -> "TokenMask":
         """Make the mask from the `attention_mask` of a model, and the grid of an image's patches."""
         if attention_mask is None:
-            return cls(None, grid=grid)
+            return cls(None, grid=grid, behind=behind)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
-            return cls(attention_mask.bool(), grid=grid)
+            return cls(attention_mask.bool(), grid=grid, behind=behind)
         shape = f"of shape {list(attention_mask.shape)}" if isinstance(attention_mask, torch.Tensor) else "no tensor"
         return cls(
             None,
@@ -52,16 +55,16 @@ class TokenMask:
         )
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Rows and columns of the grid of patches, which are the last of `tokens` tokens; a sequence is one row.
+        """Rows and columns of the grid of patches among `tokens` tokens; a sequence is one row.
 
         Raises:
             ValueError: if there are fewer.
         """
         rows, columns = self.grid or (1, tokens)
-        if rows * columns > tokens:
+        if rows * columns > tokens - self.behind:
             raise ValueError(
                 f"a norm that knows where its tokens stand was given {tokens}, and the image has {rows} x {columns} "
-                "patches."
+                f"patches{f' and {self.behind} tokens behind them' if self.behind else ''}."
             )
         return rows, columns
 

@@ -251,6 +251,10 @@ class AddNormConfig(CodeCarryingConfig):
         """Whether the stock model adds a table's row to the embeddings for a token's position."""
         return self.facts.position_table
 
+    def add_norm_has_tables(self) -> bool:
+        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
+        return self.facts.inputs == "text"
+
     def add_norm_depth(self) -> int:
         """The number of layers that a hidden state runs through."""
         return self.num_hidden_layers
@@ -264,6 +268,10 @@ class AddNormConfig(CodeCarryingConfig):
         the scores, which are `q k^T / sqrt(d)`, d the size of a head: what nGPT's formula needs.
         """
         return True
+
+    def add_norm_is_normed_behind(self) -> bool:
+        """Whether the stock model normalises what it gives by a norm that is not in the place `final`."""
+        return False
 
     def add_norm_eps(self) -> float:
         """The eps of the stock norms."""

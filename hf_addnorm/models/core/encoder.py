@@ -82,6 +82,24 @@ class AddNormEncoder(nn.Module):
         return outputs.to_tuple() if as_tuple else outputs
 
 
+class AddNormEncoderModel(AddNormEncoder):
+    """Mixin for an encoder that is a model of its own within the base model: what is in it starts as in that one.
+
+    x -> layer 1 -> ... -> layer L -> final -> last_hidden_state
+    """
+
+    # the model around it says it, with its own layers
+    _no_split_modules: StockValue = ()
+
+    def belong_to(self, model: nn.Module) -> None:
+        """Let a model start the weights in it."""
+        # not as an attribute of a module, which would make it a part
+        vars(self)["model_around"] = model
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        vars(self)["model_around"]._initialize_weights(module, is_custom_code)
+
+
 class AddNormStack(AddNormEncoder):
     """Mixin for a base model that runs the layers by itself, one of several in a model: an encoder or a decoder.
 

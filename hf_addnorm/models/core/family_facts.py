@@ -1,8 +1,10 @@
 """What a family says about itself without its models: what it reads, what in its config counts layers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from ..base.protocols import StockValue
 
 
 # the keys of INPUT_KINDS in hf_addnorm/hub/input_kinds.py
@@ -22,6 +24,10 @@ class FamilyFacts:
         layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
             and, where layers are shared, those that have weights of their own.
         per_layer (`tuple[str, ...]`): the config's entries that have a value for each layer.
+        of_depth (`dict[str, Callable]`): the config's entries that follow from the number of layers, and what gives
+            each from the config.
+        behind_patches (`str`): the config's entry that counts the tokens behind an image's patches; empty where these
+            are the last ones.
         stacks (`dict[str, dict[str, str]]`): of a model with several stacks of layers, by their names, the config's
             entries that say of each what `num_hidden_layers`, `num_attention_heads` and `intermediate_size` say of a
             model with one.
@@ -38,10 +44,12 @@ class FamilyFacts:
     )
     layer_counts: tuple[str, ...] = ("num_hidden_layers",)
     per_layer: tuple[str, ...] = ()
+    of_depth: Mapping[str, Callable[[StockValue], StockValue]] = field(default_factory=dict)
+    behind_patches: str = ""
     stacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def has_tables(self) -> bool:
-        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
-        return self.inputs == "text"
+
+def stage_names(config: StockValue) -> list[str]:
+    """What a backbone calls its maps of features: before the layers, and after each."""
+    return ["stem", *(f"stage{depth}" for depth in range(1, config.num_hidden_layers + 1))]

@@ -26,12 +26,18 @@ class SublayerLayout:
         dropout (`str`, *optional*): the dropout on the branch's output.
         parts (`dict[str, type]`): stock modules that run with norms inside, and the class that recasts each.
         linears (`dict[str, str]`): the other Linear layers, by their role: q, k, v, o, w1 or w2.
+        factor (`str`, *optional*): what the stock layer multiplies each feature of the branch's output by
+            (LayerScale): a parameter, or a module that has no other. The residual `vector` uses it; for any other
+            residual it is taken away.
+        drop_path (`str`, *optional*): the stock layer's stochastic depth, whose rate is its `drop_prob`.
     """
 
     norms: dict[str, str]
     dropout: str | None = None
     parts: dict[str, type[WithBranchNorms]] = field(default_factory=dict)
     linears: dict[str, str] = field(default_factory=dict)
+    factor: str | None = None
+    drop_path: str | None = None
 
     def roles(self) -> dict[str, tuple[str, ...]]:
         """Every Linear layer's path, with its roles."""
@@ -69,6 +75,7 @@ class FamilyLayout:
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
         other_parts (`dict[str, type]`): further stock modules, and the class that recasts each.
         cannot_pack (`str`): why its tokens cannot be packed, as the end of a sentence; empty where they can.
+        between_layers (`str`, *optional*): a parameter with an entry that is added between each two layers.
         output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
     Raises:
         ValueError: if a norm that a spec asks for after the embeddings or after the last layer would have no place.
@@ -91,6 +98,7 @@ class FamilyLayout:
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
     cannot_pack: str = ""
+    between_layers: str | None = None
     output_scale: float | ComponentSpec = 1.0
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
+from math import isclose
 from typing import ClassVar, cast
 
 import torch
@@ -92,8 +93,14 @@ class AddNormLayer(GradientCheckpointingLayer):
         return all(
             {slot for slot, path in self.sublayers[name].norms.items() if self.stock_choices[path] is not None}
             == set(cast(SublayerAddNorm, block).stock_slots)
+            and isclose(cast(SublayerAddNorm, block).drop_path, self._stock_drop_path(name))
             for name, block in blocks.named_children()
         )
+
+    def _stock_drop_path(self, name: str) -> float:
+        """The rate of the stock layer's own stochastic depth."""
+        path = self.sublayers[name].drop_path
+        return 0.0 if path is None else getattr(get_part(self, path), "drop_prob", 0.0)
 
     def recast_parts(self, spec: AddNormSpec, names: list[str]) -> None:
         """Let the parts of the named sublayers that run with norms inside, or with transformed weights, be recast."""
@@ -102,6 +109,8 @@ class AddNormLayer(GradientCheckpointingLayer):
         # by path: a Linear may be replaced later, by an adapter or a quantiser
         self.add_norm_linears: dict[str, tuple[tuple[str, ...], Position]] = {}
         self.transformed: list[str] = []
+        # the start of each factor of the stock layer that a residual uses, by path
+        self.borrowed: dict[str, float] = {}
         for name in names:
             for path, cls in self.sublayers[name].parts.items():
                 recast_at(self, path, cls)
@@ -122,7 +131,38 @@ class AddNormLayer(GradientCheckpointingLayer):
             self.register_forward_pre_hook(pass_token_mask, with_kwargs=True)
         # asked here, not of the blocks in a forward: a tool may have wrapped them by then
         self.installed = tuple(builder.positions.of_layer(depth))
-        return builder.build_layer(depth, self._place_norms)
+        blocks = builder.build_layer(depth, self._place_norms)
+        for name in self.installed:
+            self._lend_factor(name, get_part(blocks, name))
+        return blocks
+
+    def _lend_factor(self, name: str, block: SublayerAddNorm) -> None:
+        """Let a residual `vector` use the stock layer's factor on a sublayer's branch; else take that away."""
+        path = self.sublayers[name].factor
+        if path is None or not isinstance(get_part(self, path), (nn.Module, nn.Parameter)):
+            return
+        if (borrowed := block.borrow_factor()) is not None:
+            self.borrowed[path] = borrowed.start
+        elif isinstance(get_part(self, path), nn.Module):
+            self.set_submodule(path, nn.Identity(), strict=True)
+        else:
+            # as a stock layer without it has
+            delattr(self, path)
+            setattr(self, path, 1.0)
+
+    def borrowed_factor(self, name: str) -> nn.Parameter | None:
+        """The stock layer's factor on a sublayer's branch, where the residual uses it."""
+        path = self.sublayers[name].factor
+        if path not in self.borrowed:
+            return None
+        factor: nn.Parameter | nn.Module = get_part(self, path)
+        return next(factor.parameters()) if isinstance(factor, nn.Module) else factor
+
+    def start_factors(self) -> None:
+        """Write the documented start values of the stock factors that residuals use."""
+        for name in self.installed:
+            if (factor := self.borrowed_factor(name)) is not None:
+                nn.init.constant_(factor, self.borrowed[cast(str, self.sublayers[name].factor)])
 
     def _place_norms(self, name: str, norms: dict[str, BuiltNorm]) -> tuple[set[str], dict[str, nn.Module]]:
         """Put norms at the stock layer's paths; all slots, and the norms that have no place there, are returned."""
@@ -172,16 +212,18 @@ class AddNormLayer(GradientCheckpointingLayer):
     ) -> list[SublayerCall]:
         calls = []
         for name, branch in branches.items():
-            parts, stock_norms = self.sublayers[name], {}
-            block: SublayerAddNorm = blocks._modules[name]  # type: ignore[assignment]
-            for slot in block.stock_slots:
-                stock_norms[slot] = get_part(self, parts.norms[slot])
+            parts, block = self.sublayers[name], cast(SublayerAddNorm, blocks._modules[name])
+            stock_parts: dict[str, Function] = {slot: get_part(self, parts.norms[slot]) for slot in block.stock_slots}
+            if parts.factor in self.borrowed:
+                # a module is called: tools that keep its parameter elsewhere fetch it then
+                factor = get_part(self, parts.factor)
+                stock_parts["factor"] = factor if isinstance(factor, nn.Module) else partial(torch.mul, factor)
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
             if isinstance(dropout, float):
                 # some stock layers have the rate alone
                 dropout = partial(nn.functional.dropout, p=dropout, training=self.training)
             in_chunks = chunk if name == "feed_forward" and not self.mixes_tokens else None
-            calls.append(self.call_class(blocks, name, branch, dropout, stock_norms, in_chunks))
+            calls.append(self.call_class(blocks, name, branch, dropout, stock_parts, in_chunks))
         return calls
 
     def require_cross_attention(self) -> None:

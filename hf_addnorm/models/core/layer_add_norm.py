@@ -11,7 +11,7 @@ from transformers.pytorch_utils import apply_chunking_to_forward
 
 from ..base.depth import Position, at_depth
 from ..base.token_mask import current
-from ..residuals.residuals import Add, Residual
+from ..residuals.residuals import Add, BorrowedVector, Residual, VectorResidual
 from ..spec.spec import LayerSpec
 from ..streams.streams import AnyStream, Function, HiddenStates, Kept, SingleStream, State
 from ..streams.wirings import Sequential
@@ -85,10 +85,19 @@ class SublayerAddNorm(nn.Module):
         # without one it is the layer's own
         self.residual_name = add_residual(self, residual)
 
+    def borrow_factor(self) -> BorrowedVector | None:
+        """Let the residual use the stock layer's factor instead of one of its own, if it has one on the branch."""
+        residual = residual_of_block(self)
+        if type(residual) is not VectorResidual or residual.side != "branch":
+            return None
+        borrowed = BorrowedVector(residual.start)
+        add_residual(self, borrowed)
+        return borrowed
+
     @property
     def is_plain(self) -> bool:
-        """Whether it is a plain sum with norms at the stock layer's paths alone."""
-        is_sum = type(residual_of_block(self)) is Add and self.pre_scale == 1.0 and self.drop_path == 0
+        """Whether it has nothing that a stock layer has not: norms at its paths alone, a sum, a factor of its own."""
+        is_sum = type(residual_of_block(self)) in (Add, BorrowedVector) and self.pre_scale == 1.0
         return is_sum and not self.own_slots
 
     def extra_repr(self) -> str:
@@ -108,7 +117,8 @@ class SublayerCall:
         name (`str`): the sublayer.
         branch (`Branch`): the sublayer without its add & norm.
         dropout (`Callable`, *optional*): the stock dropout on the branch's output.
-        stock_norms (`dict[str, torch.nn.Module]`): norms at the stock layer's paths, by slot.
+        stock_parts (`dict[str, Callable]`): what is at the stock layer's paths: norms, by slot; as "factor", what
+            multiplies the branch for a residual that borrows it.
         chunk (`tuple[int, int]`, *optional*): size and axis of the chunks that the sublayer runs in; it is heeded
             only where they are independent of each other.
     """
@@ -119,7 +129,7 @@ class SublayerCall:
         name: str,
         branch: Branch,
         dropout: Function | None,
-        stock_norms: Mapping[str, nn.Module],
+        stock_parts: Mapping[str, Function],
         chunk: tuple[int, int] | None = None,
     ):
         block: SublayerAddNorm = layer._modules[name]  # type: ignore[assignment]
@@ -131,12 +141,17 @@ class SublayerCall:
         )
         self.norms: dict[str, Function] = {}
         for slot in block.stock_slots:
-            self.norms[slot] = stock_norms[slot]
+            self.norms[slot] = stock_parts[slot]
         for slot, norm_name in block.own_slots.items():
             self.norms[slot] = parts[norm_name]
         self.branch_norms = BranchNorms(self.norms, block.head_size) if block.inner_slots else NO_BRANCH_NORMS
         in_pieces = chunk is not None and chunk[0] > 0 and not layer.stream.is_tuple and block.drop_path == 0
         self.chunk = chunk if in_pieces else None
+        # stochastic depth acts on what is added: behind a factor, unless it is that of several branches
+        self.drops_last = False
+        if "factor" in stock_parts and self.residual is not None:
+            self.drops_last = layer.wiring.writes(0, len(layer.names))
+            self.residual = partial(self.residual, stock=partial(self._scale, stock_parts["factor"]))
         # what the branch was given, for a residual that reads it
         self.branch_input: torch.Tensor | None = None
 
@@ -162,7 +177,14 @@ class SublayerCall:
             f = self.norms["out"](f)
         if dropout is not None and not block.drops_before_out:
             f = dropout(f)
-        return drop_path(f, block.drop_path) if block.training and block.drop_path > 0 else f
+        return f if self.drops_last else self._drop_path(f)
+
+    def _drop_path(self, f: torch.Tensor) -> torch.Tensor:
+        return drop_path(f, self.block.drop_path) if self.block.training and self.block.drop_path > 0 else f
+
+    def _scale(self, factor: Function, f: torch.Tensor) -> torch.Tensor:
+        scaled = factor(f)
+        return self._drop_path(scaled) if self.drops_last else scaled
 
     def output(self, x: torch.Tensor) -> torch.Tensor:
         """From what was read to what is written."""
@@ -235,6 +257,7 @@ class LayerAddNorm(nn.Module):
         super().__init__()
         for name, block in blocks.items():
             self.add_module(name, block)
+        self.names = tuple(blocks)
         self.residual_name = add_residual(self, residual)
         for name, part in {**stream_modules.entry, **(stream_modules.exit or {})}.items():
             self.add_module(name, part)
@@ -323,16 +346,14 @@ def in_chunks(function: Function, chunk: tuple[int, int] | None, x: torch.Tensor
 def drop_path(f: torch.Tensor, rate: float) -> torch.Tensor:
     """Stochastic depth: zero for a sample with probability `rate`, else divided by `1 - rate`.
 
-    Where tokens are packed, a sample is a sequence.
+    Where tokens are packed, a sample is a sequence. In float32 these are the draws and the bits of Transformers' own
+    layers; a half-precision branch has draws in float32, as small rates have no place among fewer numbers.
 
     Source: Huang et al., 2016, arXiv 1603.09382; scaled in training as in Larsson et al., 2016, arXiv 1605.07648.
     """
     if rate == 0.0:
         return f
-    packed = current().packed
-    if packed is None:
-        keep = torch.rand(f.shape[0], *[1] * (f.dim() - 1), device=f.device) >= rate
-    else:
-        sequences = torch.rand(len(packed.lengths), device=f.device) >= rate
-        keep = packed.per_token(sequences, f)
-    return f * (keep.to(f.dtype) / (1 - rate))
+    packed, wide = current().packed, torch.promote_types(f.dtype, torch.float32)
+    shape = (f.shape[0], *[1] * (f.dim() - 1)) if packed is None else (len(packed.lengths),)
+    keep = torch.floor(torch.rand(shape, dtype=wide, device=f.device) + (1 - rate)).to(f.dtype)
+    return f.div(1 - rate) * (keep if packed is None else packed.per_token(keep, f))

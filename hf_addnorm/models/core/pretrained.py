@@ -8,7 +8,7 @@ the rules for start weights, and the token mask, know the classes of this copy.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
@@ -31,6 +31,7 @@ from .addnorm_config import AddNormConfig
 from .block_building import BlockBuilder
 from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, TransformedEmbedding, transform_tables
+from .encoder import AddNormEncoderModel
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
@@ -42,7 +43,14 @@ from .recasting import document, get_part, has_part, recast, recast_at
 from .scheme_function import warn_of_another_function
 from .single_commit_push import SingleCommitPush
 from .token_hooks import with_token_mask
-from .transformers_internals import attention_of, keep_in_float32, keep_whole, mark_not_started, register_key_layout
+from .transformers_internals import (
+    attention_of,
+    keep_in_float32,
+    keep_whole,
+    mark_not_started,
+    register_key_layout,
+    register_with_pipelines,
+)
 
 
 _BASE_DOCSTRING = "Base of a family's models: `{stock}`, whose parts are recast as `config.add_norm` says."
@@ -82,6 +90,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     asks_model = False
     # whether the last layer may run its feed-forward for a part of the tokens
     last_layer_can_be_cut = False
+    # the spec's rules for start weights, of a model that runs the layers
+    add_norm_inits: Sequence[InitRule] = ()
     # whether the head of a masked language model reads labelled tokens alone
     labelled_only = False
 
@@ -94,6 +104,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                     cls.forward = around(cls.forward)
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
+        register_with_pipelines(cls)
 
     @classmethod
     def from_pretrained(
@@ -142,8 +153,11 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
     @property
     def stack_configs(self) -> dict[str, AddNormConfig]:
         """The configs of the stacks of layers in this model, by name; of the only one, which has none, its config."""
+        if self.stack_name:
+            # also where the config is that of a model which lacks it
+            return {self.stack_name: self.config.add_norm_stack(self.stack_name)}
         stacks: dict[str, AddNormConfig] = self.config.add_norm_stacks()
-        return {self.stack_name: stacks[self.stack_name]} if self.stack_name else stacks
+        return stacks
 
     @property
     def _own_config(self) -> AddNormConfig:
@@ -184,7 +198,10 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     def runs_layers(self) -> bool:
         """Whether the layers are this model's own, not those of a model that it holds."""
-        return bool(self.stack_name) if self.layouts else isinstance(self, self.add_norm_base())
+        if self.layouts:
+            return bool(self.stack_name)
+        # a backbone has them too, beside the base model
+        return isinstance(self, self.add_norm_base()) or not hasattr(self, self.base_model_prefix)
 
     def _has_blocks(self) -> bool:
         """Whether the spec's blocks are installed."""
@@ -231,7 +248,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
 
     def _install_in_base(self, builder: BlockBuilder) -> None:
         spec, layout = builder.spec, self.layout_of(builder.config)
-        self.add_norm_inits: list[InitRule] = [INITS.build(rule) for rule in spec.init]
+        self.add_norm_inits = [INITS.build(rule) for rule in spec.init]
         self._install_embed(layout, spec)
         transform_tables(self, layout.embeddings, spec.weights, layout.table_classes)
         self._place_at(layout.other_norms, spec, True, "embed")
@@ -239,8 +256,11 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
             if has_part(self, path):
                 recast_at(self, path, cls).stream = builder.stream  # type: ignore[assignment]
         encoder: StockValue = recast_at(self, layout.encoder, layout.encoder_class) if layout.encoder_class else self
+        if isinstance(encoder, AddNormEncoderModel):
+            encoder.belong_to(self)
         if layout.final_norm is not None:
-            self._place_at((layout.final_norm,), spec, spec.final, "final")
+            # where the stock model may have none
+            self.set_submodule(layout.final_norm, self._place_norm(spec, spec.final, "final"))
             if layout.encoder_class is not None and not layout.final_norm.startswith(f"{layout.encoder}."):
                 encoder.unpacks = False
                 self.get_submodule(layout.final_norm).register_forward_hook(unpack_output)
@@ -361,14 +381,17 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         # Custom code may write weights in place, so Transformers passes over a module all of whose own weights were
         # loaded. A module without any is not passed over here: our rules for it start weights of its children.
         owns_weights = next(module.parameters(recurse=False), next(module.buffers(recurse=False), None)) is not None
-        super()._initialize_weights(module, is_custom_code and owns_weights)
+        is_layer = isinstance(module, AddNormLayer)
+        super()._initialize_weights(module, is_custom_code and owns_weights and not is_layer)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, (Norm, Residual)):
             module.reset_parameters()
-        for rule in getattr(self, "add_norm_inits", ()):
+        if isinstance(module, AddNormLayer):
+            module.start_factors()
+        for rule in self.add_norm_inits:
             if getattr(module, "add_norm_role", None) in rule.roles:
                 rule.start_module(module, self._first_position(self._own_config))
             if isinstance(module, AddNormLayer):

@@ -59,6 +59,8 @@ def recast(cls: type[ModuleT], stock: nn.Module, *init_args: object) -> ModuleT:
 
 def recast_at(module: nn.Module, path: str, cls: type[ModuleT]) -> ModuleT:
     """Replace the submodule at a dotted path by a `cls` made of its parts."""
-    made = recast(cls, module.get_submodule(path))
+    stock = module.get_submodule(path)
+    # an encoder may be a model of its own
+    made = recast(cls, stock, *([stock.config] if isinstance(stock, PreTrainedModel) else []))
     module.set_submodule(path, made, strict=True)
     return made

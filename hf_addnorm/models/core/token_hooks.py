@@ -73,6 +73,12 @@ def _patch_grid(config: StockValue, image: torch.Tensor | None) -> tuple[int, in
     return image.shape[-2] // sizes[0], image.shape[-1] // sizes[1]
 
 
+def _behind_patches(config: StockValue) -> int:
+    """The number of tokens behind an image's patches."""
+    entry: str = getattr(getattr(config, "facts", None), "behind_patches", "")
+    return getattr(config, entry) if entry else 0
+
+
 def with_token_mask(forward: Forward) -> Forward:
     """A model's forward that knows its tokens while it runs, and collects losses, where a norm asks for them."""
     mask, image = _reader(forward, "attention_mask"), _reader(forward, "pixel_values")
@@ -84,7 +90,8 @@ def with_token_mask(forward: Forward) -> Forward:
         run: Forward = partial(with_losses, forward) if self.adds_loss else forward
         if not (self.asks_model or self.mixes_tokens):
             return run(self, *args, **kwargs)
-        tokens = TokenMask.of(mask(args, kwargs), _patch_grid(self.config, image(args, kwargs)))
+        grid = _patch_grid(self.config, image(args, kwargs))
+        tokens = TokenMask.of(mask(args, kwargs), grid, _behind_patches(self.config))
         return running_with(tokens, run, self, *args, **kwargs)
 
     # Accelerate, where it takes its autocast away again, goes down to what no decorator is on, and would take this too

@@ -25,8 +25,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
+from transformers.models.auto import modeling_auto
 from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
+from ..base.modules import modules_with
 from ..base.protocols import KeepsFloat32, StockValue
 from .recasting import is_of_transformers
 
@@ -42,6 +44,17 @@ def can_return_tuple(forward: ForwardT) -> ForwardT:
     If it moves, the heads of stacks and encoder-decoders cannot be imported.
     """
     return cast(ForwardT, _can_return_tuple(forward))
+
+
+def register_with_pipelines(cls: type[PreTrainedModel]) -> None:
+    """Let the pipeline of speech recognition know a model that writes what it hears.
+
+    It looks for the name of the class, and takes what it does not know for a model of characters by frame (CTC). If
+    the table moves, it asks an encoder-decoder for the logits of frames, and fails.
+    """
+    auto, config_class = "AutoModelForSpeechSeq2Seq", cast(StockValue, cls.config_class)
+    if cls.__name__ == getattr(config_class, "auto_classes", {}).get(auto):
+        modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[config_class.model_type] = cls.__name__
 
 
 def register_key_layout(cls: type[PreTrainedModel]) -> None:
@@ -115,7 +128,7 @@ def keep_in_float32(model: PreTrainedModel) -> None:
 
     `_keep_in_fp32_modules_strict` has patterns of their names. If it moves, gates and statistics are rounded.
     """
-    keeping = (module for module in model.modules() if isinstance(module, KeepsFloat32))
+    keeping = modules_with(model, KeepsFloat32)  # type: ignore[type-abstract]
     names = {name for module in keeping for name in module.keep_in_float32}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *names}
 

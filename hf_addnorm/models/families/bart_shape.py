@@ -63,7 +63,7 @@ class NumberedPositions(nn.Module):
             shape = tokens if isinstance(tokens, torch.Size) else tokens.shape
             first, device = past_key_values_length, self.positions.get_buffer("moved").device
             position_ids = torch.arange(first, first + shape[1], device=device)
-        added: torch.Tensor = self.positions(position_ids[None])
+        added: torch.Tensor = self.positions(position_ids if position_ids.dim() == 2 else position_ids[None])
         return added
 
 

@@ -25,29 +25,41 @@ class ViTShapeMLP(WithBranchNorms):
     linear_roles: ClassVar = {"fc1": "w1", "fc2": "w2"}
 
 
-def vit_sublayers(attention: type[WithBranchNorms], mlp: type[WithBranchNorms]) -> dict[str, SublayerLayout]:
-    """The sublayers of ViT's layer, and the classes that recast their parts."""
+def vit_sublayers(
+    attention: type[WithBranchNorms],
+    mlp: type[WithBranchNorms],
+    norms: tuple[str, str] = ("layernorm_before", "layernorm_after"),
+    dropout: str | None = "dropout",
+    factors: tuple[str | None, str | None] = (None, None),
+    drop_path: str | None = None,
+) -> dict[str, SublayerLayout]:
+    """The sublayers of ViT's layer, attention and feed-forward.
+
+    Args:
+        attention, mlp: the classes that recast their parts.
+        norms, factors: of each, as in `SublayerLayout`.
+        dropout, drop_path: of both.
+    """
+    parts: tuple[dict[str, type[WithBranchNorms]], ...] = ({"attention": attention}, {"mlp": mlp})
     return {
-        "attention": SublayerLayout(
-            norms={"pre": "layernorm_before"}, dropout="dropout", parts={"attention": attention}
-        ),
-        "feed_forward": SublayerLayout(norms={"pre": "layernorm_after"}, dropout="dropout", parts={"mlp": mlp}),
+        name: SublayerLayout(norms={"pre": norm}, dropout=dropout, parts=part, factor=factor, drop_path=drop_path)
+        for name, norm, part, factor in zip(("attention", "feed_forward"), norms, parts, factors, strict=True)
     }
 
 
-def vit_layout(layer: type[AddNormLayer]) -> FamilyLayout:
+def vit_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
     """ViT's layout; the base model runs the layers itself.
 
     Args:
         layer: the class that recasts a layer.
+        others: as in `FamilyLayout`.
     """
-    return FamilyLayout(
-        cannot_pack="an image has no padding",
-        layer=layer,
-        layers=numbered("layers"),
-        embed_dropout="embeddings.dropout",
-        final_norm="layernorm",
-    )
+    vit: dict[str, Any] = {
+        "layers": numbered("layers"),
+        "embed_dropout": "embeddings.dropout",
+        "final_norm": "layernorm",
+    }
+    return FamilyLayout(cannot_pack="an image has no padding", layer=layer, **(vit | others))
 
 
 class ViTShapeLayer(AddNormLayer):

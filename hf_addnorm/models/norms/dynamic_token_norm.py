@@ -39,8 +39,8 @@ class DynamicTokenNorm(TokenNorm):
     A head h is a slice of the features. `P_h = softmax over j of a_h . (d_ij^2, dy_ij, dx_ij)`, of the shifts between
     the tokens i and j: the mean of feature c at token i is `sum_j P_ij x_jc`, its variance `sum_j P_ij x_jc^2` less
     the mean's square. `s_h` is the sigmoid of a learned number: with 1 this is LayerNorm; with 0, and P the same for
-    all tokens, InstanceNorm. Of an image, the tokens are its grid of patches; a class token before them has no place
-    there, and its own statistics alone. It costs 2 seq^2 * hidden, and is not for a causal model.
+    all tokens, InstanceNorm. Of an image, the tokens are its grid of patches; a token before or behind them has no
+    place there, and its own statistics alone. It costs 2 seq^2 * hidden, and is not for a causal model.
 
     A sequence is taken as a grid of one row, of whose tokens the real ones count: the paper's form for text was not
     found, so that is ours.
@@ -107,13 +107,16 @@ class DynamicTokenNorm(TokenNorm):
         own_variance, own_mean = (statistic.unsqueeze(-1).movedim(1, -2) for statistic in own)
         with in_full_precision(x):
             mean, variance = self._around(heads, real if current().on(x) is not None else None)
-        outside = heads.shape[-2] - mean.shape[-2]
+        behind = current().behind
+        places = [heads.shape[-2] - mean.shape[-2] - behind, mean.shape[-2], behind]
         share = torch.sigmoid(self.own_share.to(x.dtype)).view(-1, self.groups, 1, 1)
 
         def mixed(own: torch.Tensor, around: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-            before, patches = own.split([outside, own.shape[-2] - outside], -2)
+            before, patches, after = own.split(places, -2)
             patches = share * patches + (1 - share) * around
-            return torch.cat([before.expand(*patches.shape[:-2], outside, patches.shape[-1]), patches], -2)
+            outside = (part.expand(*patches.shape[:-2], -1, patches.shape[-1]) for part in (before, after))
+            before, after = outside
+            return torch.cat([before, patches, after], -2)
 
         mean, variance = mixed(own_mean, mean, share[0]), mixed(own_variance, variance, share[-1])
         normalized: torch.Tensor = (heads - mean) / torch.sqrt(variance + self.eps)
@@ -127,12 +130,13 @@ class DynamicTokenNorm(TokenNorm):
             real (`torch.Tensor`, *optional*): [batch, tokens, ..., 1]; None if all are.
         """
         rows, columns = current().grid_of(heads.shape[-2])
-        patches = heads[..., heads.shape[-2] - rows * columns :, :]
+        first = heads.shape[-2] - current().behind - rows * columns
+        patches = heads[..., first : first + rows * columns, :]
         counts = torch.ones_like(patches[..., :1], dtype=torch.bool)
         shifts = offsets(rows, columns, heads)
         scores = torch.einsum("ijk,hk->hij", shifts, self.position_weights.to(heads.dtype))
         if real is not None:
-            real = real[:, -rows * columns :].movedim(1, -1).unsqueeze(-2)
+            real = real[:, first : first + rows * columns].movedim(1, -1).unsqueeze(-2)
             counts = real.transpose(-1, -2)
             # not -inf: a sequence may have no real token
             scores = scores.masked_fill(~real, torch.finfo(heads.dtype).min)

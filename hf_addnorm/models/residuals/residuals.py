@@ -5,6 +5,7 @@ the sublayers of a layer have one set of parameters each or one together; depth 
 the layer's first sublayer. Those that have matrices are in `matrix_residuals.py`.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -155,7 +156,8 @@ class VectorResidual(LearnedResidual):
         x -------------+-> y
         f -> * weight -^
 
-    Source: LayerScale of CaiT, Touvron et al., 2021, arXiv 2103.17239 (start by depth, rule "cait").
+    Source: LayerScale of CaiT, Touvron et al., 2021, arXiv 2103.17239 (start by depth, rule "cait"). In families whose
+    stock layers have it (DINOv2, BEiT), a vector for each branch is theirs, under its stock name.
 
     Args:
         start (`float` or depth rule, *optional*, defaults to 0.1): start value of every entry of `weight`.
@@ -174,6 +176,37 @@ class VectorResidual(LearnedResidual):
         side: Literal["branch", "skip"] = "branch",
     ):
         super().__init__("weight", hidden_size, at_depth(start, position), side)
+
+
+class BorrowedVector(Residual):
+    """`vector` where the stock layer has such a factor of its own (LayerScale): that one is used, `x + stock(f)`.
+
+        x -------------+-> y
+        f -> stock ----^
+
+    So it has no parameters, and a checkpoint's keys are the stock ones. A layer makes it of a `VectorResidual`, and
+    hands in what multiplies at each call: a tool may have put it elsewhere by then.
+
+    Args:
+        start (`float`): the start value of every entry of the factor.
+    """
+
+    def __init__(self, start: float):
+        super().__init__()
+        self.start = start
+
+    def forward(self, x: torch.Tensor, f: torch.Tensor, stock: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return x + stock(f)
+
+    def with_factor(self, factor: nn.Parameter) -> VectorResidual:
+        """The same residual as a module that holds the factor."""
+        with torch.device("meta"):
+            held = VectorResidual(factor.numel(), Position(0, 1, 0, 1), start=self.start)
+        held.weight = factor
+        return held
+
+    def extra_repr(self) -> str:
+        return f"start={self.start:.6g}, factor=that of the stock layer"
 
 
 def variance(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:

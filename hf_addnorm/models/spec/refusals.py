@@ -35,11 +35,6 @@ class ModelFacts(Protocol):
     """What is known of a family without its models."""
 
     @property
-    def has_tables(self) -> bool:
-        """Whether the inputs are numbers of tokens, whose embeddings are tables."""
-        ...
-
-    @property
     def no_positions(self) -> str:
         """Why what is added for a token's position cannot be replaced."""
         ...
@@ -62,7 +57,11 @@ class ModelConfig(Protocol):
 
     def add_norm_has_position_table(self) -> bool: ...
 
+    def add_norm_has_tables(self) -> bool: ...
+
     def add_norm_stays_on_sphere(self) -> bool: ...
+
+    def add_norm_is_normed_behind(self) -> bool: ...
 
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int: ...
 
@@ -110,7 +109,7 @@ REFUSALS: dict[str, Refusal] = {
     "tables_that_are_not_there": Refusal(
         lambda spec, config: (
             []
-            if config.facts.has_tables
+            if config.add_norm_has_tables()
             else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
         ),
         "it draws the tables of the embeddings, and images and sound are embedded without one",
@@ -119,7 +118,7 @@ REFUSALS: dict[str, Refusal] = {
     "words_that_are_not_there": Refusal(
         lambda spec, config: (
             [("add_norm.weights", spec.weights)]
-            if WEIGHTS[spec.weights.kind].words_only and not config.facts.has_tables
+            if WEIGHTS[spec.weights.kind].words_only and not config.add_norm_has_tables()
             else []
         ),
         "it is for the table of the words, and images and sound are embedded without one",
@@ -206,6 +205,7 @@ def _unnormed_ends(spec: AddNormSpec, config: ModelConfig) -> list[tuple[str, Co
     depth, last = config.add_norm_depth(), config.add_norm_sublayers()[-1]
     filled = spec.layer(depth - 1, depth).slot_norms(last)
     ends_normed = spec.final is not False or "post" in filled or bool(spec.build_stream().norms)
+    ends_normed = ends_normed or config.add_norm_is_normed_behind()
     return [] if ends_normed or "pre" not in filled else [(f"add_norm.{last}.pre", filled["pre"])]
 
 

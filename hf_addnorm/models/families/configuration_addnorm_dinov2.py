@@ -1,0 +1,23 @@
+"""Config of DINOv2 with another add & norm."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import Dinov2Config
+
+from .dinov2_config import Dinov2ShapeConfig
+
+
+@strict
+class AddNormDinov2Config(Dinov2ShapeConfig, Dinov2Config):
+    model_type = "addnorm_dinov2"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "AddNormDinov2Model",
+        "AutoBackbone": "AddNormDinov2Backbone",
+        "AutoModelForImageClassification": "AddNormDinov2ForImageClassification",
+    }
+
+    add_norm: Any = None
+
+
+__all__ = ["AddNormDinov2Config"]

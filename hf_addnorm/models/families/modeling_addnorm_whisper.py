@@ -1,0 +1,82 @@
+"""Whisper with another add & norm: encoder-decoder and heads."""
+
+import copy
+from typing import Any
+
+import torch
+from transformers.models.whisper import modeling_whisper as stock
+
+from ..core.embeddings_and_output import TransformedEmbedding
+from ..core.encoder import AddNormStack
+from ..core.pretrained import AddNormPreTrainedModel
+from .bart_shape import BartShapeAttention, BartShapeEncoderLayer, BartShapeLayer, bart_layout, bart_sublayers
+from .configuration_addnorm_whisper import AddNormWhisperConfig
+
+
+class AddNormWhisperAttention(BartShapeAttention, stock.WhisperAttention): ...
+
+
+class AddNormWhisperPositions(stock.WhisperPositionalEmbedding, TransformedEmbedding):
+    """`WhisperPositionalEmbedding` whose rows are transformed."""
+
+    def forward(
+        self, input_ids: torch.Tensor, past_key_values_length: int = 0, position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        rows: torch.Tensor = self.weight_norm(super().forward(input_ids, past_key_values_length, position_ids))
+        return rows
+
+
+class AddNormWhisperEncoderLayer(BartShapeEncoderLayer, stock.WhisperEncoderLayer):
+    sublayers = bart_sublayers("pre", AddNormWhisperAttention)
+
+
+class AddNormWhisperDecoderLayer(BartShapeLayer, stock.WhisperDecoderLayer):
+    sublayers = bart_sublayers("pre", AddNormWhisperAttention, reads_encoder=True)
+
+
+class AddNormWhisperPreTrainedModel(AddNormPreTrainedModel, stock.WhisperPreTrainedModel):
+    config: AddNormWhisperConfig
+    # no norm behind the embeddings, and the dropout there is no module
+    layouts = {
+        "encoder": bart_layout(
+            AddNormWhisperEncoderLayer, embeddings=(), embed_in_layer=True, final_norm="layer_norm"
+        ),
+        "decoder": bart_layout(
+            AddNormWhisperDecoderLayer,
+            embed_in_layer=True,
+            final_norm="layer_norm",
+            table_classes=(AddNormWhisperPositions,),
+        ),
+    }
+
+
+class AddNormWhisperEncoder(AddNormStack, AddNormWhisperPreTrainedModel, stock.WhisperEncoder):
+    stack_name = "encoder"
+
+
+class AddNormWhisperDecoder(AddNormStack, AddNormWhisperPreTrainedModel, stock.WhisperDecoder):
+    stack_name = "decoder"
+
+
+class AddNormWhisperDecoderWrapper(AddNormWhisperPreTrainedModel, stock.WhisperDecoderWrapper): ...
+
+
+class AddNormWhisperModel(AddNormWhisperPreTrainedModel, stock.WhisperModel): ...
+
+
+class AddNormWhisperForConditionalGeneration(AddNormWhisperPreTrainedModel, stock.WhisperForConditionalGeneration): ...
+
+
+class AddNormWhisperForAudioClassification(AddNormWhisperPreTrainedModel, stock.WhisperForAudioClassification):
+    def __init__(self, config: Any):
+        # it has the encoder alone, which the stock model leaves unsaid
+        config = copy.deepcopy(config)
+        config.is_encoder_decoder = config.is_decoder = False
+        super().__init__(config)
+
+
+class AddNormWhisperForCausalLM(AddNormWhisperPreTrainedModel, stock.WhisperForCausalLM):
+    def __init__(self, config: Any):
+        # and this one the decoder, of which the stock model says half
+        config.is_decoder = True
+        super().__init__(config)

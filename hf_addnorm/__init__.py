@@ -196,7 +196,7 @@ HubFiles.write_card = staticmethod(_write_card)
 CodeCarryingConfig.code_files = staticmethod(_code_files)
 # what a notebook asks for; the words for it do not travel with a checkpoint
 for _shown in (AddNormSpec, AddNormConfig):
-    _shown._repr_html_ = _repr_html  # type: ignore[attr-defined]
+    setattr(_shown, "_repr_html_", _repr_html)  # noqa: B010  # no class says that it may have one
 
 __all__ = [
     "AddNormConfig",

@@ -20,7 +20,9 @@ def _html(title: str, part: Description) -> str:
     lines = [f"<b>{escape(title)}</b>: <code>{escape(part.spec.preset)}</code>", _pre(part.flow), _pre(part.formula)]
     lines.append(f"N is {escape(part.norm)}.")
     if part.changes:
-        rows = (f"<li><code>{escape(axis)} = {escape(json.dumps(said))}</code></li>" for axis, said in part.changes.items())
+        rows = (
+            f"<li><code>{escape(axis)} = {escape(json.dumps(said))}</code></li>" for axis, said in part.changes.items()
+        )
         lines.append(f"Other than in the preset: <ul>{''.join(rows)}</ul>")
     lines += [f"<p>Unusual: {escape(warning.replace('`', ''))}</p>" for warning in part.warnings]
     return f"<div>{''.join(lines)}</div>"

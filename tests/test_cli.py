@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 import hf_addnorm
 from hf_addnorm import AddNormBertConfig, AddNormBertForSequenceClassification, __version__
-from hf_addnorm.cli.app import COMMANDS, _said, app
+from hf_addnorm.cli.app import COMMANDS, app
 from hf_addnorm.cli.report import Prose
+from hf_addnorm.cli.showing import _said
 from hf_addnorm.hub import check_folder, checks, plan_push
 from hf_addnorm.hub.description import described
 from hf_addnorm.hub.known_code import known_code

@@ -166,7 +166,8 @@ TOOLS = [
     Tool("torchinfo", "torchinfo")(
         "`summary`",
         f"{_INSIDE}torchinfo_counts_what_the_model_has",
-        note="with input data, its total counts twice what runs outside of the module that holds it; without, it is exact",
+        note="without input data its total is exact; with some, it counts twice what runs outside of the module that "
+        "holds it",
     ),
     *(
         Tool(name, name)("the loss and the figures of `WatchAddNorm`", "tools/test_trackers.py::test_keeps_" + name)

@@ -79,9 +79,9 @@ def register_key_layout(cls: type[PreTrainedModel]) -> None:
 def register_class_names(model_type: str, auto_classes: Mapping[str, str]) -> None:
     """Put the models of a family into the tables of Transformers that are read by the *name* of a model's class.
 
-    With label smoothing, Trainer shifts the labels of those that are named as causal language models, and of no others.
-    A pipeline logs an error about a name that it does not find. If the tables move, label smoothing trains a causal
-    language model to repeat its input.
+    With label smoothing, Trainer shifts the labels of those that are named as causal language models, and of no
+    others. A pipeline logs an error about a name that it does not find. If the tables move, label smoothing trains a
+    causal language model to repeat its input.
 
     Args:
         model_type (`str`): the family.

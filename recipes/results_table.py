@@ -92,6 +92,8 @@ def all_runs(results: dict[str, dict]) -> str:
         measured = ", ".join(f"{figure} {value:.4g}" for figure, value in figures(result).items())
         if copied := result.get("copied_source"):
             measured += f" (copying the source: {next(iter(copied))} {next(iter(copied.values())):.4g})"
+        if guessed := result.get("mean_boxes"):
+            measured += " (the mean boxes: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in guessed) + ")"
         rows.append(
             (
                 f"[{name}](results/{name}.json)",

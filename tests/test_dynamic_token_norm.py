@@ -134,3 +134,24 @@ def test_a_checkpoints_recomputation_knows_the_grid():
     assert results[0].keys() == results[1].keys()
     for name, grad in results[0].items():
         torch.testing.assert_close(grad, results[1][name])
+
+
+def test_tokens_behind_the_patches_have_their_own_statistics():
+    """As a token before them has; the patches are normalised as without them."""
+    norm, x = build("dynamic_token_norm", 12, groups=4), drawn(2, 1 + 12 + 3, 12)
+    y = running_with(TokenMask(None, grid=(3, 4), behind=3), norm, x)
+    torch.testing.assert_close(y[:, :13], on_grid(norm, x[:, :13], (3, 4)))
+    for place in range(13, 16):
+        alone = torch.cat([x[:, place : place + 1], x[:, 1:13]], 1)
+        torch.testing.assert_close(y[:, place], on_grid(norm, alone, (3, 4))[:, 0])
+    with pytest.raises(ValueError, match="4 x 4 patches and 3 tokens behind them"):
+        running_with(TokenMask(None, grid=(4, 4), behind=3), norm, x)
+
+
+def test_a_finder_of_objects_says_how_many_tokens_are_behind(monkeypatch):
+    row, seen = FAMILIES["yolos"], []
+    stock = TokenMask.grid_of
+    monkeypatch.setattr(TokenMask, "grid_of", lambda self, tokens: seen.append(self.behind) or stock(self, tokens))
+    spec = {"preset": "pre_ln", "norm": "dynamic_token_norm"}
+    row.model_class("AddNormYolosModel")(row.config("AddNormYolosModel", spec))(**row.inputs("AddNormYolosModel"))
+    assert set(seen) == {5}

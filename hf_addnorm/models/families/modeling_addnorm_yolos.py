@@ -67,7 +67,7 @@ class AddNormYolosEncoder(AddNormEncoder, stock.YolosEncoder):
     interpolation: Any
 
     def run_layers(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> BaseModelOutput:
-        # CODEPATH: hustvl/yolos-base and -small add positions between layers, yolos-tiny does not
+        # CODEPATH: hustvl/yolos-base and -small add positions between the layers, hustvl/yolos-tiny does not
         added = self.interpolation((height, width)) if self.config.use_mid_position_embeddings else None
         state: LayerState = hidden_states
         for depth, layer in enumerate(self.layer):

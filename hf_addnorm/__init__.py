@@ -181,6 +181,11 @@ def _code_files(config: CodeCarryingConfig) -> dict[str, str]:
     return files
 
 
+def _repr_html(value: AddNormSpec | AddNormConfig) -> str:
+    said: str = importlib.import_module(".notebook", __name__).to_html(value)
+    return said
+
+
 for _config_class in _FAMILIES:
     register_family(_config_class)
 for _composite_class in _COMPOSITES:
@@ -189,6 +194,9 @@ for _composite_class in _COMPOSITES:
 HubFiles.write_card = staticmethod(_write_card)
 # the package's code lies in rooms, and is flat in a checkpoint
 CodeCarryingConfig.code_files = staticmethod(_code_files)
+# what a notebook asks for; the words for it do not travel with a checkpoint
+for _shown in (AddNormSpec, AddNormConfig):
+    setattr(_shown, "_repr_html_", _repr_html)  # noqa: B010  # no class says that it may have one
 
 __all__ = [
     "AddNormConfig",

@@ -22,8 +22,12 @@ from typer.testing import CliRunner
 import hf_addnorm
 from hf_addnorm import AddNormBertConfig, AddNormBertForSequenceClassification, __version__
 from hf_addnorm.cli.app import COMMANDS, app
+from hf_addnorm.cli.report import Prose
+from hf_addnorm.cli.showing import _said
 from hf_addnorm.hub import check_folder, checks, plan_push
+from hf_addnorm.hub.description import described
 from hf_addnorm.hub.known_code import known_code
+from hf_addnorm.models.spec.presets import PRESETS
 
 
 ROOT = Path(__file__).parents[1]
@@ -534,3 +538,16 @@ def test_sentences_are_broken_between_words(columns, monkeypatch):
     begin = next(number for number, line in enumerate(lines) if line.startswith("  x is the stream"))
     end = next(number for number, line in enumerate(lines) if number > begin and not line.startswith("  "))
     assert all(len(line) <= columns for line in lines[begin:end])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_shown_of_a_preset_fits_80_columns(preset, monkeypatch):
+    """On a terminal; what goes into a file has its tables wider."""
+    monkeypatch.setenv("COLUMNS", "80")
+    config = AddNormBertConfig(add_norm=preset)
+    (part,) = described(config)
+    for line in _said(part):
+        if isinstance(line, Prose):
+            line = line.wrapped(80).plain
+        if isinstance(line, str):
+            assert max(map(len, line.splitlines() or [""])) <= 80, line

@@ -63,7 +63,8 @@ def _config(what: str, family: str, revision: str | None) -> tuple[PreTrainedCon
 
 def _said(part: Description) -> list[Line]:
     lines: list[Line] = [Text(part.title.upper(), style="bold")] if part.title else []
-    lines += [f"add_norm = {part.add_norm}", "", *_indented(part.flow), "", *_indented(part.formula), ""]
+    formula = [Prose(line) for line in _indented(part.formula)]
+    lines += [Prose(f"add_norm = {part.add_norm}"), "", *_indented(part.flow), "", *formula, ""]
     lines.append(
         Prose(f"  x is the stream, F attention or feed-forward, N {part.norm}, l the layer from 1, L the depth")
     )

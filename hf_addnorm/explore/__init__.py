@@ -1,1 +1,1 @@
-"""A page to try schemes on: `hf-addnorm explore`. What it shows is in `looks.py` and `curves.py`, which need no page."""
+"""A page to try schemes on: `hf-addnorm explore`. What it shows is in `looks.py` and `curves.py`."""

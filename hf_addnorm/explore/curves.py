@@ -1,8 +1,8 @@
 """A training of a minute on data that are made up, so that two schemes can be seen to learn.
 
-The task: are words of one kind in the majority? The answer is read at the last word alone, so that attention has to bring
-it there. A loss says how a scheme starts and whether it is stable at this depth and rate; it says nothing of its quality
-on texts.
+The task: are words of one kind in the majority? The answer is read at the last word alone, so that attention has to
+bring it there. A loss says how a scheme starts and whether it is stable at this depth and rate; it says nothing of its
+quality on texts.
 """
 
 import time
@@ -46,7 +46,7 @@ def can_train(config: AddNormConfig) -> bool:
 
 def small(config: AddNormConfig, layers: int) -> AddNormConfig:
     """The same scheme at a size that trains in a minute; without dropout, so that a curve is the scheme's."""
-    entries = {name: size for name, size in SIZES.items() if hasattr(config, name)}
+    entries: dict[str, float] = {name: size for name, size in SIZES.items() if hasattr(config, name)}
     entries |= {name: 0.0 for name, value in vars(config).items() if "drop" in name and isinstance(value, float)}
     # a token of its own for padding and the ends of a text: those of the words that no sample has
     ids = (name for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int))

@@ -56,8 +56,8 @@ def _curve(family: str, made: Scheme) -> None:
         st.caption("The built-in task is one of texts, which this family does not read alone.")
         return
     st.caption(
-        "Built-in task: are words of one kind in the majority? Small models of the scheme and of the stock one, the same data, "
-        "one seed. It shows how a scheme starts, not how good it is on real texts."
+        "Built-in task: are words of one kind in the majority? Small models of the scheme and of the stock one, the "
+        "same data, one seed. It shows how a scheme starts, not how good it is on real texts."
     )
     layers = st.slider("Layers", 2, 24, 6, step=2)
     steps = st.slider("Steps", 50, 400, 150, step=50)

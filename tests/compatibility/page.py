@@ -15,8 +15,8 @@ PAGE = HERE.parents[1] / "docs" / "compatibility.md"
 
 HEAD = """# Compatibility
 
-This page is made from the test runs recorded in `tests/compatibility/` (`python tests/compatibility/page.py`): first the
-versions, then [the tools](#tools).
+This page is made from the test runs recorded in `tests/compatibility/` (`python tests/compatibility/page.py`): first
+the versions, then [the tools](#tools).
 `pyproject.toml` allows no version below the lowest that passed here, and names the Python versions that ran.
 
 - `make test-lowest` makes an environment in `.venv-lowest` with the oldest versions that are allowed

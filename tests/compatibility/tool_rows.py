@@ -81,7 +81,7 @@ TOOLS = [
         note="`document-question-answering` knows LayoutLM by the name of its config's class: set "
         "`pipeline.model_type = ModelType.LayoutLM`",
     )(
-        "the same for every family, also as remote code",
+        "the same by family, also as remote code",
         "tools/test_all_pipelines.py::test_every_pipeline_of_a_family_as_object_folder_and_remote_code",
         note="as above",
     )(
@@ -123,11 +123,11 @@ TOOLS = [
         f"{_INTEGRATION}encoder_decoder_generates_with_cache",
     )("GPT-2 and decoders with a cache", "test_exactness.py::test_generation_with_cache_is_stock"),
     Tool("torch.compile", "torch")(
-        "BERT with every spec: one graph, shapes that change", f"{_COMPILED}one_graph_for_every_shape"
+        "BERT, by spec: one graph, shapes that change", f"{_COMPILED}one_graph_for_every_shape"
     )("every family, one graph", "test_streams.py::test_compiles_as_one_graph"),
-    Tool("torch.export", "torch")("BERT with every spec, shapes that change", f"{_COMPILED}exported_for_every_shape"),
+    Tool("torch.export", "torch")("BERT, by spec: shapes that change", f"{_COMPILED}exported_for_every_shape"),
     Tool("ONNX Runtime", "onnxruntime")(
-        "BERT with every spec at other shapes than it was exported with",
+        "BERT, by spec, at other shapes than it was exported with",
         "test_onnx.py::test_a_layer_runs_in_onnx_runtime",
         "test_onnx.py::test_every_spec_runs_in_onnx_runtime",
     )("dynamic quantisation to 8 bits", f"{_EIGHT}onnx_runtime_of_eight_bits"),
@@ -166,7 +166,8 @@ TOOLS = [
     Tool("torchinfo", "torchinfo")(
         "`summary`",
         f"{_INSIDE}torchinfo_counts_what_the_model_has",
-        note="with input data, its total counts twice what runs outside of the module that holds it; without, it is exact",
+        note="without input data its total is exact; with some, it counts twice what runs outside of the module that "
+        "holds it",
     ),
     *(
         Tool(name, name)("the loss and the figures of `WatchAddNorm`", "tools/test_trackers.py::test_keeps_" + name)

@@ -1,4 +1,4 @@
-"""Small models and texts that the tests of other libraries share; a model is saved as a user has it: with a tokenizer."""
+"""Small models and texts that the tests of other libraries share; a saved model has its tokenizer beside it."""
 
 import os
 from pathlib import Path

@@ -64,7 +64,7 @@ def test_nnsight_reads_and_changes_a_layer(spec):
 
 
 def test_transformer_lens_knows_no_family_of_ours():
-    """It rewrites a model in code of its own, for a list of architectures; the points below are what it is used for."""
+    """It rewrites a model in code of its own, for a list of architectures."""
     pytest.importorskip("transformer_lens", reason="transformer-lens is not installed (extra `tools`)")
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 

@@ -59,7 +59,8 @@ trainer.train()
 {reader}
 print("FOUND", json.dumps(sorted(name for name in wanted if any(name.split("/", 1)[-1] in key for key in found))))
 """
-FINISH = {"wandb": "import wandb; wandb.finish()", "trackio": "import trackio; trackio.finish()"}
+# Trainer ends the runs of the others
+FINISH = {"wandb": "import wandb; wandb.finish()"}
 WANTED = [FIGURE, "train/loss"]
 
 

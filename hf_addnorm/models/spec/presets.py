@@ -84,8 +84,8 @@ PRESETS: dict[str, Preset] = {
         formula="x <- x + N'(W_o (g_h * head_h(N(x)))); x <- x + W_2 N'(act(W_1 N(x))); N after the last layer",
         flow="x -+-> N -> heads * g -> W_o -> N' -> drop -> + -> x   (attention)\n"
         "   +-------------------------------------------^\n"
-        "x -+-> N -> W_1 -> act -> N' -> W_2 -> drop -> + -> x   (feed-forward; final: N)\n"
-        "   +-------------------------------------------^",
+        "x -+-> N -> W_1 -> act -> N' -> W_2 -> drop -> + -> x\n"
+        "   +-------------------------------------------^   (feed-forward; final: N)",
         source="NormFormer, Shleifer, Weston & Ott, 2021, arXiv 2110.09456",
         spec={
             "attention": {"pre": True, "mid": {"kind": "affine", "bias": False, "groups": "heads"}, "out": True},
@@ -102,8 +102,10 @@ PRESETS: dict[str, Preset] = {
     ),
     "mix_ln": Preset(
         formula="post_ln in the first L/4 layers (rounded down), pre_ln in the rest; N after the last layer",
-        flow="layers 1..L/4: x -+-> F -> drop -> + -> N -> x   then: x -+-> N -> F -> drop -> + -> x   (final: N)\n"
-        "                  +-----------------^                     +----------------------^",
+        flow="x -+-> F -> drop -> + -> N -> x   (layers 1 to L/4)\n"
+        "   +-----------------^\n"
+        "x -+-> N -> F -> drop -> + -> x   (layers above; final: N)\n"
+        "   +----------------------^",
         source="Li, Yin & Liu, 2024, arXiv 2412.13795",
         spec={**_PRE, "layers": [{"first_fraction": 0.25, "attention": ["post"], "feed_forward": ["post"]}]},
     ),
@@ -234,8 +236,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "hybrid_norm": Preset(
         formula="y <- RMS(x + W_o attn(RMS(q), RMS(k), RMS(v))); x <- y + M(y); RMS after the last layer",
-        flow="x -+-> q, k, v -> RMS of each head -> core -> W_o -> drop -> + -> RMS -> y   (attention)\n"
-        "   +------------------------------------------------------^\n"
+        flow="x -+-> q, k, v -> RMS of each head -> core -> W_o -> drop -> + -> RMS -> y\n"
+        "   +------------------------------------------------------^   (attention)\n"
         "y -+-> M -> drop -> + -> x   (feed-forward; final: RMS)\n"
         "   +----------------^",
         source="HybridNorm, Zhuo et al., 2025, arXiv 2503.04598",
@@ -297,24 +299,24 @@ PRESETS: dict[str, Preset] = {
     ),
     "dynamic_hyper_connections": Preset(
         formula="as hyper_connections, with a_0, A and b plus s tanh(LN(H) W), W starting at 0; N after the sum",
-        flow="H -+-> a_0(H) -> N -> F -> drop -> b(H) -> + -> H   (n streams; at the end: sum, N)\n"
-        "   +-> A(H) ------------------------------^",
+        flow="H -+-> a_0(H) -> N -> F -> drop -> b(H) -> + -> H\n"
+        "   +-> A(H) ------------------------------^   (n streams; at the end: sum, N)",
         source="Hyper-Connections, dynamic, Zhu et al., 2024, arXiv 2409.19606",
         spec={**_PRE, "stream": {"kind": "hyper_connections", "reduce": "sum", "dynamic": True}},
         note="It begins as hyper_connections does.",
     ),
     "frac_connections": Preset(
         formula="as dynamic_hyper_connections, over 4 fractions of one stream instead of copies of it",
-        flow="H -+-> Y(H) -> N -> F -> drop -> b(H) -> + -> H   (4 fractions; at the end: side by side, N)\n"
-        "   +-> A(H) ------------------------------^",
+        flow="H -+-> Y(H) -> N -> F -> drop -> b(H) -> + -> H\n"
+        "   +-> A(H) ------------------------------^   (4 fractions; final: N)",
         source="Frac-Connections, Zhu et al., 2025, arXiv 2503.14125",
         spec={**_PRE, "stream": {"kind": "hyper_connections", "streams": 1, "fractions": 4, "dynamic": True}},
         note="It begins as pre_ln.",
     ),
     "mhc": Preset(
         formula="u = p(H)^T H; H <- C(H) H + w(H) F(N(u))^T, C doubly stochastic; N after the mean of the streams",
-        flow="H -+-> p(H) -> N -> F -> drop -> w(H) -> + -> H   (n streams; at the end: mean, N)\n"
-        "   +-> C(H) ------------------------------^",
+        flow="H -+-> p(H) -> N -> F -> drop -> w(H) -> + -> H\n"
+        "   +-> C(H) ------------------------------^   (n streams; at the end: mean, N)",
         source="mHC, Xie et al., 2025, arXiv 2512.24880",
         spec={**_PRE, "stream": "manifold_hyper_connections"},
         official={"stream": {"kind": "manifold_hyper_connections", "official": True}},
@@ -324,7 +326,8 @@ PRESETS: dict[str, Preset] = {
         formula="x <- N_1(x); f = F(N(x + N_2(y))); x <- x + f / sqrt(2l), y <- y + f; N(N_3(x) + N_4(y)) at the end",
         flow="x -> N_1 -+-------> + -> N -> F -> drop -+-> / sqrt(2l) -> + -> x\n"
         "          |         |                      |               ^- x\n"
-        "y -------------> N_2                       +-------------> + -> y   (final: N of N_3(x) + N_4(y))",
+        "y -------------> N_2                       +-------------> + -> y\n"
+        "(final: N of N_3(x) + N_4(y))",
         source="SiameseNorm, Li et al., 2026, arXiv 2602.08064",
         spec={**_PRE, "stream": "siamese"},
         note="Hidden states between the layers are those of x.",

@@ -137,7 +137,7 @@ TOOLS = [
     )("weights and activations of 8 bits", f"{_EIGHT}torchao_activations_of_eight_bits"),
     Tool("optimum-intel", "optimum-intel")(
         "`OVModel`",
-        untried="its newest release asks for an older Transformers than 5; OpenVINO itself was tried instead",
+        untried="pip finds no recent release of it beside Transformers 5.23; OpenVINO itself was tried instead",
     ),
     Tool("devices", "accelerate")("`device_map`: offloaded to the CPU", f"{_FORWARD}offloaded_to_the_cpu")(
         "`device_map`: offloaded to the disk", f"{_FORWARD}dispatched_to_the_disk"

@@ -35,6 +35,8 @@ def norms() -> dict[str, nn.Module]:
     for kind, options in KINDS.items():
         made[kind] = NORMS.build(NORMS.parse({"kind": kind, **options}, "norm"), SHAPE[-1])
         made[kind].reset_parameters()
+        # as in a model whose stock norm is LayerNorm
+        made[kind].fuses = True  # type: ignore[assignment]
     return made
 
 

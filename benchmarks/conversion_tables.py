@@ -7,6 +7,7 @@ python benchmarks/conversion_tables.py --check  # says whether they are those of
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +22,54 @@ BLOCK = re.compile(r"(<!-- (conversions|figures): (\w+) -->\n).*?(<!-- end -->)"
 COLUMNS = ("to", "after", "agreement: validation", "unseen", "KL", "accuracy", "CPU seconds")
 
 
+def by_step(found: dict[str, Any]) -> dict[str, Any]:
+    """A target's steps; an earlier form of the file has one of them, and what was loaded on the validation split."""
+    if "method" not in found:
+        return found
+    return {"loaded": {"validation": found["loaded"]}, "calibrated": found}
+
+
 def row(title: str, step: str, found: dict[str, Any]) -> tuple[str, ...]:
     """One step of one target."""
-    validation, unseen = found["validation"], found["unseen"]
-    kl = unseen["kl"]
-    seconds = found.get("cpu_seconds")
+    parts = {split: found.get(split, {}) for split in ("validation", "unseen")}
+    agreements = [f"{part['agreement']:.3f}" if part else "" for part in parts.values()]
+    kl = parts["unseen"].get("kl")
     name = step if step != "distilled" else f"distilled, {found['steps']} steps"
     return (
         title,
         f"{name} ({found['method']})" if found.get("method") == "exact" else name,
-        f"{validation['agreement']:.3f}",
-        f"{unseen['agreement']:.3f}",
-        f"{kl:.1e}" if abs(kl) >= 1e-8 else "below 1e-8",
-        f"{validation['accuracy']:.3f}",
-        "" if seconds is None else f"{seconds:.0f}",
+        *agreements,
+        "" if kl is None else f"{kl:.1e}" if abs(kl) >= 1e-8 else "below 1e-8",
+        f"{parts['validation']['accuracy']:.3f}" if parts["validation"].get("accuracy") is not None else "",
+        f"{found['cpu_seconds']:.0f}" if "cpu_seconds" in found else "",
     )
+
+
+def rows_of(targets: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each target and step."""
+    for title, found in targets.items():
+        steps = by_step(found)
+        if "loaded" not in steps and "as_loaded" in steps.get("calibrated", {}):
+            # on the rows that the conversion held out, where it is measured in passing
+            steps = {"loaded": {"unseen": steps["calibrated"]["as_loaded"]}, **steps}
+        for step in ("loaded", "mapped", "calibrated", "distilled"):
+            if step in steps:
+                yield row(title, step, steps[step])
 
 
 def table(name: str) -> str:
-    """A row for each target and step."""
+    """What a file of results says."""
     written = json.loads((HERE / "results" / f"{name}.json").read_text())
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    for title, steps in written["targets"].items():
-        if "loaded" not in steps and "calibrated" in steps:
-            # on the rows that the conversion held out, where it is measured in passing
-            found = steps["calibrated"]["as_loaded"]
-            rows.append((title, "loaded", "", f"{found['agreement']:.3f}", f"{found['kl']:.1e}", "", ""))
-        for step in ("loaded", "mapped", "calibrated", "distilled"):
-            if step in steps:
-                rows.append(row(title, step, steps[step]))
-    machine, rows_of = written["machine"], written["rows"]
-    note = f"; {written['note']}" if written["note"] else ""
+    cells = [COLUMNS, ("---",) * len(COLUMNS), *rows_of(written["targets"])]
+    machine, count = written["machine"], written["rows"]
+    count = count["calibration"] if isinstance(count, dict) else count
+    note = f"; {written['note']}" if written.get("note") else ""
     instructions = ", ".join(machine["cpu_bf16"]) or "no instructions for bf16"
     head = (
-        f"Task {written['task']}; accuracy of the source {written['source']['validation']['accuracy']:.3f}; "
-        f"{rows_of['calibration']} rows to calibrate on, a quarter of them held out; one thread of an "
-        f"{machine['cpu']} ({instructions}), one run each{note}."
+        f"Accuracy of the source {written['source']['validation']['accuracy']:.3f}; {count} rows to calibrate on, a "
+        f"quarter of them held out; one thread of an {machine['cpu']} ({instructions}), one run each{note}."
     )
-    return "\n".join([head, "", *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
+    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in cells)]) + "\n"
 
 
 def made(page: str) -> str:

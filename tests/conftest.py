@@ -27,6 +27,7 @@ transformers.utils.logging.disable_progress_bar()
 # what every run has of a family that shares the layers of another one; `families.py` chooses within these files
 OF_MEMBERS = {
     "test_exactness.py",
+    "test_exporting.py",
     "test_across_families.py",
     "test_family_layout.py",
     "test_hub_ready.py",

@@ -1,4 +1,4 @@
-"""A factor that the stock layer has on a branch (LayerScale): the residual `vector` is it, another one takes it away."""
+"""A factor that a stock layer has on a branch (LayerScale): the residual `vector` is it, others take it away."""
 
 import pytest
 import torch

@@ -14,6 +14,8 @@ from ..hub.input_kinds import INPUT_KINDS
 _LONGEST = 48
 # samples of sound, frames of a spectrogram; many times the length of a convolution
 _SAMPLES = 16_000
+# what a model takes in one size alone, but for the batch
+_OF_ONE_SIZE = ("image", "spectrogram")
 # pairs of a multiple choice
 _CHOICES = 2
 _CLASSIFIES = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
@@ -44,10 +46,11 @@ class Inputs:
     @property
     def axes(self) -> dict[str, dict[int, str]]:
         """The axes of each input whose size is free, by number, with their names."""
-        if self.kind == "image":
-            return {name: {0: "batch"} for name in self.names}
         found = {}
         for name in self.names:
+            if name == self.names[0] and self.kind in _OF_ONE_SIZE:
+                found[name] = {0: "batch"}
+                continue
             length = "decoder_length" if name.startswith("decoder_") else "length"
             last = 2 if self.has_choices else 1
             free = {0: "batch", 1: "choices"} if self.has_choices else {0: "batch"}
@@ -61,8 +64,9 @@ class Inputs:
 
     def shapes(self) -> list[tuple[int, int]]:
         """Batch and length of the batches that the export is tried with; the first one is exported with."""
-        if self.kind == "image":
-            return [(2, 0), (1, 0), (3, 0)]
+        if self.kind in _OF_ONE_SIZE:
+            # the length is the decoder's, if there is one
+            return [(2, 8), (1, 4), (3, 12)]
         if self.kind != "text":
             return [(2, _SAMPLES), (1, _SAMPLES // 2), (3, _SAMPLES // 4 * 3)]
         # in some families the first two positions are those of padding
@@ -73,9 +77,6 @@ class Inputs:
     def draw(self, batch: int, length: int) -> dict[str, torch.Tensor]:
         """One batch, always the same; its last row is padded."""
         generator = torch.Generator().manual_seed(length)
-        if self.kind == "image":
-            shape = (batch, *INPUT_KINDS["image"].shape(self.model.config, 0)[1:])
-            return {name: torch.randn(shape, generator=generator) for name in self.names}
         rows = (batch, _CHOICES) if self.has_choices else (batch,)
         mask = torch.ones(*rows, length, dtype=torch.long)
         if batch > 1:
@@ -83,7 +84,10 @@ class Inputs:
         decoder_length = length // 2 + 1
         drawn = {}
         for name in self.names:
-            if name == "attention_mask":
+            if name == self.names[0] and self.kind in _OF_ONE_SIZE:
+                shape = (batch, *INPUT_KINDS[self.kind].shape(self.model.config, 0)[1:])
+                drawn[name] = torch.randn(shape, generator=generator)
+            elif name == "attention_mask":
                 drawn[name] = mask
             elif name == "decoder_attention_mask":
                 drawn[name] = torch.ones(*rows, decoder_length, dtype=torch.long)

@@ -193,7 +193,7 @@ class OnnxRuntime(Runtime):
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
                 weight_type=quantization.QuantType.QInt8,
-                # 8 bits overflow on CPUs without VNNI; unsigned weights do not, but take 1.6 times as long
+                # 8 bits overflow on CPUs without VNNI; unsigned weights do not, but are slower
                 reduce_range=True,
             )
 

@@ -6,6 +6,7 @@ has; models of DETR's kind are given center, width and height.
 
 import contextlib
 import io
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,10 +110,12 @@ def changing(config: Any, pixels: Pixels) -> Callable[[dict, random.Random], dic
     """
     if not (config.flips or config.crop or config.color):
         return None
+    # it would ask the network for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         import albumentations
     except ImportError as error:
-        raise UserError("flips, crop and color need albumentations: pip install albumentations") from error
+        raise UserError("flips, crop and color need albumentations: pip install 'hf_addnorm[detection]'") from error
     height, width = pixels.shape[1:]
     steps: list[Any] = []
     if config.flips:
@@ -247,7 +250,7 @@ def average_precision(predicted: list[Found], known: list[Found], classes: int) 
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise UserError("the average precision needs pycocotools: pip install pycocotools") from error
+        raise UserError("the average precision needs pycocotools: pip install 'hf_addnorm[detection]'") from error
     with contextlib.redirect_stdout(io.StringIO()):
         truth, guess = COCO(), COCO()
         images = [{"id": number} for number in range(len(known))]

@@ -167,7 +167,7 @@ def test_a_vit_of_the_recipes_is_converted_exactly(recipe, tmp_path):
     yaml = str(Path(finetune_images.__file__).parent / "configs" / "digits.yaml")
     run = {"output_dir": str(tmp_path / "run"), "max_steps": 20, "mixed_precision": "no"}
     recipe(run, "--config", yaml, *(f"--{key}={value}" for key, value in run.items()), main=finetune_images.main)
-    batches = [{"pixel_values": torch.rand(8, 1, 8, 8)} for _ in range(2)]
+    batches = [{"pixel_values": torch.rand(8, 3, 8, 8)} for _ in range(2)]
     _, report = hf_addnorm.convert(
         str(tmp_path / "run" / "model"), add_norm={"preset": "pre_ln", "norm": "rms_norm"}, calibration=batches
     )

@@ -15,7 +15,7 @@ from torch import nn
 from ..base.protocols import JsonValue, StockValue
 from ..base.registry import ComponentSpec
 from ..base.whole_file import whole_file, write_whole
-from ..norms.norm_base import build_norm
+from ..norms.norm_base import Norm, build_norm
 from ..spec.refusals import check
 from ..spec.spec import AddNormSpec
 from .adapters import register_with_peft
@@ -306,7 +306,11 @@ class AddNormConfig(CodeCarryingConfig):
             "groups": self.num_attention_heads,
             "model_width": self.hidden_size,
         }
-        return build_norm(norm, width or self.hidden_size, **from_model)
+        built = build_norm(norm, width or self.hidden_size, **from_model)
+        if isinstance(built, Norm):
+            # a norm that the stock model has keeps its gradients, to the last bit
+            built.fuses = norm.kind not in _norm_kinds(json.dumps(self.stock_add_norm()), self.add_norm_depth())
+        return built
 
     def add_norm_has_stock_norms(self) -> bool:
         """Whether every norm that the stock model has in its layers or after them is there, of whatever kind."""
@@ -331,6 +335,12 @@ class AddNormConfig(CodeCarryingConfig):
         if "peft" in sys.modules:
             register_with_peft(self.model_type, self.stock_model_type, self.add_norm_has_stock_norms())
         return super().to_dict() | {"add_norm": self.add_norm.to_dict()}
+
+
+@functools.cache
+def _norm_kinds(add_norm: str, layers: int) -> frozenset[str]:
+    """The kinds of norm in a spec, which is given as JSON, of a model with so many layers."""
+    return frozenset(norm.kind for _, norm in AddNormSpec.parse(json.loads(add_norm)).norms(layers))
 
 
 def refuse_near_miss(key: str, known: Sequence[str]) -> None:

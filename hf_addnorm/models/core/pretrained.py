@@ -49,7 +49,6 @@ from .transformers_internals import (
     keep_whole,
     mark_not_started,
     register_key_layout,
-    register_with_pipelines,
 )
 
 
@@ -104,7 +103,6 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                     cls.forward = around(cls.forward)
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
-        register_with_pipelines(cls)
 
     @classmethod
     def from_pretrained(

@@ -25,7 +25,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.loss.loss_utils import fixed_cross_entropy
-from transformers.models.auto import modeling_auto
 from transformers.utils.generic import can_return_tuple as _can_return_tuple
 
 from ..base.modules import modules_with
@@ -44,17 +43,6 @@ def can_return_tuple(forward: ForwardT) -> ForwardT:
     If it moves, the heads of stacks and encoder-decoders cannot be imported.
     """
     return cast(ForwardT, _can_return_tuple(forward))
-
-
-def register_with_pipelines(cls: type[PreTrainedModel]) -> None:
-    """Let the pipeline of speech recognition know a model that writes what it hears.
-
-    It looks for the name of the class, and takes what it does not know for a model of characters by frame (CTC). If
-    the table moves, it asks an encoder-decoder for the logits of frames, and fails.
-    """
-    auto, config_class = "AutoModelForSpeechSeq2Seq", cast(StockValue, cls.config_class)
-    if cls.__name__ == getattr(config_class, "auto_classes", {}).get(auto):
-        modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[config_class.model_type] = cls.__name__
 
 
 def register_key_layout(cls: type[PreTrainedModel]) -> None:
@@ -79,9 +67,10 @@ def register_key_layout(cls: type[PreTrainedModel]) -> None:
 def register_class_names(model_type: str, auto_classes: Mapping[str, str]) -> None:
     """Put the models of a family into the tables of Transformers that are read by the *name* of a model's class.
 
-    With label smoothing, Trainer shifts the labels of those that are named as causal language models, and of no
-    others. A pipeline logs an error about a name that it does not find. If the tables move, label smoothing trains a
-    causal language model to repeat its input.
+    With label smoothing, Trainer shifts the labels of those that are named as causal language models, of no others.
+    A pipeline logs an error about a name that it does not find, and that of speech recognition takes such a model for
+    one of characters by frame (CTC). If the tables move, label smoothing trains a causal language model to repeat its
+    input, and that pipeline fails with Whisper.
 
     Args:
         model_type (`str`): the family.

@@ -70,16 +70,16 @@ class AddNormMT5PreTrainedModel(WithGatedLayouts, AddNormPreTrainedModel, stock.
     }
 
 
-class AddNormMT5Stack(T5ShapeStack, AddNormMT5PreTrainedModel, stock.MT5Stack): ...
+class AddNormMT5Stack(T5ShapeStack, AddNormMT5PreTrainedModel, stock.MT5Stack): ...  # type: ignore[override]
 
 
-class AddNormMT5Model(AddNormMT5PreTrainedModel, stock.MT5Model): ...
+class AddNormMT5Model(AddNormMT5PreTrainedModel, stock.MT5Model): ...  # type: ignore[misc]
 
 
-class AddNormMT5EncoderModel(AddNormMT5PreTrainedModel, stock.MT5EncoderModel): ...
+class AddNormMT5EncoderModel(AddNormMT5PreTrainedModel, stock.MT5EncoderModel): ...  # type: ignore[misc]
 
 
-class AddNormMT5ForConditionalGeneration(AddNormMT5PreTrainedModel, stock.MT5ForConditionalGeneration): ...
+class AddNormMT5ForConditionalGeneration(AddNormMT5PreTrainedModel, stock.MT5ForConditionalGeneration): ...  # type: ignore[misc]
 
 
 class AddNormMT5ForSequenceClassification(AddNormMT5PreTrainedModel, stock.MT5ForSequenceClassification): ...

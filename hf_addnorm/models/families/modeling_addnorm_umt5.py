@@ -13,7 +13,7 @@ from ..streams.streams import LayerState
 from .configuration_addnorm_umt5 import AddNormUMT5Config
 from .t5_shape import (
     T5ShapeAttention,
-    T5ShapeBlock,
+    T5ShapeBranches,
     T5ShapeDense,
     T5ShapeGatedDense,
     T5ShapeStack,
@@ -32,7 +32,7 @@ class AddNormUMT5DenseActDense(T5ShapeDense, stock.UMT5DenseActDense): ...
 class AddNormUMT5DenseGatedActDense(T5ShapeGatedDense, stock.UMT5DenseGatedActDense): ...
 
 
-class AddNormUMT5Block(T5ShapeBlock, stock.UMT5Block):
+class AddNormUMT5Block(T5ShapeBranches, stock.UMT5Block):
     """`UMT5Block` whose sublayers run through add & norm blocks; each has a table of distances of its own.
 
     x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
@@ -101,10 +101,10 @@ class AddNormUMT5PreTrainedModel(WithGatedLayouts, AddNormPreTrainedModel, stock
     }
 
 
-class AddNormUMT5Stack(T5ShapeStack, AddNormUMT5PreTrainedModel, stock.UMT5Stack): ...
+class AddNormUMT5Stack(T5ShapeStack, AddNormUMT5PreTrainedModel, stock.UMT5Stack): ...  # type: ignore[override]
 
 
-class AddNormUMT5Model(AddNormUMT5PreTrainedModel, stock.UMT5Model): ...
+class AddNormUMT5Model(AddNormUMT5PreTrainedModel, stock.UMT5Model): ...  # type: ignore[misc]
 
 
 class AddNormUMT5EncoderModel(AddNormUMT5PreTrainedModel, stock.UMT5EncoderModel): ...

@@ -100,7 +100,26 @@ def t5_sublayers(
     }
 
 
-class T5ShapeBlock(AddNormLayer):
+class T5ShapeBranches(AddNormLayer):
+    """Mixin for a stock block that says how its attentions are called."""
+
+    layer: Any
+    is_decoder: bool
+
+    def branches(self, attend: Any, attend_across: Any, encoder_hidden_states: torch.Tensor | None) -> dict[str, Any]:
+        """The branches that run, by the names of their sublayers."""
+
+        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
+            output: torch.Tensor = self.layer[-1].DenseReluDense(u, branch_norms=branch_norms)
+            return output
+
+        if not self.is_decoder or encoder_hidden_states is None:
+            return {"attention": attend, "feed_forward": feed_forward}
+        self.require_cross_attention()
+        return {"attention": attend, "cross_attention": attend_across, "feed_forward": feed_forward}
+
+
+class T5ShapeBlock(T5ShapeBranches):
     """Mixin for a stock block whose sublayers run through add & norm blocks.
 
     x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
@@ -108,9 +127,6 @@ class T5ShapeBlock(AddNormLayer):
     It returns the hidden states, and what its attentions added to the scores for the distances of tokens: the first
     block computes that for all.
     """
-
-    layer: Any
-    is_decoder: bool
 
     def forward(
         self,
@@ -147,18 +163,6 @@ class T5ShapeBlock(AddNormLayer):
         branches = self.branches(attend, attend_across, encoder_hidden_states)
         state = finite_in_float16(self.run(hidden_states, branches))
         return state, biases["self"], biases["cross"]
-
-    def branches(self, attend: Any, attend_across: Any, encoder_hidden_states: torch.Tensor | None) -> dict[str, Any]:
-        """The branches that run, by the names of their sublayers."""
-
-        def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
-            output: torch.Tensor = self.layer[-1].DenseReluDense(u, branch_norms=branch_norms)
-            return output
-
-        if not self.is_decoder or encoder_hidden_states is None:
-            return {"attention": attend, "feed_forward": feed_forward}
-        self.require_cross_attention()
-        return {"attention": attend, "cross_attention": attend_across, "feed_forward": feed_forward}
 
 
 def t5_layout(layer: type[AddNormLayer]) -> FamilyLayout:

@@ -14,6 +14,7 @@ from torch import nn
 from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import ComponentSpec
+from .fused import can_fuse, fused_affine
 
 
 class Norm(nn.Module):
@@ -39,6 +40,10 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.empty(hidden_size)) if gain and not zero_centered else None
         self.zero_centered_weight = nn.Parameter(torch.empty(hidden_size)) if gain and zero_centered else None
         self.bias = nn.Parameter(torch.empty(hidden_size)) if bias else None
+
+    # whether it may run as a function of its own (`fused.py`), whose gradients are those of the formula but for
+    # rounding; a model lets it, unless its stock model has this kind of norm
+    fuses = False
 
     @staticmethod
     def mixes_tokens(**options: OptionValue) -> bool:
@@ -70,7 +75,18 @@ class Norm(nn.Module):
 
     def affine(self, y: torch.Tensor) -> torch.Tensor:
         """`y` times the gain, plus the bias."""
+        gain = self.gain_as(y)
+        if gain is not None and self.fuses and can_fuse(y, gain, self.bias):
+            return fused_affine(y, gain, None if self.bias is None else self.bias.to(y.dtype))
         return self.plus_bias(self.times_gain(y))
+
+    def gain_as(self, y: torch.Tensor) -> torch.Tensor | None:
+        """The gain of each feature, in the dtype of `y`; None without one, or where it is not what multiplies."""
+        if type(self).times_gain is not Norm.times_gain or type(self).plus_bias is not Norm.plus_bias:
+            return None
+        if self.zero_centered_weight is not None:
+            return 1 + self.zero_centered_weight.to(y.dtype)
+        return None if self.weight is None else self.weight.to(y.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.affine(self.normalize(x.to(torch.promote_types(x.dtype, torch.float32)))).to(x.dtype)

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..base.registries import NORMS
 from ..base.registry import Finite, Positive, whole
+from .fused import can_fuse, fused_affine
 from .norm_base import Norm, set_gain, slices
 
 
@@ -161,8 +162,11 @@ class Affine(Norm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.bias is not None and self.groups == self.hidden_size:
+            weight, bias = self.weight.to(y.dtype), self.bias.to(y.dtype)
+            if self.fuses and can_fuse(y, weight, bias):
+                return fused_affine(y, weight, bias).to(x.dtype)
             # one operation
-            return torch.addcmul(self.bias.to(y.dtype), y, self.weight.to(y.dtype)).to(x.dtype)
+            return torch.addcmul(bias, y, weight).to(x.dtype)
         parts: torch.Tensor = y.unflatten(-1, (self.groups, -1))
         y = (parts * self.weight.unsqueeze(-1)).flatten(-2)
         if self.bias is not None:

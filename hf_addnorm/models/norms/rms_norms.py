@@ -8,6 +8,7 @@ from torch import nn
 from ..base.protocols import OptionValue
 from ..base.registries import NORMS
 from ..base.registry import Fraction, Positive, whole
+from .fused import can_fuse, root_scaled
 from .norm_base import Norm, in_full_precision, no_gain_to_center, root, set_gain, slices, unit
 from .pointwise_norms import LearnedScale
 
@@ -58,6 +59,22 @@ class RMSNorm(Norm):
             # as T5 computes it, to the last bit
             return x * torch.rsqrt(self.mean_square(x) + self.eps)
         return x / root(self.mean_square(x), self.eps, self.eps_place)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not (self.fuses and self.is_plain) or not can_fuse(y, self.weight, self.zero_centered_weight, self.bias):
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.to(y.dtype)
+        return root_scaled(y, self.gain_as(y), bias, self.eps).to(x.dtype)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is `x / sqrt(mean(x^2) + eps) * gain + bias`, and no class derived from it says otherwise."""
+        same = (
+            getattr(type(self), name) is getattr(RMSNorm, name)
+            for name in ("mean_square", "normalize", "times_gain", "plus_bias", "affine")
+        )
+        return self.eps_place == "inside" and all(same)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, eps_place={self.eps_place}"

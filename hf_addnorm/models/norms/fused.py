@@ -1,0 +1,155 @@
+"""Norms as autograd functions of their own, on a CPU: fewer passes over the tensors than the formulas make.
+
+Gradients of gain and bias are one call of the kernel that torch has for LayerNorm's. A gradient that is to be
+differentiated again is that of the formula.
+"""
+
+import os
+
+import torch
+from torch.autograd import forward_ad
+
+from ..base.protocols import AutogradContext
+
+
+# what a tensor must be: subclasses (sharded, fake, quantised) have rules of their own
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class FusedNorms:
+    """The switch: with `FusedNorms.enabled = False` every norm runs by its formula.
+
+    The environment variable HF_ADDNORM_FUSED=0 sets it, for code that came with a checkpoint too.
+    """
+
+    enabled = os.environ.get("HF_ADDNORM_FUSED", "1") != "0"
+
+
+def can_fuse(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
+    """Whether a norm may run as a function of this file here.
+
+    Not where it is compiled, exported or traced, within `torch.func`, in forward-mode differentiation, without
+    gradients (there is nothing to gain), nor elsewhere than on a CPU.
+    """
+    if torch.compiler.is_compiling() or not FusedNorms.enabled or not torch.is_grad_enabled():
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    if x.device.type != "cpu" or x.numel() == 0:
+        return False
+    if any(type(tensor) not in _PLAIN for tensor in (x, *parameters) if tensor is not None):
+        return False
+    # private of torch; where one is gone, norms run by their formulas
+    transformed = getattr(torch._C, "_are_functorch_transforms_active", None)
+    level: int | None = getattr(forward_ad, "_current_level", None)
+    return transformed is not None and not transformed() and level is not None and level < 0
+
+
+def root_scaled(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight + bias` over the last axis; all in the dtype of x, float32 or float64.
+
+    The backward keeps x and 1 / root, [..., 1].
+    """
+    found: torch.Tensor = _RootScaled.apply(x, weight, bias, eps)
+    return found
+
+
+def fused_affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`x * weight + bias`, an entry of both for each feature of the last axis; all in the dtype of x."""
+    found: torch.Tensor = _Affine.apply(x, weight, bias)
+    return found
+
+
+def _root_scaled(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """The formula, which torch can differentiate as often as asked."""
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return _by_formula(y, weight, bias)
+
+
+def _by_formula(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    y = x if weight is None else x * weight
+    return y if bias is None else y + bias
+
+
+def _parameter_gradients(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    needed: tuple[bool, bool],
+    scale: torch.Tensor | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Those of weight and bias of `x * scale * weight + bias`, in one pass: LayerNorm's kernel with a mean of 0."""
+    if not any(needed):
+        return None, None
+    if weight is None:
+        return None, gradient.reshape(-1, x.shape[-1]).sum(0)
+    rows = (*x.shape[:-1], 1)
+    scale = x.new_ones(rows) if scale is None else scale
+    _, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+        gradient, x, x.shape[-1:], x.new_zeros(rows), scale, weight, weight, [False, *needed]
+    )
+    return of_weight if needed[0] else None, of_bias if needed[1] else None
+
+
+def _gradients_of(
+    formula: torch.Tensor, inputs: tuple[torch.Tensor | None, ...], needed: tuple[bool, ...], gradient: torch.Tensor
+) -> list[torch.Tensor | None]:
+    """Gradients that can be differentiated again."""
+    asked = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed and tensor is not None]
+    found = iter(torch.autograd.grad(formula, asked, gradient, create_graph=True))
+    is_asked = [is_needed and tensor is not None for tensor, is_needed in zip(inputs, needed, strict=True)]
+    return [next(found) if asked_for else None for asked_for in is_asked]
+
+
+class _RootScaled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: AutogradContext, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+    ) -> torch.Tensor:
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        y = x * scale
+        if weight is not None and bias is not None:
+            y = torch.addcmul(bias, y, weight, out=y)
+        elif weight is not None:
+            y.mul_(weight)
+        elif bias is not None:
+            y.add_(bias)
+        ctx.save_for_backward(x, weight, bias, scale)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: AutogradContext, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias, scale = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            # to be differentiated again
+            inputs = (x, weight, bias)
+            return *_gradients_of(_root_scaled(*inputs, ctx.eps), inputs, needed, gradient), None
+        of_weight, of_bias = _parameter_gradients(gradient, x, weight, needed[1:], scale)
+        if not needed[0]:
+            return None, of_weight, of_bias, None
+        scaled = gradient if weight is None else gradient * weight
+        # in this order: the square of the scale may be beyond the numbers there are
+        along_x = (scaled * x).sum(-1, keepdim=True).mul_(scale).mul_(scale).div_(-x.shape[-1])
+        return torch.addcmul(scaled, x, along_x).mul_(scale), of_weight, of_bias, None
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: AutogradContext, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        y = x * weight if bias is None else torch.addcmul(bias, x, weight)
+        ctx.save_for_backward(x, weight, bias)
+        return y
+
+    @staticmethod
+    def backward(ctx: AutogradContext, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            inputs = (x, weight, bias)
+            return tuple(_gradients_of(_by_formula(*inputs), inputs, needed, gradient))
+        of_weight, of_bias = _parameter_gradients(gradient, x, weight, needed[1:])
+        return gradient * weight if needed[0] else None, of_weight, of_bias

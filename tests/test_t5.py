@@ -107,3 +107,22 @@ def test_the_table_starts_as_the_scheme_says_behind_the_stock_start():
     assert net.shared.weight is net.encoder.embed_tokens.weight is net.decoder.embed_tokens.weight
     assert net.shared.weight.std().item() == pytest.approx(32**-0.5 * 36**-0.25, rel=0.05)
     assert isinstance(net, T5ForConditionalGeneration)
+
+
+@pytest.mark.parametrize("family", ["t5", "t5_gated", "mt5", "umt5"])
+@pytest.mark.parametrize("spec", [None, {"preset": "pre_rms_norm", "norm": "scale_norm"}, "rezero"], ids=str)
+def test_in_float16_the_second_projections_stay_in_float32(family, spec, tmp_path):
+    """The stream is in float32 then, as in the stock model, and the other weights get what they are in."""
+    row = FAMILIES[family]
+    row.model_class(row.writer)(row.config(row.writer, spec)).save_pretrained(tmp_path)
+    net = row.model_class(row.writer).from_pretrained(tmp_path, dtype=torch.float16)
+    found = {name.split(".")[-2]: value.dtype for name, value in net.named_parameters() if "DenseReluDense" in name}
+    assert found.pop("wo") == torch.float32 and set(found.values()) == {torch.float16}
+    inputs = row.inputs(row.writer)
+    outputs = net.eval()(**inputs)
+    assert outputs.logits.dtype == outputs.encoder_last_hidden_state.dtype == torch.float16
+    outputs.loss.backward()
+    assert all(value.grad.isfinite().all() for value in net.parameters() if value.grad is not None)
+    if spec is None:
+        stock = row.stock_class(row.writer).from_pretrained(tmp_path, dtype=torch.float16).eval()
+        torch.testing.assert_close(outputs.logits, stock(**inputs).logits, rtol=2e-3, atol=2e-3)

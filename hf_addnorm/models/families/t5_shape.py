@@ -49,11 +49,25 @@ class T5ShapeConfig(EncoderDecoderFamilyConfig):
         return False
 
 
+def in_half_like(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`x`, in float16 or bfloat16 where the weight is and `x` is in float32.
+
+    In a float16 model the second projections of the feed-forwards stay in float32, and the stream becomes it. T5's own
+    norms give what the other weights are in; those of other schemes give what the stream is in.
+    """
+    is_half = weight.dtype in (torch.float16, torch.bfloat16)
+    return x.to(weight.dtype) if is_half and x.dtype == torch.float32 else x
+
+
 class T5ShapeAttention(WithBranchNorms):
     """Mixin for a stock attention, with norms behind q, k, v and before o; scores of normed queries are scaled."""
 
     linear_roles: ClassVar = {"q": "q", "k": "k", "v": "v", "o": "o"}
     key_value_proj_dim: int
+    q: nn.Linear
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return super().forward(in_half_like(hidden_states, self.q.weight), *args, **kwargs)
 
     def replaced(self, branch_norms: BranchNorms) -> dict[str, Any]:
         parts = super().replaced(branch_norms)
@@ -68,6 +82,10 @@ class T5ShapeDense(WithBranchNorms):
 
     linear_roles: ClassVar = {"wi": "w1", "wo": "w2"}
     looked_at: ClassVar = ("wo",)
+    wi: nn.Linear
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return super().forward(in_half_like(hidden_states, self.wi.weight), *args, **kwargs)
 
 
 class T5ShapeGatedDense(WithBranchNorms):
@@ -75,6 +93,10 @@ class T5ShapeGatedDense(WithBranchNorms):
 
     linear_roles: ClassVar = {"wi_0": "w1", "wi_1": "w1", "wo": "w2"}
     looked_at: ClassVar = ("wo",)
+    wi_0: nn.Linear
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return super().forward(in_half_like(hidden_states, self.wi_0.weight), *args, **kwargs)
 
 
 def t5_sublayers(
@@ -199,8 +221,14 @@ class T5ShapeStack(AddNormStack):
     """Mixin for a stock stack, of which encoder and decoder are of one class."""
 
     config: Any
+    embed_tokens: nn.Embedding
 
     @property
     def stack_name(self) -> str:
         """The one that it is."""
         return "decoder" if self.config.is_decoder else "encoder"
+
+    def run_layers(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().run_layers(*args, **kwargs)
+        outputs["last_hidden_state"] = in_half_like(outputs["last_hidden_state"], self.embed_tokens.weight)
+        return outputs

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-IMAGE_TASKS = ("image-classification", "image-feature-extraction")
+IMAGE_TASKS = ("image-classification", "image-feature-extraction", "object-detection", "image-segmentation")
 SOUND_TASKS = ("audio-classification", "automatic-speech-recognition")
 
 
@@ -20,7 +20,9 @@ def given(task: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if task in IMAGE_TASKS:
         from PIL import Image
 
-        return (Image.fromarray(np.arange(20 * 20 * 3, dtype=np.uint8).reshape(20, 20, 3)),), {}
+        # every box, however sure the model is
+        named = {"threshold": 0.0} if task == "object-detection" else {}
+        return (Image.fromarray(np.arange(20 * 20 * 3, dtype=np.uint8).reshape(20, 20, 3)),), named
     if task in SOUND_TASKS:
         return (np.sin(np.arange(800, dtype=np.float32)),), {}
     return {

@@ -59,7 +59,13 @@ FIRST |= {task: case for task, *case in CASES if task not in FIRST}
 def _prepared(task, family, folder):
     """Save what prepares the inputs."""
     if task in pipeline_tasks.IMAGE_TASKS:
-        transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+        # those that know what to make of boxes and masks need no torchvision in this form
+        of_task = {
+            "object-detection": transformers.YolosImageProcessorPil,
+            "image-segmentation": transformers.BeitImageProcessorPil,
+        }
+        make = of_task.get(task, transformers.ViTImageProcessor)
+        make(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(folder)
     elif task == "automatic-speech-recognition":
         vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4} | {
             letter: 5 + index for index, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")

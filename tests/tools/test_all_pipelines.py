@@ -56,6 +56,17 @@ FIRST = {task: case for task, *case in reversed([case for case in CASES if case[
 FIRST |= {task: case for task, *case in CASES if task not in FIRST}
 
 
+def _extractor(family):
+    config = FAMILIES[family].config("")
+    if config.facts.inputs != "spectrogram":
+        return transformers.Wav2Vec2FeatureExtractor()
+    # a clip of a second has as many frames as the encoder takes
+    frames, hop = 2 * config.max_source_positions, 160
+    return transformers.WhisperFeatureExtractor(
+        feature_size=config.num_mel_bins, sampling_rate=frames * hop, hop_length=hop, chunk_length=1, n_fft=2 * hop
+    )
+
+
 def _prepared(task, family, folder):
     """Save what prepares the inputs."""
     if task in pipeline_tasks.IMAGE_TASKS:
@@ -73,9 +84,9 @@ def _prepared(task, family, folder):
         (folder / "letters.json").write_text(json.dumps(vocabulary))
         letters = transformers.Wav2Vec2CTCTokenizer(str(folder / "letters.json"))
         letters.save_pretrained(folder)
-        transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+        _extractor(family).save_pretrained(folder)
     elif task in pipeline_tasks.SOUND_TASKS:
-        transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+        _extractor(family).save_pretrained(folder)
     else:
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(94))]
         tokenizer = transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)})
@@ -96,6 +107,8 @@ def _save(task, family, model, folder):
     more |= {"max_2d_position_embeddings": 1024} if family == "layoutlm" else {}
     net = row.model_class(model)(row.config(model, SPECS[_spec(family, model)], **more)).eval()
     fill_with_pattern(net)
+    if task in pipeline_tasks.SOUND_TASKS and net.can_generate():
+        net.generation_config.max_new_tokens = 3
     net.save_pretrained(folder)
     _prepared(task, family, folder)
     return net

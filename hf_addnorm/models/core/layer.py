@@ -213,7 +213,9 @@ class AddNormLayer(GradientCheckpointingLayer):
         calls = []
         for name, branch in branches.items():
             parts, block = self.sublayers[name], cast(SublayerAddNorm, blocks._modules[name])
-            stock_parts: dict[str, Function] = {slot: get_part(self, parts.norms[slot]) for slot in block.stock_slots}
+            stock_parts: dict[str, Function] = {}
+            for slot in block.stock_slots:
+                stock_parts[slot] = get_part(self, parts.norms[slot])
             if parts.factor in self.borrowed:
                 # a module is called: tools that keep its parameter elsewhere fetch it then
                 factor = get_part(self, parts.factor)

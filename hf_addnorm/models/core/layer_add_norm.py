@@ -177,14 +177,13 @@ class SublayerCall:
             f = self.norms["out"](f)
         if dropout is not None and not block.drops_before_out:
             f = dropout(f)
-        return f if self.drops_last else self._drop_path(f)
-
-    def _drop_path(self, f: torch.Tensor) -> torch.Tensor:
-        return drop_path(f, self.block.drop_path) if self.block.training and self.block.drop_path > 0 else f
+        drops = block.training and block.drop_path > 0 and not self.drops_last
+        return drop_path(f, block.drop_path) if drops else f
 
     def _scale(self, factor: Function, f: torch.Tensor) -> torch.Tensor:
         scaled = factor(f)
-        return self._drop_path(scaled) if self.drops_last else scaled
+        drops = self.block.training and self.block.drop_path > 0 and self.drops_last
+        return drop_path(scaled, self.block.drop_path) if drops else scaled
 
     def output(self, x: torch.Tensor) -> torch.Tensor:
         """From what was read to what is written."""

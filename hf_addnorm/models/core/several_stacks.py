@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from torch import nn
+
 from ..base.protocols import JsonValue, StockValue
 from ..base.registry import to_json
 from ..spec.spec import AddNormSpec
@@ -115,3 +117,12 @@ class EncoderDecoderFamilyConfig(AddNormConfig):
 def _named(entry: str, sentence: str) -> str:
     """A sentence about `add_norm`, about another entry."""
     return re.sub(r"\badd_norm\b", entry, sentence)
+
+
+class HasEncoderAlone(nn.Module):
+    """Mixin for a model that has no decoder, where the stock model does not say so in its config."""
+
+    def __init__(self, config: StockValue):
+        config = copy.deepcopy(config)
+        config.is_encoder_decoder = config.is_decoder = False
+        super().__init__(config)

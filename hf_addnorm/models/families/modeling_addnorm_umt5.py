@@ -9,6 +9,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from ..core.branch_norms import BranchNorms
 from ..core.layer import finite_in_float16
 from ..core.pretrained import AddNormPreTrainedModel
+from ..core.several_stacks import HasEncoderAlone
 from ..streams.streams import LayerState
 from .configuration_addnorm_umt5 import AddNormUMT5Config
 from .t5_shape import (
@@ -107,7 +108,7 @@ class AddNormUMT5Stack(T5ShapeStack, AddNormUMT5PreTrainedModel, stock.UMT5Stack
 class AddNormUMT5Model(AddNormUMT5PreTrainedModel, stock.UMT5Model): ...  # type: ignore[misc]
 
 
-class AddNormUMT5EncoderModel(AddNormUMT5PreTrainedModel, stock.UMT5EncoderModel): ...
+class AddNormUMT5EncoderModel(HasEncoderAlone, AddNormUMT5PreTrainedModel, stock.UMT5EncoderModel): ...
 
 
 class AddNormUMT5ForConditionalGeneration(AddNormUMT5PreTrainedModel, stock.UMT5ForConditionalGeneration): ...
@@ -116,7 +117,9 @@ class AddNormUMT5ForConditionalGeneration(AddNormUMT5PreTrainedModel, stock.UMT5
 class AddNormUMT5ForSequenceClassification(AddNormUMT5PreTrainedModel, stock.UMT5ForSequenceClassification): ...
 
 
-class AddNormUMT5ForTokenClassification(AddNormUMT5PreTrainedModel, stock.UMT5ForTokenClassification): ...
+class AddNormUMT5ForTokenClassification(
+    HasEncoderAlone, AddNormUMT5PreTrainedModel, stock.UMT5ForTokenClassification
+): ...
 
 
 class AddNormUMT5ForQuestionAnswering(AddNormUMT5PreTrainedModel, stock.UMT5ForQuestionAnswering): ...

@@ -1,6 +1,5 @@
 """Whisper with another add & norm: encoder-decoder and heads."""
 
-import copy
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from transformers.models.whisper import modeling_whisper as stock
 from ..core.embeddings_and_output import TransformedEmbedding
 from ..core.encoder import AddNormStack
 from ..core.pretrained import AddNormPreTrainedModel
+from ..core.several_stacks import HasEncoderAlone
 from .bart_shape import BartShapeAttention, BartShapeEncoderLayer, BartShapeLayer, bart_layout, bart_sublayers
 from .configuration_addnorm_whisper import AddNormWhisperConfig
 
@@ -67,18 +67,14 @@ class AddNormWhisperModel(AddNormWhisperPreTrainedModel, stock.WhisperModel): ..
 class AddNormWhisperForConditionalGeneration(AddNormWhisperPreTrainedModel, stock.WhisperForConditionalGeneration): ...
 
 
-# the stock model's start calls post_init; trf-ignore: TRF013
-class AddNormWhisperForAudioClassification(AddNormWhisperPreTrainedModel, stock.WhisperForAudioClassification):
-    def __init__(self, config: Any):
-        # it has the encoder alone, which the stock model leaves unsaid
-        config = copy.deepcopy(config)
-        config.is_encoder_decoder = config.is_decoder = False
-        super().__init__(config)
+class AddNormWhisperForAudioClassification(
+    HasEncoderAlone, AddNormWhisperPreTrainedModel, stock.WhisperForAudioClassification
+): ...
 
 
 # the stock model's start calls post_init; trf-ignore: TRF013
 class AddNormWhisperForCausalLM(AddNormWhisperPreTrainedModel, stock.WhisperForCausalLM):
     def __init__(self, config: Any):
-        # and this one the decoder, of which the stock model says half
+        # it has the decoder alone, of which the stock model says half
         config.is_decoder = True
         super().__init__(config)

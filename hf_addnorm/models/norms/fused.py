@@ -108,11 +108,10 @@ class _RootScaled(torch.autograd.Function):
     ) -> torch.Tensor:
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
         y = x * scale
-        if weight is not None and bias is not None:
-            y = torch.addcmul(bias, y, weight, out=y)
-        elif weight is not None:
+        # the bits of the formula, which runs where no gradients are asked for
+        if weight is not None:
             y.mul_(weight)
-        elif bias is not None:
+        if bias is not None:
             y.add_(bias)
         ctx.save_for_backward(x, weight, bias, scale)
         ctx.eps = eps
@@ -140,7 +139,9 @@ class _Affine(torch.autograd.Function):
     def forward(
         ctx: AutogradContext, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        y = x * weight if bias is None else torch.addcmul(bias, x, weight)
+        y = x * weight
+        if bias is not None:
+            y.add_(bias)
         ctx.save_for_backward(x, weight, bias)
         return y
 

@@ -74,6 +74,15 @@ def test_its_error_is_that_of_the_formula(options, dtype):
 
 
 @pytest.mark.parametrize("options", CASES)
+def test_its_bits_are_those_without_gradients(options):
+    """Where it does not run: so that recomputed activations, and a model in evaluation, give the same."""
+    norm, x = _made(options, width=96, dtype=torch.float32), torch.randn(40, 96)
+    with torch.no_grad():
+        expected = norm(x)
+    assert torch.equal(norm(x), expected)
+
+
+@pytest.mark.parametrize("options", CASES)
 def test_it_has_a_second_derivative(options):
     norm = _made(options, width=4)
     x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)

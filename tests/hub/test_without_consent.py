@@ -19,6 +19,7 @@ TOKENIZERS = {
 # by what a family reads: what is saved beside its model, and the Auto classes that find it or a part of it
 PREPARES = {
     "text": (TEXT.make, {"AutoTokenizer": None, "AutoProcessor": None}),
+    "spectrogram": (transformers.WhisperFeatureExtractor, {"AutoFeatureExtractor": None}),
     "image": (IMAGE.make, {"AutoImageProcessor": None, "AutoProcessor": None}),
     "sound": (
         SOUND.make,

@@ -54,9 +54,14 @@ def root_scaled(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor
     return found
 
 
-def fused_affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`x * weight + bias`, an entry of both for each feature of the last axis; all in the dtype of x."""
-    found: torch.Tensor = _Affine.apply(x, weight, bias)
+def fused_affine(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, rounds_once: bool = False
+) -> torch.Tensor:
+    """`x * weight + bias`, an entry of both for each feature of the last axis; all in the dtype of x.
+
+    With `rounds_once` by `torch.addcmul`, whose last bit is another than that of two operations.
+    """
+    found: torch.Tensor = _Affine.apply(x, weight, bias, rounds_once)
     return found
 
 
@@ -137,20 +142,20 @@ class _RootScaled(torch.autograd.Function):
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: AutogradContext, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+        ctx: AutogradContext, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, rounds_once: bool
     ) -> torch.Tensor:
-        y = x * weight
-        if bias is not None:
-            y.add_(bias)
         ctx.save_for_backward(x, weight, bias)
-        return y
+        if bias is not None and rounds_once:
+            return torch.addcmul(bias, x, weight)
+        y = x * weight
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: AutogradContext, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
-        needed = ctx.needs_input_grad
+        needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             inputs = (x, weight, bias)
-            return tuple(_gradients_of(_by_formula(*inputs), inputs, needed, gradient))
+            return *_gradients_of(_by_formula(*inputs), inputs, needed, gradient), None
         of_weight, of_bias = _parameter_gradients(gradient, x, weight, needed[1:])
-        return gradient * weight if needed[0] else None, of_weight, of_bias
+        return gradient * weight if needed[0] else None, of_weight, of_bias, None

@@ -164,7 +164,7 @@ class Affine(Norm):
         if self.bias is not None and self.groups == self.hidden_size:
             weight, bias = self.weight.to(y.dtype), self.bias.to(y.dtype)
             if self.fuses and can_fuse(y, weight, bias):
-                return fused_affine(y, weight, bias).to(x.dtype)
+                return fused_affine(y, weight, bias, rounds_once=True).to(x.dtype)
             # one operation
             return torch.addcmul(bias, y, weight).to(x.dtype)
         parts: torch.Tensor = y.unflatten(-1, (self.groups, -1))

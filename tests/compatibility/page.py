@@ -37,8 +37,6 @@ FOOT = """
 - Below torch 2.7: `Module.set_submodule` has no argument `strict`, which the models use when they are built.
 - torch 2.7 and 2.8: `torch.compile(fullgraph=True)` fails: in 37 tests with 2.7, in the first 4 that were tried with
   2.8.
-- torch 2.9: `torch.compile(fullgraph=True)` fails for Wav2Vec2 (in both layouts) and DistilBERT, the three of the lowest
-  run that failed: it cannot trace how a property is looked up. The other families compile.
 - Below transformers 5.20: layers of Wav2Vec2 return tuples (before 5.16), the language model's head of DeBERTa-v2 has
   other parts, and a config that is made of other configs (a stack, an encoder-decoder) cannot be loaded. transformers
   5.20.0 itself did not import with torch 2.7; it was not tried with another.

@@ -100,7 +100,8 @@ class ModuleView:
         if name in replaced:
             return replaced[name]
         found = getattr(type(self._module), name, None)
-        if isinstance(found, property):
+        # torch.compile with 2.9 cannot trace this; the properties of a config need not see what is replaced
+        if isinstance(found, property) and isinstance(self._module, nn.Module):
             return found.__get__(self)
         value = getattr(self._module, name)
         # torch.compile traces a partial, but no new bound method

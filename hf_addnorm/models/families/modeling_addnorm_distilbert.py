@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from transformers.models.distilbert import modeling_distilbert as stock
 
-from ..core.branch_norms import BranchNorms, WithBranchNorms
+from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
@@ -26,9 +26,12 @@ class AddNormDistilBertFFN(WithBranchNorms, stock.FFN):
     linear_roles: ClassVar = {"lin1": "w1", "lin2": "w2"}
     left_to_block: ClassVar = ("dropout",)
 
-    def replaced(self, branch_norms: BranchNorms) -> dict[str, Any]:
-        # the whole sublayer runs in chunks, if anything does
-        return {**super().replaced(branch_norms), "chunk_size_feed_forward": 0}
+    def forward(self, *args: Any, branch_norms: BranchNorms | None = None, **kwargs: Any) -> Any:
+        if branch_norms is None:
+            return super().forward(*args, **kwargs)
+        # not in chunks here: the whole sublayer runs in chunks, if anything does
+        view: Any = ModuleView(self, self.replaced(branch_norms))
+        return stock.FFN.ff_chunk(view, *args, **kwargs)
 
 
 class AddNormDistilBertLayer(AddNormLayer, stock.TransformerBlock):

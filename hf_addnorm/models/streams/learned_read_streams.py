@@ -208,8 +208,9 @@ class AttentionResidual(Residual):
 
 def with_output(state: Tensors, f: torch.Tensor) -> Tensors:
     """A state with one more output; its first entry is the mean of all."""
-    mean, *outputs = state
-    outputs.append(f)
+    mean, *earlier = state
+    # not appended to: torch.compile with 2.9 takes what is unpacked for a tuple
+    outputs = [*earlier, f]
     # step by step, a mean in half precision would be rounded as often
     is_half = f.dtype.itemsize < 4
     return (torch.stack(outputs).mean(0) if is_half else mean + (f - mean) / len(outputs), *outputs)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from performance_page import table as speed_table
-
-from hf_addnorm.models.base.whole_file import write_whole
+from performance_page import write_or_check
 
 
 HERE = Path(__file__).parent
@@ -79,12 +78,7 @@ def made(page: str) -> str:
 
 
 def main() -> int:
-    before = PAGE.read_text()
-    after = made(before)
-    if "--check" in sys.argv:
-        return int(before != after)
-    write_whole(PAGE, after)
-    return 0
+    return write_or_check(PAGE, made)
 
 
 if __name__ == "__main__":

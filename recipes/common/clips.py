@@ -4,7 +4,7 @@ import io
 import random
 import wave
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from .config import RunConfig
 from .errors import UserError, one_line
 from .model import UNLOADABLE, find_checkpoint
 
+
+Extractor = TypeVar("Extractor")
 
 # Of a wav file's integers, by their bytes; those of one byte have no sign.
 INTEGERS = {1: np.uint8, 2: "<i2", 4: "<i4"}
@@ -106,15 +108,29 @@ def load_extractor(config: RunConfig, rate: int) -> Wav2Vec2FeatureExtractor:
     """
     if config.checkpoint is None:
         return Wav2Vec2FeatureExtractor(sampling_rate=rate, return_attention_mask=True)
+    return checkpoint_extractor(
+        config.checkpoint,
+        Wav2Vec2FeatureExtractor,
+        "this recipe trains models that take samples, with a Wav2Vec2FeatureExtractor",
+    )
+
+
+def checkpoint_extractor(checkpoint: str, wanted: type[Extractor], trains: str) -> Extractor:
+    """A checkpoint's feature extractor.
+
+    Args:
+        checkpoint (`str`): a folder, a repository or a package.
+        wanted (`type`): what it must be.
+        trains (`str`): the end of the sentence that refuses another one.
+    Raises:
+        UserError: the checkpoint has none, or another one.
+    """
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(find_checkpoint(config.checkpoint))
+        extractor = AutoFeatureExtractor.from_pretrained(find_checkpoint(checkpoint))
     except UNLOADABLE as error:
-        raise UserError(f"cannot load the feature extractor of {config.checkpoint}: {one_line(error)}") from error
-    if not isinstance(extractor, Wav2Vec2FeatureExtractor):
-        raise UserError(
-            f"the feature extractor of {config.checkpoint} is a {type(extractor).__name__}; this recipe trains models "
-            "that take samples, with a Wav2Vec2FeatureExtractor"
-        )
+        raise UserError(f"cannot load the feature extractor of {checkpoint}: {one_line(error)}") from error
+    if not isinstance(extractor, wanted):
+        raise UserError(f"the feature extractor of {checkpoint} is a {type(extractor).__name__}; {trains}")
     return extractor
 
 

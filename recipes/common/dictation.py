@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
-    AutoFeatureExtractor,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -21,6 +20,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from .clips import checkpoint_extractor
 from .config import RunConfig
 from .errors import UserError, one_line
 from .evaluation import PADDING
@@ -56,16 +56,11 @@ def load_extractor(config: RunConfig, rate: int) -> WhisperFeatureExtractor:
             chunk_length=spectra // SPECTRA_A_SECOND,
             n_fft=rate // SPECTRA_OF,
         )
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(find_checkpoint(config.checkpoint))
-    except UNLOADABLE as error:
-        raise UserError(f"cannot load the feature extractor of {config.checkpoint}: {one_line(error)}") from error
-    if not isinstance(extractor, WhisperFeatureExtractor):
-        raise UserError(
-            f"the feature extractor of {config.checkpoint} is a {type(extractor).__name__}; task seq2seq trains "
-            "models that take spectrograms, with a WhisperFeatureExtractor"
-        )
-    return extractor
+    return checkpoint_extractor(
+        config.checkpoint,
+        WhisperFeatureExtractor,
+        "task seq2seq trains models that take spectrograms, with a WhisperFeatureExtractor",
+    )
 
 
 def load_writer(config: RunConfig, texts: list[str]) -> PreTrainedTokenizerBase:

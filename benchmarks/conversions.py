@@ -17,6 +17,7 @@ Every step is written as soon as it is measured, and steps that the file has are
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,7 @@ class Measurement:
 
     def __init__(self, args):
         self.args, self.head = args, TASKS[args.task][0]
+        self.folder = args.models or Path(tempfile.mkdtemp())
         self.texts, splits, self.column, label = read(args)
         self.tokenizer = AutoTokenizer.from_pretrained(args.model)
         self.splits = {name: Rows(self.tokenizer, rows[self.column], rows[label]) for name, rows in splits.items()}
@@ -156,7 +158,6 @@ class Measurement:
             "threads": torch.get_num_threads(),
             "note": self.args.note,
             "rows": {"calibration": self.args.rows, "texts": len(self.texts)},
-            "distillation": {"steps": self.args.distil_steps, "learning_rate": self.args.learning_rate},
             "source": {name: rows.compare(self.expected[name], source) for name, rows in self.splits.items()},
             "targets": {},
         }
@@ -166,7 +167,9 @@ class Measurement:
         return {name: rows.compare(self.expected[name], model) for name, rows in self.splits.items()} | more
 
     def keep(self, title, step, row):
-        """Write a step's row, and print it."""
+        """Write a step's row, and print it; another process may have written others."""
+        if self.args.json.exists():
+            self.result = json.loads(self.args.json.read_text())
         self.result["targets"].setdefault(title, {})[step] = row
         self.args.json.write_text(json.dumps(self.result, indent=1) + "\n")
         validation, unseen = row["validation"], row["unseen"]
@@ -178,40 +181,49 @@ class Measurement:
 
     def run(self, title, steps):
         """All steps of a target that the file does not have."""
-        done, add_norm = self.result["targets"].get(title, {}), TARGETS[title]
+        done = self.result["targets"].get(title, {})
         steps = [step for step in steps if step not in done]
-        texts = self.texts[: self.args.rows][self.column]
-        texts = [text if isinstance(text, str) else " ".join(text) for text in texts]
-        for step, method in (("mapped", "mapped"), ("calibrated", "auto")):
-            if step not in steps and not (step == "calibrated" and "distilled" in steps):
-                continue
-            began = time.process_time()
-            model, report = convert(
-                self.args.model, add_norm=add_norm, calibration=texts, method=method, max_length=MAX_LENGTH
-            )
-            seconds = time.process_time() - began
-            if step == "mapped" and "loaded" in steps:
+        if "mapped" in steps or "loaded" in steps:
+            model, row = self.convert(title, "mapped")
+            if "loaded" in steps:
                 loaded = load_pretrained(self.head, self.args.model, add_norm=model.config.add_norm).float()
                 self.keep(title, "loaded", self.measure(loaded))
-            kept = ("method", "target", "largest_difference", "sites", "as_loaded", "held_out")
-            about = {key: report.to_dict()[key] for key in kept}
-            memory = {"peak_memory_mb": report.peak_memory_mb}
-            if step in steps:
-                self.keep(title, step, self.measure(model, cpu_seconds=seconds, **about, **memory))
-        if "distilled" in steps and report.method == "calibrated":
-            self.distil(title, model)
+            if "mapped" in steps:
+                self.keep(title, "mapped", self.measure(model, **row))
+        begin = self.folder / re.sub(r"\W+", "_", title)
+        fits = "calibrated" in steps or ("distilled" in steps and not begin.exists())
+        if fits:
+            model, row = self.convert(title, "auto")
+            model.save_pretrained(begin)
+            self.tokenizer.save_pretrained(begin)
+            if "calibrated" in steps:
+                self.keep(title, "calibrated", self.measure(model, **row))
+        is_exact = fits and row["method"] != "calibrated"
+        if "distilled" in steps and not is_exact and done.get("calibrated", {}).get("method") != "exact":
+            self.distil(title, begin)
 
-    def distil(self, title, model):
-        """Train the calibrated model by the recipe, in a process of its own."""
+    def convert(self, title, method):
+        """A converted model, and what its row says beside the comparison."""
+        texts = self.texts[: self.args.rows][self.column]
+        texts = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        began = time.process_time()
+        model, report = convert(
+            self.args.model, add_norm=TARGETS[title], calibration=texts, method=method, max_length=MAX_LENGTH
+        )
+        seconds = time.process_time() - began
+        kept = ("method", "target", "largest_difference", "sites", "as_loaded", "held_out")
+        about = {key: report.to_dict()[key] for key in kept}
+        return model, about | {"cpu_seconds": seconds, "peak_memory_mb": report.peak_memory_mb}
+
+    def distil(self, title, begin):
+        """Train the calibrated model of a folder by the recipe, in a process of its own."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            model.save_pretrained(folder / "begin")
-            self.tokenizer.save_pretrained(folder / "begin")
             self.texts.to_parquet(folder / "train.parquet")
             self.texts.select(range(100)).to_parquet(folder / "validation.parquet")
             keys = {
                 "checkpoint": self.args.model,
-                "begin": folder / "begin",
+                "begin": begin,
                 "train_file": folder / "train.parquet",
                 "validation_file": folder / "validation.parquet",
                 "text_column": self.column,
@@ -224,7 +236,6 @@ class Measurement:
                 "max_length": MAX_LENGTH,
                 "max_steps": self.args.distil_steps,
                 "eval_every": self.args.distil_steps,
-                "learning_rate": self.args.learning_rate,
             }
             command = [
                 sys.executable,
@@ -235,7 +246,10 @@ class Measurement:
             subprocess.run([*command, *(f"--{key}={value}" for key, value in keys.items())], check=True)
             result = json.loads((folder / "run" / "result.json").read_text())
             trained = load_source(str(folder / "run" / "model")).float()
-        more = {"steps": result["steps"], "train_seconds": result["train_seconds"], "used": result["used"]}
+        learnt = ("learning_rate", "batch_size", "hidden_weight", "logits_weight", "mixed_precision")
+        more = {key: result[key] for key in ("steps", "train_seconds")} | {
+            key: result["config"][key] for key in learnt
+        }
         self.keep(title, "distilled", self.measure(trained, **more))
 
 
@@ -245,11 +259,11 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--json", required=True, type=Path)
+    parser.add_argument("--models", type=Path, help="folder that keeps the calibrated models for a later call")
     parser.add_argument("--rows", type=int, default=768, help="to calibrate on, of which a quarter is held out")
     parser.add_argument("--texts", type=int, default=16000, help="to distil on")
     parser.add_argument("--unseen", type=int, default=800)
     parser.add_argument("--distil_steps", type=int, default=1000)
-    parser.add_argument("--learning_rate", type=float, default=5e-5)
     parser.add_argument("--steps", nargs="*", default=list(STEPS), choices=STEPS)
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--note", default="", help="about the machine: what else it did")

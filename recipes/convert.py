@@ -6,6 +6,7 @@ One YAML is one run, and every key can be given on the command line too; README.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import transformers
 from accelerate.utils import set_seed
@@ -17,6 +18,7 @@ from common.errors import UserError, one_line, run_script
 from common.evaluation import Evaluation
 from common.model import find_checkpoint, load_tokenizer
 from common.run import main_process_first, start
+from common.switching import Switching
 from common.tokenizer_check import check_tokenizer
 from common.training import Task
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
@@ -27,6 +29,8 @@ from hf_addnorm.conversion.source import load_source
 
 # Of a conversion before the distillation.
 METHODS = ("auto", "calibrated", "norms", "mapped")
+# of them, those that leave the Linear layers as the source's norms need them
+UNFITTED = ("norms", "mapped")
 
 
 @dataclass(kw_only=True)
@@ -41,6 +45,9 @@ class ConvertConfig(RunConfig):
         begin: how the model begins: ``auto``, exact where algebra allows it, else calibrated; ``calibrated``;
             ``norms``, with the norms alone fitted; ``mapped``, with nothing fitted; or the folder of a model that
             ``hf-addnorm convert`` wrote, which says the add & norm itself.
+        switch: when a norm is the target's: ``at_once``, from the first step on; ``in_order``, one norm after another;
+            ``interpolate``, all together, by a mixture with the source's norm. The latter two end after 60 % of the
+            steps, begin with ``norms`` or ``mapped``, and are for norms that stay where they stand.
         hidden_weight: of what the layers give, in the loss.
         logits_weight: of the divergence of the predictions from the source's, in the loss.
     """
@@ -49,6 +56,7 @@ class ConvertConfig(RunConfig):
     max_length: PositiveInt = 128
     calibration_rows: PositiveInt = 1024
     begin: str = "auto"
+    switch: Literal["at_once", "in_order", "interpolate"] = "at_once"
     hidden_weight: NonNegativeFloat = 1.0
     logits_weight: NonNegativeFloat = 1.0
 
@@ -67,6 +75,11 @@ class ConvertConfig(RunConfig):
             raise UserError(
                 "checkpoint, the trained model, is needed, and one of add_norm, what it is converted to, and begin, "
                 "the folder of a converted model"
+            )
+        if self.switch != "at_once" and self.begin not in UNFITTED:
+            raise UserError(
+                f"switch is {self.switch} and begin is {self.begin}: Linear layers that are fitted to the new norms do "
+                f"not fit the source's; allowed is begin {' or '.join(UNFITTED)}"
             )
         if not self.hidden_weight + self.logits_weight:
             raise UserError("hidden_weight and logits_weight are both 0: nothing is left to learn from")
@@ -137,7 +150,8 @@ def main(args=None):
         model = load(config.begin)
 
     # Train, save, load as a user would, compare, report.
-    distillation = Distillation(source, run.accelerator, seen, config.hidden_weight, config.logits_weight)
+    switching = None if config.switch == "at_once" else Switching(source, model, config.switch)
+    distillation = Distillation(source, run.accelerator, seen, config.hidden_weight, config.logits_weight, switching)
     heads = {name: auto for auto, name in type(source.config).auto_classes.items()}
     order = batches.longest_first(batches.lengths(encoded["validation"]))
     task = Task(
@@ -152,6 +166,7 @@ def main(args=None):
             order=order,
         ),
         evaluates_start=True,
+        at_step=None if switching is None else switching.at_step,
         auto_class=getattr(transformers, heads[type(source).__name__]),
     )
     finish(run, task, model, tokenizer, sources)

@@ -111,7 +111,17 @@ def _inputs(batch: Batch) -> Batch:
     found = {key: value for key, value in batch.items() if "label" not in key and value is not None}
     if not found or not any(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError("a batch of calibration holds no tensor; allowed are the inputs of the model's forward.")
+    if _holds_several_texts(found):
+        raise ValueError("a row of calibration holds several texts, one behind the other; allowed is one text a row.")
     return found
+
+
+def _holds_several_texts(batch: Batch) -> bool:
+    """Whether the batch says that its rows are packed: by their bounds, or by positions that begin anew."""
+    positions = batch.get("position_ids")
+    if isinstance(positions, torch.Tensor) and batch.get("attention_mask") is None:
+        return bool((positions.diff(dim=-1) != 1).any())
+    return any(key.startswith("cu_seq_lens") for key in batch)
 
 
 def _of_dataset(data: HasColumns, batch_size: int) -> tuple[list[Batch], list[str] | None]:

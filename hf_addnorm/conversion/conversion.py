@@ -25,7 +25,7 @@ from .measuring import as_dtype, first_not_finite, largest_difference, measure
 from .pairs import Workpiece
 from .report import ConversionReport, RuleUse
 from .rewriting import ALL_RULES, Rewriting, copy_common, rewrite
-from .source import fresh, load_source, load_tokenizer, moved, refuse_axes, refuse_scheme
+from .source import fresh, load_source, load_tokenizer, moved, refuse_axes, refuse_scheme, with_padding
 
 
 Method = Literal["auto", "exact", "calibrated", "norms", "mapped"]
@@ -79,7 +79,7 @@ def convert(
     """
     began, cpu = time.perf_counter(), time.process_time()
     parse_option(Method, method, "method")
-    source = load_source(model_or_folder)
+    source = with_padding(load_source(model_or_folder))
     asked = Asked(add_norm, source)
     candidates = list(asked.candidates())
     for candidate in candidates:
@@ -237,7 +237,10 @@ class _Conversion:
                 f"is a scheme that algebra reaches: {(work.obstacles or ['none is in the way'])[0]}."
             )
         if work.source.layout_of(work.source.config).other_norms and any(p.place == "other" for p in work.pairs):
-            raise ValueError("a convolution with a norm stands between the layers, which a calibration does not run.")
+            raise ValueError(
+                "a convolution with a norm stands between the layers, which a calibration does not run; allowed is a "
+                f"scheme that algebra reaches: {(work.obstacles or ['none is in the way'])[0]}."
+            )
         if work.target.config.add_norm.stream.kind != "single":
             raise ValueError("add_norm.stream is 'dual', which algebra alone reaches, and not with these other axes.")
         for sub in work.new:

@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 from ..models.base.protocols import StockValue
 from ..models.core.addnorm_config import AddNormConfig
 from ..models.core.layer import AddNormLayer
+from ..models.core.packing import is_packed
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.norms.norm_base import Norm
 from ..models.residuals.residuals import Residual
@@ -46,6 +47,15 @@ def _of_one_stack(model: AddNormPreTrainedModel) -> AddNormPreTrainedModel:
             "yet; allowed are families with one stack of layers."
         )
     return model
+
+
+def with_padding(model: AddNormPreTrainedModel) -> AddNormPreTrainedModel:
+    """The model, or a copy that runs with padding of one whose tokens are packed: it gives the same."""
+    if not is_packed(model.config):
+        return model
+    padded = copy.deepcopy(model)
+    padded.set_packed(False)
+    return padded
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

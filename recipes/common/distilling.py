@@ -1,7 +1,7 @@
 """Distillation: a converted model learns, without labels, to give what its source gives in each layer and at last."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from hf_addnorm.conversion.measuring import main_output
 from hf_addnorm.sites import sublayers
 
 from .errors import UserError, one_line
+from .switching import Switching
 
 
 # So many batches tell how much what a Linear layer gives varies.
@@ -44,9 +45,10 @@ class Distillation:
         batches: list[dict[str, Any]],
         hidden_weight: float = 1.0,
         logits_weight: float = 1.0,
+        switching: Switching | None = None,
     ):
         self.source, self.accelerator = source.to(accelerator.device).eval().requires_grad_(False), accelerator
-        self.hidden_weight, self.logits_weight = hidden_weight, logits_weight
+        self.hidden_weight, self.logits_weight, self.switching = hidden_weight, logits_weight, switching
         # where layers are shared, one path stands for every depth
         self.paths = list(dict.fromkeys(path for sub in sublayers(source) for path in sub.readers))
         self.variances = self._variances(batches[:BATCHES])
@@ -97,7 +99,9 @@ class Distillation:
 
     def loss(self, model: Any, batch: Any) -> torch.Tensor:
         """Summed over the rows; those that fill up a process's share are left out."""
-        hidden, divergence, _ = self.compare(model, batch)
+        switching = self.switching
+        with nullcontext() if switching is None else switching.mixed(self.accelerator.unwrap_model(model)):
+            hidden, divergence, _ = self.compare(model, batch)
         total = self.hidden_weight * hidden + self.logits_weight * divergence
         return total[batch["labels"] != -100].sum()
 

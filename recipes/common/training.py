@@ -52,6 +52,7 @@ class Task:
         sizes: of a batch, how many tokens it has, and how many with padding.
         augment: changes a row before it is collated, with random numbers that are a function of seed, epoch and row.
         evaluates_start: evaluate before the first step too: what a training begins with may be the best.
+        at_step: is told the number of each step before it, from 1, and of how many.
     """
 
     rows: Dataset | None
@@ -65,6 +66,7 @@ class Task:
     sizes: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] = by_mask
     augment: Callable[[dict, random.Random], dict] | None = None
     evaluates_start: bool = False
+    at_step: Callable[[int, int], None] | None = None
 
     def batch(self, rows: list[int], draws: str) -> Batch:
         """Collate the rows; an empty share becomes one row without labels: every process has a forward pass."""
@@ -148,6 +150,8 @@ class Loop:
             UserError: a loss or gradient that is not finite; the weights are those of the step before.
         """
         clock, accelerator = time.perf_counter(), self.run.accelerator
+        if self.task.at_step is not None:
+            self.task.at_step(step, self.total)
         micro_batches = self.batches(step)
         counts = [self.task.count([batch]) for batch in micro_batches]
         wish = torch.tensor([stop], device=accelerator.device)

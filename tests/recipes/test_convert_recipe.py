@@ -8,12 +8,14 @@ import finetune_images
 import pytest
 import torch
 from common.errors import UserError
+from common.switching import Switching
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 import hf_addnorm
 from hf_addnorm import AddNormBertForSequenceClassification
+from hf_addnorm.conversion.source import load_source
 
 
 # no learning rate at which so small a model would leave what it knows
@@ -77,15 +79,18 @@ def test_labels_are_not_read(keys, run, tmp_path):
     assert again["loss_history"] == first["loss_history"]
 
 
-def test_a_run_that_goes_on_equals_one_that_did_not_stop(keys, run, tmp_path, monkeypatch):
-    keys |= {"checkpoint_every": 3, "max_steps": 6}
+@pytest.mark.parametrize("switch", [{}, {"switch": "in_order", "begin": "mapped"}], ids=["at_once", "in_order"])
+def test_a_run_that_goes_on_equals_one_that_did_not_stop(switch, keys, run, tmp_path, monkeypatch):
+    keys |= {"checkpoint_every": 3, "max_steps": 6} | switch
     whole = run(keys | {"output_dir": str(tmp_path / "whole")})
     run(keys)
     # as if it had been killed after its third step
     folder = tmp_path / "run"
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "model")
-    shutil.rmtree(folder / "checkpoints" / "step_00000006")
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name > "step_00000003":
+            shutil.rmtree(checkpoint)
     asked = []
     monkeypatch.setattr(convert, "converted", _noting(convert.converted, asked))
     again = run(keys, "--resume")
@@ -103,6 +108,29 @@ def _noting(call, asked):
         return call(source, accelerator, batches, method, add_norm)
 
     return noted
+
+
+def test_norms_are_switched_from_the_sources_to_the_targets(trained):
+    """At the start the mixture is the source, at the end the target, and in between some norms are each."""
+    source, inputs = load_source(trained).eval(), {"input_ids": torch.arange(5, 17).view(2, 6)}
+    target, _ = hf_addnorm.convert(source, add_norm={"norm": "dyt"}, calibration=[inputs] * 8, method="mapped")
+    expected = [model(**inputs).logits for model in (source, target)]
+    assert (expected[0] - expected[1]).abs().max() > 0.1
+    for way, between in (("in_order", [1, 1, 0.5, 0, 0]), ("interpolate", [0.5] * 5)):
+        switching = Switching(source, target, way)
+        for step, logits in ((0, expected[0]), (6, expected[1]), (10, expected[1])):
+            switching.at_step(step, 10)
+            with switching.mixed(target):
+                torch.testing.assert_close(target(**inputs).logits, logits)
+        switching.at_step(3, 10)
+        assert switching.shares() == pytest.approx(between)
+        torch.testing.assert_close(target(**inputs).logits, expected[1])
+
+
+def test_switched_norms_come_nearer(keys, run):
+    result = run(keys | {"switch": "interpolate", "begin": "norms", "max_steps": 30})
+    begun, ended = result["metrics_over_time"][0], result["metrics"]
+    assert ended["kl"] < begun["kl"] and ended["hidden_error"] < begun["hidden_error"]
 
 
 def test_two_processes_give_the_same_losses_and_metrics(keys, run, two_processes):
@@ -150,6 +178,14 @@ def test_tokens_that_are_classified(keys, run, trained, tmp_path):
         ({"lora": 4}, "lora is given: all weights are converted"),
         ({"new_weights": True}, "new_weights is given: a model that knows nothing has nothing to keep"),
         ({"hidden_weight": 0, "logits_weight": 0}, "hidden_weight and logits_weight are both 0"),
+        (
+            {"switch": "in_order"},
+            "switch is in_order and begin is auto: Linear layers that are fitted to the new norms",
+        ),
+        (
+            {"switch": "interpolate", "begin": "mapped", "add_norm": "pre_ln"},
+            "the source has no norm at layer 0 attention pre to begin with; allowed is at_once where norms are moved",
+        ),
         ({"add_norm": "parallel"}, "add_norm: the target's add_norm.wiring is 'parallel'"),
         ({"calibration_rows": 3}, "add_norm: calibration has 3 rows; allowed are at least 8"),
         ({"text_column": "nothing"}, "the train split has no column 'nothing'"),

@@ -246,10 +246,9 @@ class Measurement:
             subprocess.run([*command, *(f"--{key}={value}" for key, value in keys.items())], check=True)
             result = json.loads((folder / "run" / "result.json").read_text())
             trained = load_source(str(folder / "run" / "model")).float()
-        learnt = ("learning_rate", "batch_size", "hidden_weight", "logits_weight", "mixed_precision")
-        more = {key: result[key] for key in ("steps", "train_seconds")} | {
-            key: result["config"][key] for key in learnt
-        }
+        learnt = ("learning_rate", "batch_size", "hidden_weight", "logits_weight")
+        more = {key: result[key] for key in ("steps", "train_seconds", "used")}
+        more |= {key: result["config"][key] for key in learnt}
         self.keep(title, "distilled", self.measure(trained, **more))
 
 

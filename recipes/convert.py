@@ -78,7 +78,7 @@ class ConvertConfig(RunConfig):
             )
         if self.switch != "at_once" and self.begin not in UNFITTED:
             raise UserError(
-                f"switch is {self.switch} and begin is {self.begin}: Linear layers that are fitted to the new norms do "
+                f"switch is {self.switch} and begin is {self.begin}: Linear layers fitted to the new norms do "
                 f"not fit the source's; allowed is begin {' or '.join(UNFITTED)}"
             )
         if not self.hidden_weight + self.logits_weight:

@@ -180,7 +180,7 @@ def test_tokens_that_are_classified(keys, run, trained, tmp_path):
         ({"hidden_weight": 0, "logits_weight": 0}, "hidden_weight and logits_weight are both 0"),
         (
             {"switch": "in_order"},
-            "switch is in_order and begin is auto: Linear layers that are fitted to the new norms",
+            "switch is in_order and begin is auto: Linear layers fitted to the new norms",
         ),
         (
             {"switch": "interpolate", "begin": "mapped", "add_norm": "pre_ln"},

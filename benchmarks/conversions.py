@@ -148,7 +148,7 @@ class Measurement:
         self.splits = {name: Rows(self.tokenizer, rows[self.column], rows[label]) for name, rows in splits.items()}
         source = load_source(args.model).float()
         self.expected = {name: rows.logits(source) for name, rows in self.splits.items()}
-        self.result = json.loads(args.json.read_text()) if args.json.exists() else self.about(source)
+        self.result = self.about(source) | self.written()
 
     def about(self, source):
         """What the file says beside the targets."""
@@ -159,8 +159,11 @@ class Measurement:
             "note": self.args.note,
             "rows": {"calibration": self.args.rows, "texts": len(self.texts)},
             "source": {name: rows.compare(self.expected[name], source) for name, rows in self.splits.items()},
-            "targets": {},
         }
+
+    def written(self):
+        """The rows that the file has."""
+        return {"targets": json.loads(self.args.json.read_text())["targets"] if self.args.json.exists() else {}}
 
     def measure(self, model, **more):
         """A model on both splits."""
@@ -168,8 +171,7 @@ class Measurement:
 
     def keep(self, title, step, row):
         """Write a step's row, and print it; another process may have written others."""
-        if self.args.json.exists():
-            self.result = json.loads(self.args.json.read_text())
+        self.result |= self.written()
         self.result["targets"].setdefault(title, {})[step] = row
         self.args.json.write_text(json.dumps(self.result, indent=1) + "\n")
         validation, unseen = row["validation"], row["unseen"]

@@ -1,5 +1,6 @@
 """Conversions that calibrate: they come nearer than a load does, in every family; bad input gets a sentence."""
 
+import gc
 import json
 import logging
 
@@ -103,6 +104,27 @@ def test_sites_are_fitted_on_the_converted_stream():
     assert [step[1:] for step in steps] == [(index, 5) for index in range(5)]
     _, norms_alone = convert(source, add_norm={"norm": "dyt"}, calibration=_batches(batches[0]), method="norms")
     assert report.sites[-1].after < norms_alone.sites[-1].after
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+    """In the middle of a calibration as many numbers are held, however many batches there are."""
+    source, batches = tiny("bert", TEXT, layers=1)
+    batch = {"input_ids": batches[0]["input_ids"], "attention_mask": torch.ones_like(batches[0]["input_ids"])}
+
+    def held(count):
+        counts = []
+
+        def look(title, done, total):
+            if done == total - 1:
+                tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.is_floating_point()]
+                counts.append(sum(one.numel() for one in tensors))
+
+        # what is left of other conversions is none of this one
+        gc.collect()
+        convert(source, add_norm={"norm": "dyt"}, calibration=[batch] * count, progress=look, threshold=0)
+        return counts[0]
+
+    assert held(24) <= held(8)
 
 
 def test_a_ridge_from_sums_is_the_solution():

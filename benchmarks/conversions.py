@@ -165,15 +165,20 @@ class Measurement:
         """The rows that the file has."""
         return {"targets": json.loads(self.args.json.read_text())["targets"] if self.args.json.exists() else {}}
 
+    def write(self, rows):
+        """Add rows to those of the file."""
+        self.result |= self.written()
+        for title, steps in rows.items():
+            self.result["targets"].setdefault(title, {}).update(steps)
+        self.args.json.write_text(json.dumps(self.result, indent=1) + "\n")
+
     def measure(self, model, **more):
         """A model on both splits."""
         return {name: rows.compare(self.expected[name], model) for name, rows in self.splits.items()} | more
 
     def keep(self, title, step, row):
         """Write a step's row, and print it; another process may have written others."""
-        self.result |= self.written()
-        self.result["targets"].setdefault(title, {})[step] = row
-        self.args.json.write_text(json.dumps(self.result, indent=1) + "\n")
+        self.write({title: {step: row}})
         validation, unseen = row["validation"], row["unseen"]
         sys.stdout.write(
             f"{title:38s} {step:10s} agreement {validation['agreement']:.4f} {unseen['agreement']:.4f}  KL "
@@ -271,6 +276,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     measurement = Measurement(args)
+    measurement.write({})
     for title in args.targets:
         measurement.run(title, args.steps)
 

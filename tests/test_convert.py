@@ -116,7 +116,9 @@ def test_memory_does_not_grow_with_the_number_of_batches():
 
         def look(title, done, total):
             if done == total - 1:
-                tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.is_floating_point()]
+                tensors = [
+                    one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.is_floating_point()
+                ]
                 counts.append(sum(one.numel() for one in tensors))
 
         # what is left of other conversions is none of this one

@@ -125,7 +125,6 @@ TOOLS = [
     Tool("torch.compile", "torch")(
         "BERT, by spec: one graph, shapes that change",
         f"{_COMPILED}one_graph_for_every_shape",
-        note="`attention_residuals` does not, with `dynamic=True` and `fullgraph=True`",
     )("every family, one graph", "test_streams.py::test_compiles_as_one_graph"),
     Tool("torch.export", "torch")("BERT, by spec: shapes that change", f"{_COMPILED}exported_for_every_shape"),
     Tool("ONNX Runtime", "onnxruntime")(

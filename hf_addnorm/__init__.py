@@ -29,6 +29,7 @@ from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
+from .models.families.configuration_addnorm_gpt_neox import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
 from .models.families.configuration_addnorm_marian import *
@@ -37,6 +38,7 @@ from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
 from .models.families.configuration_addnorm_mt5 import *
+from .models.families.configuration_addnorm_opt import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
     from .models.families.modeling_addnorm_gpt2 import *
+    from .models.families.modeling_addnorm_gpt_neox import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
     from .models.families.modeling_addnorm_marian import *
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
     from .models.families.modeling_addnorm_mt5 import *
+    from .models.families.modeling_addnorm_opt import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *

@@ -46,6 +46,7 @@ from hf_addnorm import (
     AddNormElectraConfig,
     AddNormErnieConfig,
     AddNormGPT2Config,
+    AddNormGPTNeoXConfig,
     AddNormHubertConfig,
     AddNormLayoutLMConfig,
     AddNormMarianConfig,
@@ -54,6 +55,7 @@ from hf_addnorm import (
     AddNormModernBertConfig,
     AddNormMPNetConfig,
     AddNormMT5Config,
+    AddNormOPTConfig,
     AddNormRobertaConfig,
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
@@ -210,6 +212,44 @@ FAMILIES["t5_gated"] = Family(
 )
 FAMILIES["mt5"] = Family(AddNormMT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE, shape="t5")
 FAMILIES["umt5"] = Family(AddNormUMT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE, shape="t5")
+# decoders beside GPT-2; q and k are rotated in part
+_GPT_NEOX = {
+    **TINY_TEXT,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+    "rope_parameters": {"rope_theta": 10000, "rope_type": "default", "partial_rotary_factor": 0.5},
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES["gpt_neox"] = Family(AddNormGPTNeoXConfig, _GPT_NEOX, text_inputs, causal=True, without=NO_SPHERE)
+FAMILIES["gpt_neox_in_turn"] = Family(
+    AddNormGPTNeoXConfig,
+    {**_GPT_NEOX, "use_parallel_residual": False},
+    text_inputs,
+    causal=True,
+    without=NO_SPHERE,
+    shape="gpt_neox",
+)
+_OPT = {
+    **{key: value for key, value in TINY_TEXT.items() if key != "intermediate_size"},
+    "ffn_dim": 37,
+    "attention_dropout": 0.1,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES["opt"] = Family(AddNormOPTConfig, _OPT, text_inputs, causal=True, position_table=True, shape="bart")
+# as opt-350m
+FAMILIES["opt_post"] = Family(
+    AddNormOPTConfig,
+    {**_OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16},
+    text_inputs,
+    causal=True,
+    position_table=True,
+    without=NO_SPHERE,
+    shape="bart",
+)
 FAMILIES["distilbert"] = Family(
     AddNormDistilBertConfig,
     {

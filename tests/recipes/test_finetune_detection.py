@@ -9,7 +9,7 @@ import finetune_detection
 import numpy as np
 import pytest
 import torch
-from common import objects
+from common import objects, starts
 from common.errors import UserError
 from common.images import Pixels
 from datasets import Dataset
@@ -95,7 +95,7 @@ def test_a_run_is_saved_drawn_and_found_by_a_pipeline(recipe, new, use, tmp_path
 def test_the_loss_is_that_of_the_stock_model_for_each_object(new):
     torch.manual_seed(0)
     model = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**YOLOS, num_labels=2)).eval()
-    objects.start_zeros(model)
+    starts.start_zeros(model)
     assert model.vit.embeddings.detection_tokens.std() > 0.01
     images, labels = torch.randn(2, 3, 16, 24), torch.tensor([[1, 0], [1, -100]])
     boxes = torch.tensor([[[0.1, 0.2, 0.3, 0.6], [0.5, 0.5, 0.9, 1.0]], [[0.2, 0.2, 0.4, 0.8], [0.0, 0.0, 0.0, 0.0]]])

@@ -214,7 +214,7 @@ ROWS = {
     "dinov2": DINOV2,
     "dinov2_with_registers": replace(
         DINOV2,
-        tester={"seq_length": 21},
+        tester={**VIT.tester, "seq_length": 21},
         unused_in_loss=("Dinov2WithRegistersForImageClassification",),
         without=("Dinov2WithRegistersBackbone",),
     ),
@@ -222,11 +222,15 @@ ROWS = {
         VIT,
         tiny={"drop_path_rate": 0.0, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]},
         tester={**VIT.tester, "num_hidden_layers": 4},
+        unused_in_loss=("BeitForImageClassification", "BeitForSemanticSegmentation"),
         without=("BeitBackbone",),
         not_applicable=INPUT_EMBEDDINGS
-        | {"test_num_layers_is_small": "the head for segmentation reads the states behind four layers"},
+        | {
+            "test_num_layers_is_small": "the head for segmentation reads the states behind four layers",
+            "test_reverse_loading_mapping": "it expects the keys of a bias that all layers share",
+        },
     ),
-    "yolos": replace(VIT, tester={"seq_length": 30}),
+    "yolos": replace(VIT, tester={**VIT.tester, "seq_length": 30}),
     "albert": ALBERT,
     "albert_groups": replace(
         ALBERT,
@@ -334,7 +338,8 @@ class ModelTester:
             },
             # the mixins know no labels of what writes about sound
             "WhisperForConditionalGeneration": {"labels": tokens},
-            # nor of what finds objects
+            # nor of what says the visual words of masked patches, or finds objects
+            "BeitForMaskedImageModeling": {"labels": zeros(getattr(self, "num_masks", 0)).flatten()},
             "YolosForObjectDetection": {"labels": [OBJECT] * self.batch_size},
             **{f"{family}{head}": labels for family in SOUND for head, labels in sound_labels.items()},
             "Wav2Vec2ForPreTraining": {

@@ -13,7 +13,7 @@ def test_plans_are_those_of_the_stock_family(family):
     for plan in ("base_model_tp_plan", "base_model_pp_plan", "base_model_fsdp_plan"):
         assert getattr(row.config_class, plan, None) == getattr(row.stock_config_class, plan, None)
     # of our families, Transformers splits this one alone
-    assert bool(getattr(row.config_class, "base_model_tp_plan", None)) == (family == "gpt_neox")
+    assert bool(getattr(row.config_class, "base_model_tp_plan", None)) == family.startswith("gpt_neox")
 
 
 @pytest.mark.parametrize("spec", [slow_unless(spec in THREE_SPECS, spec) for spec in SPECS])

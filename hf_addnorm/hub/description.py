@@ -10,7 +10,7 @@ from transformers import AutoModel, PreTrainedConfig
 
 from ..catalogue import norms, weights
 from ..models.base.protocols import JsonValue
-from ..models.base.registry import ComponentSpec, one_of, to_json
+from ..models.base.registry import ComponentSpec, to_json
 from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
 from ..models.core.addnorm_config import AddNormConfig, family_configs
 from ..models.core.family_facts import FamilyFacts
@@ -18,6 +18,7 @@ from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.spec.presets import PRESETS
 from ..models.spec.refusals import WARNINGS
 from ..models.spec.spec import AddNormSpec, LayerSpec
+from ..unfit import no_family
 from .citation import bibtex, sources
 from .input_kinds import INPUT_KINDS, InputKind
 
@@ -333,9 +334,7 @@ def as_ours(config: PreTrainedConfig) -> PreTrainedConfig:
         return config
     family = families().get(config.model_type)
     if family is None:
-        raise ValueError(
-            f"this is a {config.model_type!r} model, which has no AddNorm family; families are {one_of(families())}."
-        )
+        raise ValueError(f"this is a {config.model_type!r} model, {no_family(config.model_type, families())}")
     ours: AddNormConfig = family.from_dict(config.to_dict())
     return ours
 

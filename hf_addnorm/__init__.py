@@ -48,6 +48,7 @@ from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_wavlm import *
 from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.families.configuration_addnorm_yolos import *
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_wavlm import *
     from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .models.families.modeling_addnorm_yolos import *

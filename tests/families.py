@@ -65,6 +65,7 @@ from hf_addnorm import (
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
+    AddNormWavLMConfig,
     AddNormWhisperConfig,
     AddNormXLMRobertaConfig,
     presets,
@@ -177,6 +178,7 @@ def bert_shaped(config_class: type[Any], inputs: Any = two_segment_inputs, tiny:
 
 # families that share Wav2Vec2's layers
 _STABLE = {"do_stable_layer_norm": True}
+_WAVLM = {"num_buckets": 8, "max_bucket_distance": 12}
 
 
 def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
@@ -287,6 +289,8 @@ FAMILIES |= {
     "data2vec_audio": sound_shaped(
         AddNormData2VecAudioConfig, {"conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 2}
     ),
+    "wavlm": sound_shaped(AddNormWavLMConfig, _WAVLM, attentions=("eager",)),
+    "wavlm_stable": sound_shaped(AddNormWavLMConfig, {**_WAVLM, **_STABLE}, attentions=("eager",)),
     "roberta": bert_shaped(AddNormRobertaConfig),
     "xlm_roberta": bert_shaped(AddNormXLMRobertaConfig),
     "camembert": bert_shaped(AddNormCamembertConfig),

@@ -363,6 +363,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             allowed = 'allowed is gradient_checkpointing_kwargs={"use_reentrant": False}.'
             for config in self.stack_configs.values():
+                if reason := self.layout_of(config).cannot_reenter:
+                    raise ValueError(f"use_reentrant is true, and {reason}; {allowed}")
                 stream = config.add_norm.stream
                 if STREAMS.build(stream).is_tuple:
                     sentence = (

@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -5,13 +5,14 @@ from transformers import PreTrainedModel
 from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.protocols import StockValue
 from ..core.embeddings_and_output import HasOutputLayer
+from ..core.fused_add_norm import FusesAddNorm
 from ..core.hub_files import HubFiles
 from ..core.pretrained import AddNormPreTrainedModel
 from ..core.single_commit_push import SingleCommitPush
 from ..core.token_hooks import with_token_mask
 
 
-class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
+class CompositeModel(HasOutputLayer, FusesAddNorm, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
     """Mixin for a model of several AddNorm models.
 
     What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add

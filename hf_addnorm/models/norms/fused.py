@@ -25,24 +25,34 @@ class FusedNorms:
     enabled = os.environ.get("HF_ADDNORM_FUSED", "1") != "0"
 
 
-def can_fuse(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
-    """Whether a norm may run as a function of this file here.
+def runs_eagerly(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether operations run one by one on a CPU here, on tensors that are no more than that.
 
-    Not where it is compiled, exported or traced, within `torch.func`, in forward-mode differentiation, without
-    gradients (there is nothing to gain), nor elsewhere than on a CPU.
+    Not where they are compiled, exported or traced, within `torch.func`, in forward-mode differentiation, nor
+    elsewhere than on a CPU.
     """
-    if torch.compiler.is_compiling() or not FusedNorms.enabled or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not FusedNorms.enabled:
         return False
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     if x.device.type != "cpu" or x.numel() == 0:
         return False
-    if any(type(tensor) not in _PLAIN for tensor in (x, *parameters) if tensor is not None):
+    return is_plain(x, *others)
+
+
+def is_plain(*tensors: torch.Tensor | None) -> bool:
+    """Whether these are plain tensors, outside of `torch.func` and of forward-mode differentiation."""
+    if any(type(tensor) not in _PLAIN for tensor in tensors if tensor is not None):
         return False
     # private of torch; where one is gone, norms run by their formulas
     transformed = getattr(torch._C, "_are_functorch_transforms_active", None)
     level: int | None = getattr(forward_ad, "_current_level", None)
     return transformed is not None and not transformed() and level is not None and level < 0
+
+
+def can_fuse(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
+    """Whether a norm may run as a function of this file here: where `runs_eagerly`, and gradients are asked for."""
+    return torch.is_grad_enabled() and runs_eagerly(x, *parameters)
 
 
 def root_scaled(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float) -> torch.Tensor:

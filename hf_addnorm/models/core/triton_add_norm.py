@@ -3,10 +3,10 @@
     x -> * skip_scale ------------------+-> s -> normalize -> * gain -> + bias -> y
     f -> dropout -> * branch_scale -----^
 
-A kernel is made of a row of `_ROWS`: how a token's features are normalised, and the gradient of that. Kept for the
-backward are s and the seed of dropout's random numbers, neither x, f nor a mask; statistics are computed again, which
-costs nothing beside reading s. The output would not do in the place of s: with a gain of 0, at which some norms begin,
-it says nothing of its input, and the gain would never get a gradient.
+A kernel is made of a row of `_KERNEL_ROWS`: how a token's features are normalised, and the gradient of that. Kept for
+the backward are s and the seed of dropout's random numbers, neither x, f nor a mask; statistics are computed again,
+which costs nothing beside reading s. The output would not do in the place of s: with a gain of 0, at which some norms
+begin, it says nothing of its input, and the gain would never get a gradient.
 
 Triton is optional. Without it, and for norms and tensors that it has no kernel for, `triton_add_norm` gives None.
 """
@@ -40,7 +40,7 @@ constexpr = None if tl is None else tl.constexpr
 _WIDEST = 16384
 # programs of the backward; each sums the gradients of gain and bias over its tokens
 _PROGRAMS = 256
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # what a kernel's function is to Python: made of Triton's own language
 Kernel = StockValue
@@ -119,7 +119,7 @@ def _of_erf(h, t, z, real, n, eps, alpha, shift):  # type: ignore[no-untyped-def
 
 
 @_jit
-def _forward(  # type: ignore[no-untyped-def]
+def _forward_kernel(  # type: ignore[no-untyped-def]
     x, f, s, y, gain, bias, alpha, shift, seed, n, skip_scale, branch_scale, rate, eps,
     normalize: constexpr, drops: constexpr, keeps: constexpr, has_gain: constexpr,  # type: ignore[valid-type]
     has_bias: constexpr, is_squashed: constexpr, block: constexpr,  # type: ignore[valid-type]
@@ -147,7 +147,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _backward(  # type: ignore[no-untyped-def]
+def _backward_kernel(  # type: ignore[no-untyped-def]
     g, s, of_x, of_f, of_gain, of_bias, of_squash, gain, alpha, shift, seed, tokens, n, skip_scale, branch_scale, rate,
     eps, normalize: constexpr, gradient: constexpr, drops: constexpr, keeps: constexpr,  # type: ignore[valid-type]
     has_gain: constexpr, is_squashed: constexpr, block: constexpr,  # type: ignore[valid-type]
@@ -186,7 +186,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True)
-class _Row:
+class _KernelRow:
     """What a kernel takes of a norm.
 
     Args:
@@ -207,30 +207,30 @@ class _Row:
     in_float32: bool = False
 
 
-def _of_layer_norm(norm: nn.LayerNorm) -> _Row:
-    return _Row(_by_deviation, _of_deviation, norm.weight, norm.bias, eps=norm.eps, in_float32=True)
+def _of_layer_norm(norm: nn.LayerNorm) -> _KernelRow:
+    return _KernelRow(_by_deviation, _of_deviation, norm.weight, norm.bias, eps=norm.eps, in_float32=True)
 
 
-def _of_rms_norm(norm: RMSNorm) -> _Row | None:
+def _of_rms_norm(norm: RMSNorm) -> _KernelRow | None:
     # as in float32, in which a zero-centred gain is summed
     gain = norm.gain_as(torch.empty(0))
-    return _Row(_by_length, _of_length, gain, norm.bias, eps=norm.eps) if norm.is_plain else None
+    return _KernelRow(_by_length, _of_length, gain, norm.bias, eps=norm.eps) if norm.is_plain else None
 
 
-def _of_dyt(norm: DynamicTanh) -> _Row:
-    return _Row(_by_tanh, _of_tanh, norm.weight, norm.bias, norm.alpha, torch.zeros_like(norm.alpha))
+def _of_dyt(norm: DynamicTanh) -> _KernelRow:
+    return _KernelRow(_by_tanh, _of_tanh, norm.weight, norm.bias, norm.alpha, torch.zeros_like(norm.alpha))
 
 
-def _of_derf(norm: DynamicErf) -> _Row:
-    return _Row(_by_erf, _of_erf, norm.weight, norm.bias, norm.alpha, norm.shift)
+def _of_derf(norm: DynamicErf) -> _KernelRow:
+    return _KernelRow(_by_erf, _of_erf, norm.weight, norm.bias, norm.alpha, norm.shift)
 
 
-def _of_affine(norm: Affine) -> _Row | None:
-    return _Row(_by_nothing, _of_nothing, norm.weight, norm.bias) if norm.groups == norm.hidden_size else None
+def _of_affine(norm: Affine) -> _KernelRow | None:
+    return _KernelRow(_by_nothing, _of_nothing, norm.weight, norm.bias) if norm.groups == norm.hidden_size else None
 
 
 # by the class of a norm, which must be no class derived from it: what a kernel takes of it, or None
-_ROWS: dict[type[nn.Module], Callable[..., _Row | None]] = {
+_KERNEL_ROWS: dict[type[nn.Module], Callable[..., _KernelRow | None]] = {
     nn.LayerNorm: _of_layer_norm,
     RMSNorm: _of_rms_norm,
     DynamicTanh: _of_dyt,
@@ -261,7 +261,7 @@ def triton_add_norm(
     if not has_kernel(x) or x.shape != f.shape or x.device != f.device or not x.numel() > 0 or rate >= 1:
         return None
     row = _row_of(norm, x.shape[-1])
-    if row is None or x.dtype not in _DTYPES or f.dtype not in _DTYPES or x.shape[-1] > _WIDEST:
+    if row is None or x.dtype not in _KERNEL_DTYPES or f.dtype not in _KERNEL_DTYPES or x.shape[-1] > _WIDEST:
         return None
     parameters = (row.gain, row.bias, row.alpha, row.shift)
     if not is_plain(x, f, *parameters):
@@ -270,14 +270,14 @@ def triton_add_norm(
     return y
 
 
-def _row_of(norm: Function | None, width: int) -> _Row | None:
+def _row_of(norm: Function | None, width: int) -> _KernelRow | None:
     if norm is None:
-        return _Row(_by_nothing, _of_nothing)
-    if type(norm) not in _ROWS or not isinstance(norm, nn.Module) or not is_untouched(norm):
+        return _KernelRow(_by_nothing, _of_nothing)
+    if type(norm) not in _KERNEL_ROWS or not isinstance(norm, nn.Module) or not is_untouched(norm):
         return None
     if isinstance(norm, nn.LayerNorm) and norm.normalized_shape != (width,):
         return None
-    return _ROWS[type(norm)](norm)
+    return _KERNEL_ROWS[type(norm)](norm)
 
 
 class _AddNorm(torch.autograd.Function):
@@ -290,7 +290,7 @@ class _AddNorm(torch.autograd.Function):
         bias: torch.Tensor | None,
         alpha: torch.Tensor | None,
         shift: torch.Tensor | None,
-        row: _Row,
+        row: _KernelRow,
         rate: float,
         scales: tuple[float, float],
     ) -> torch.Tensor:
@@ -306,7 +306,7 @@ class _AddNorm(torch.autograd.Function):
         ctx.kinds["block"] = triton.next_power_of_2(width)
         ctx.row, ctx.dtypes = row, (x.dtype, f.dtype)
         given = _or_dummy(s, gain, bias, alpha, shift)
-        _forward[(x.numel() // width,)](
+        _forward_kernel[(x.numel() // width,)](
             x, f, s, y, *given, seed, *ctx.numbers, normalize=row.normalize, has_bias=bias is not None, **ctx.kinds
         )  # fmt: skip
         ctx.save_for_backward(s, gain, bias, alpha, shift, seed)
@@ -322,7 +322,7 @@ class _AddNorm(torch.autograd.Function):
         programs = min(tokens, _PROGRAMS)
         sums = [gradient.new_empty((programs, size), dtype=torch.float32) for size in (width, width, 2)]
         used_gain, _, used_alpha, used_shift = _or_dummy(s, gain, bias, alpha, shift)
-        _backward[(programs,)](
+        _backward_kernel[(programs,)](
             gradient, s, of_x, of_f, *sums, used_gain, used_alpha, used_shift, seed, tokens, *ctx.numbers,
             normalize=ctx.row.normalize, gradient=ctx.row.gradient, **ctx.kinds,
         )  # fmt: skip

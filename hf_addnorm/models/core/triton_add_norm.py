@@ -194,7 +194,7 @@ class _KernelRow:
         gain, bias (`torch.Tensor`, *optional*): [hidden].
         alpha, shift (`torch.Tensor`, *optional*): [1], of a norm that squashes `alpha * z + shift`.
         eps (`float`): of its statistics.
-        in_float32 (`bool`): whether autocast runs this norm in float32.
+        in_float32 (`bool`): whether autocast on a GPU runs this norm in float32.
     """
 
     normalize: Kernel
@@ -298,7 +298,7 @@ class _AddNorm(torch.autograd.Function):
         dtype = torch.promote_types(x.dtype, f.dtype)
         keeps = row.normalize is not _by_nothing or gain is not None
         s = torch.empty(x.shape if keeps else 1, dtype=dtype, device=x.device)
-        raised = row.in_float32 and torch.is_autocast_enabled(x.device.type)
+        raised = row.in_float32 and x.is_cuda and torch.is_autocast_enabled("cuda")
         y = torch.empty_like(x, dtype=torch.float32 if raised else dtype)
         seed = torch.randint(2**62, (1,), device=x.device)
         ctx.numbers = width, scales[0], scales[1] / (1 - rate), rate, row.eps

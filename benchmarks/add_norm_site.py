@@ -2,11 +2,11 @@
 
     python benchmarks/add_norm_site.py [--rounds 20] [--json FILE] [--note TEXT]
 
-On [16, 128, 384] in float32: `norm(x + dropout(f))`, in inference forward alone, in training forward and backward with a
-dropout of 0.1: torch's, or as `set_fused_add_norm` has it. Of this the larger site is on [32, 128, 768], which no cache
-holds. The figure is how many times as fast as with LayerNorm a norm is; `copies` is the floor: as many tensors of this
-size as the site must read and write at least (3 forward, 7 with the backward), as copies of one. Where dropout is fused,
-`torch_dropout` is LayerNorm with torch's.
+On [16, 128, 384] in float32: `norm(x + dropout(f))`, in inference forward alone, in training forward and backward with
+a dropout of 0.1, which is torch's, or that of `set_fused_add_norm`; the latter also on [32, 128, 768], which no cache
+holds. The figure is how many times as fast as with LayerNorm a norm is. `copies` is the floor: as many tensors of this
+size as the site must read and write at least (3 forward, 7 with the backward), as copies of one. Where dropout is
+fused, `torch_dropout` is LayerNorm with torch's.
 """
 
 from collections.abc import Callable

@@ -78,7 +78,7 @@ class FusesAddNorm:
     def set_fused_add_norm(self, fused: bool = True) -> None:
         """Let dropout, sum and norm of each sublayer run by fused functions in training, or not (any more).
 
-        On a CPU dropout takes a tenth of its time and a quarter of its memory; on a GPU all three are one Triton
+        On a CPU dropout takes a fraction of its time and a quarter of its memory; on a GPU all three are one Triton
         kernel, if the package triton is there. Either draws other random numbers than torch's dropout: with the same
         seed the model trains as well, but not to the same weights as the stock model. It is a way to run a model: what
         is saved of it says nothing of it. Compiled models run as without it.

@@ -40,6 +40,7 @@ from .models.families.configuration_addnorm_mt5 import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
+from .models.families.configuration_addnorm_speecht5 import *
 from .models.families.configuration_addnorm_t5 import *
 from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
+    from .models.families.modeling_addnorm_speecht5 import *
     from .models.families.modeling_addnorm_t5 import *
     from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *

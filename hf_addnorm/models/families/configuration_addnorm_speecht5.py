@@ -12,7 +12,7 @@ from .bart_shape import BART_STACKS
 
 @strict
 class AddNormSpeechT5Config(EncoderDecoderFamilyConfig, SpeechT5Config):
-    """The encoder and the decoder are the same whether a model reads text or sound, and writes text or spectrograms."""
+    """The stacks of layers are the same whether a model reads text or sound, and writes text or spectrograms."""
 
     model_type = "addnorm_speecht5"
     facts = FamilyFacts(
@@ -20,7 +20,7 @@ class AddNormSpeechT5Config(EncoderDecoderFamilyConfig, SpeechT5Config):
         stacks=BART_STACKS,
         no_positions="sines and cosines are added where text or sound is embedded, before the stacks of layers, and "
         "the attention of the encoder adds terms for the distances of tokens",
-        no_tables="text is embedded before the stacks of layers, in some of this family's models, and sound without one",
+        no_tables="text is embedded before the stacks of layers, in some of this family's models, and sound has none",
     )
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormSpeechT5Model",

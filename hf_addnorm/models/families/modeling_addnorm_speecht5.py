@@ -39,7 +39,7 @@ _FEED_FORWARD = SublayerLayout(
 class SpeechT5Layer(AddNormLayer):
     """Mixin for a stock layer of the encoder or the decoder, which have the same feed-forward."""
 
-    feed_forward: AddNormSpeechT5FeedForward
+    feed_forward: Any
 
     def run_feed_forward(self, u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
         """The branch of the feed-forward: its output for `u` [batch, seq, hidden]."""
@@ -57,30 +57,25 @@ class AddNormSpeechT5EncoderLayer(SpeechT5Layer, stock.SpeechT5EncoderLayer):
 
     sublayers = {"attention": _attention("attention", "layer_norm"), "feed_forward": _FEED_FORWARD}
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
-        output_attentions: bool = False,  # trf-ignore: TRF045
         skipped: Collection[int] = (),
+        **kwargs: Any,
     ) -> tuple[Any, ...]:
         weights = None
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             nonlocal weights
-            output, weights = self.attention(
-                u,
-                attention_mask=attention_mask,
-                position_bias=position_bias,
-                output_attentions=output_attentions,
-                branch_norms=branch_norms,
-            )
+            masked = {"attention_mask": attention_mask, "position_bias": position_bias}
+            output, weights = self.attention(u, **masked, branch_norms=branch_norms, **kwargs)
             return output
 
         branches = {"attention": attend, "feed_forward": self.run_feed_forward}
         state = self.run(hidden_states, branches, skipped=skipped)
-        return (state, weights) if output_attentions else (state,)
+        return (state, weights) if kwargs.get("output_attentions") else (state,)
 
 
 class AddNormSpeechT5DecoderLayer(SpeechT5Layer, stock.SpeechT5DecoderLayer):
@@ -97,19 +92,20 @@ class AddNormSpeechT5DecoderLayer(SpeechT5Layer, stock.SpeechT5DecoderLayer):
         "feed_forward": _FEED_FORWARD,
     }
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        output_attentions: bool | None = False,  # trf-ignore: TRF045
+        past_key_values: Any = None,
         use_cache: bool | None = None,
         skipped: Collection[int] = (),
         **kwargs: Any,
     ) -> tuple[Any, ...]:
-        # the cache is in kwargs, under the name that this Transformers has for it
-        kwargs["output_attentions"] = output_attentions
+        if past_key_values is not None:
+            # from Transformers 5.24 on the cache comes as `cache`, in kwargs
+            kwargs["past_key_values"] = past_key_values
         weights = across = None
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
@@ -128,7 +124,10 @@ class AddNormSpeechT5DecoderLayer(SpeechT5Layer, stock.SpeechT5DecoderLayer):
             self.require_cross_attention()
             branches = {"attention": attend, "cross_attention": attend_across, "feed_forward": self.run_feed_forward}
         state = self.run(hidden_states, branches, skipped=skipped)
-        return (state, weights, across) if output_attentions else (state,)
+        return (state, weights, across) if kwargs.get("output_attentions") else (state,)
+
+
+_CANNOT_PACK = "its attention adds a term for the distance of each two tokens of a row, by code of its own"
 
 
 class AddNormSpeechT5PreTrainedModel(AddNormPreTrainedModel, stock.SpeechT5PreTrainedModel):
@@ -139,7 +138,7 @@ class AddNormSpeechT5PreTrainedModel(AddNormPreTrainedModel, stock.SpeechT5PreTr
             layers=numbered("layers"),
             embed_norm="layer_norm",
             is_stack=True,
-            cannot_pack="its attention adds a term for the distance of each two tokens of a row, by code of its own",
+            cannot_pack=_CANNOT_PACK,
         ),
         # no norm behind the embeddings, and the dropout there is in another module
         "decoder": FamilyLayout(
@@ -147,7 +146,7 @@ class AddNormSpeechT5PreTrainedModel(AddNormPreTrainedModel, stock.SpeechT5PreTr
             layers=numbered("layers"),
             embed_in_layer=True,
             is_stack=True,
-            cannot_pack="its attention has code of its own",
+            cannot_pack=_CANNOT_PACK,
         ),
     }
 

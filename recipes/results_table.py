@@ -20,6 +20,8 @@ ALL_RUNS = ROOT / "recipes" / "README.md"
 BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
 COLUMNS = ("data", "train rows", "`add_norm`", "runs", "figure", "loss of the last 50 steps")
 RUN_COLUMNS = ("result", "data", "rows", "`add_norm`", "epochs", "figures", "minutes", "tokens/s", "MB", "padding")
+# entries of a result with the figures of what needs no model, and what that is
+GUESSES = {"mean_boxes": "the mean boxes", "mean_frame": "the mean frame"}
 # what an evaluation says beside its figures
 BESIDE = ("step", "epoch", "loss")
 
@@ -92,8 +94,9 @@ def all_runs(results: dict[str, dict]) -> str:
         measured = ", ".join(f"{figure} {value:.4g}" for figure, value in figures(result).items())
         if copied := result.get("copied_source"):
             measured += f" (copying the source: {next(iter(copied))} {next(iter(copied.values())):.4g})"
-        if guessed := result.get("mean_boxes"):
-            measured += " (the mean boxes: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in guessed) + ")"
+        for entry, words in GUESSES.items():
+            if guessed := result.get(entry):
+                measured += f" ({words}: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in guessed) + ")"
         rows.append(
             (
                 f"[{name}](results/{name}.json)",

@@ -21,8 +21,8 @@ from hf_addnorm.models.core.recasting import get_part
 
 
 TEXT, BASE = "AutoModelForSequenceClassification", "AutoModel"
-# shared layers, and a convolution between layers: what algebra does not reach is refused
-REFUSED = ("albert", "albert_groups", "deberta_v2_conv")
+# shared layers, a convolution between layers, branches in parallel: what algebra does not reach is refused
+REFUSED = ("albert", "albert_groups", "deberta_v2_conv", "gpt_neox")
 
 
 def _stacks(family):

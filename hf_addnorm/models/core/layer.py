@@ -18,8 +18,10 @@ from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import mixes_tokens
 from ..spec.spec import AddNormSpec
 from ..streams.streams import Function, LayerState
+from ..streams.wirings import Sequential
 from ..weights.weight_transforms import Transformed, linear_size, transformed_class, transforms
 from .block_building import BlockBuilder, BuiltNorm
+from .branch_norms import WithBranchNorms
 from .family_layout import SublayerLayout
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
 from .recasting import document, get_part, is_of_transformers, recast_at
@@ -88,7 +90,7 @@ class AddNormLayer(GradientCheckpointingLayer):
 
     def is_as_stock(self, blocks: LayerAddNorm) -> bool:
         """Whether the stock forward does what these blocks say; all depths must have been installed."""
-        if self.mixes_tokens or self.transformed or not blocks.is_plain:
+        if self.mixes_tokens or self.transformed or not blocks.is_plain or not self.has_stock_wiring(blocks.wiring):
             return False
         return all(
             {slot for slot, path in self.sublayers[name].norms.items() if self.stock_choices[path] is not None}
@@ -96,6 +98,10 @@ class AddNormLayer(GradientCheckpointingLayer):
             and isclose(cast(SublayerAddNorm, block).drop_path, self._stock_drop_path(name))
             for name, block in blocks.named_children()
         )
+
+    def has_stock_wiring(self, wiring: Sequential) -> bool:
+        """Whether the sublayers of the stock layer meet as a wiring says."""
+        return type(wiring) is Sequential
 
     def _stock_drop_path(self, name: str) -> float:
         """The rate of the stock layer's own stochastic depth."""
@@ -118,7 +124,14 @@ class AddNormLayer(GradientCheckpointingLayer):
                 stock = self.get_submodule(path)
                 if (found := transforms(spec.weights, roles, *linear_size(stock))) is not None:
                     self.transformed.append(path)
-                    recast_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
+                    made = recast_at(self, path, transformed_class(stock))
+                    made.weight_norm, made.blocks = nn.ModuleList(found), self.blocks_of(path)
+
+    def blocks_of(self, path: str) -> int:
+        """How often the roles of a fused Linear layer follow each other in its output features."""
+        home, _, name = path.rpartition(".")
+        part = get_part(self, home) if home else None
+        return part.blocks_of(name) if isinstance(part, WithBranchNorms) else 1
 
     def install_add_norm(self, builder: BlockBuilder, depth: int) -> LayerAddNorm:
         """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""

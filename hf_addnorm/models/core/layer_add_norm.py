@@ -97,7 +97,8 @@ class SublayerAddNorm(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether it has nothing that a stock layer has not: norms at its paths alone, a sum, a factor of its own."""
-        is_sum = type(residual_of_block(self)) in (Add, BorrowedVector) and self.pre_scale == 1.0
+        # without one another sublayer of the layer writes what this one adds, too
+        is_sum = type(residual_of_block(self)) in (Add, BorrowedVector, type(None)) and self.pre_scale == 1.0
         return is_sum and not self.own_slots
 
     def extra_repr(self) -> str:
@@ -277,11 +278,11 @@ class LayerAddNorm(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the stream is a tensor to which the sublayers add in turn, with norms at stock paths alone."""
+        """Whether the stream is a tensor to which the sublayers add, however they meet, with norms at stock paths."""
         blocks = list(self.children())
         return (
             type(self.stream) is SingleStream  # type: ignore[comparison-overlap]
-            and type(self.wiring) is Sequential
+            and self.residual_name is None
             and all(isinstance(block, SublayerAddNorm) and block.is_plain for block in blocks)
         )
 

@@ -13,6 +13,8 @@ Tokens and weights are drawn: the time does not depend on them.
 
 import argparse
 import gc
+import json
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -221,38 +223,52 @@ def _tiny_step(spec: Any, depth: int) -> Callable[[], None]:
 
 
 def measure_memory(rounds: int | None, extended: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Peak MiB of fresh processes beyond what they have before the first step: how many times as much stock takes."""
-    figures: dict[str, Any] = {}
-    for mode in ("inference", "training"):
-        names = [name for name, one in CONTESTANTS.items() if runs_in_torch(name, one, mode)]
-        times = []
-        for _ in range(rounds or 3):
-            command = [sys.executable, __file__, "--memory-of"]
-            outputs = {
-                name: subprocess.run([*command, name, mode], check=True, capture_output=True, text=True).stdout
-                for name in names
-            }
-            times.append({name: float(output.splitlines()[-1]) for name, output in outputs.items()})
-        figures[f"MiniLM, {mode}, SST-2 random"] = ratios(times, BASE)
-    return figures, {"unit": "MiB"}
+    """Peak MiB of a process beyond what it has before the first step: how many times as much stock takes."""
+    # a fresh process, which forks one for each: what ran here has left its heap behind
+    command = [sys.executable, __file__, "--print-memory", "--rounds", str(rounds or 2)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, list[dict[str, float]]] = json.loads(output.splitlines()[-1])
+    return {f"MiniLM, {mode}, SST-2 random": ratios(times, BASE) for mode, times in found.items()}, {"unit": "MiB"}
 
 
-def runs_in_torch(name: str, one: Contestant, mode: str) -> bool:
-    """Whether a contestant is a model in torch that runs here."""
+def print_memory(rounds: int) -> None:
+    """What each model in torch takes, as JSON."""
+    runs = [
+        [name for name, one in CONTESTANTS.items() if runs_in_torch(one, mode)] for mode in ("inference", "training")
+    ]
+    found = {
+        mode: [{name: in_a_fork(partial(memory_of, name, mode)) for name in names} for _ in range(rounds)]
+        for mode, names in zip(("inference", "training"), runs, strict=True)
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def runs_in_torch(one: Contestant, mode: str) -> bool:
+    """Whether a contestant is a classifier in torch that runs here."""
     return mode in one.modes and "classifier" in one.heads and not (one.lacks() or one.packages or one.extended)
 
 
-def print_memory(name: str, mode: str) -> None:
+def memory_of(name: str, mode: str) -> float:
     """What one contestant takes in this process."""
     batches = sst2(2)["random"]
     source = Source(SHAPES["MiniLM"], "classifier", Path())
     program = CONTESTANTS[name].make(source, mode == "training")
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(2):
-        for batch in batches:
-            program.run(batch)
-    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}\n")
+    for batch in batches:
+        program.run(batch)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def in_a_fork(function: Callable[[], float]) -> float:
+    """What a function gives in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    queue: Any = context.SimpleQueue()
+    process = context.Process(target=lambda: queue.put(function()))
+    process.start()
+    found: float = queue.get()
+    process.join()
+    return found
 
 
 PARTS: dict[str, Callable[[int | None, bool], tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -269,11 +285,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--write", action="store_true", help="into the results of this folder")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--print-memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     quiet_and_alike()
-    if args.memory_of:
-        return print_memory(*args.memory_of)
+    if args.print_memory:
+        return print_memory(args.rounds)
     for part in args.only:
         figures, more = PARTS[part](args.rounds, args.full)
         name = f"speed_{part}"

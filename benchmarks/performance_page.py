@@ -87,10 +87,17 @@ def made(page: str) -> str:
     """The page with the tables of the results."""
 
     def block(match: re.Match[str]) -> str:
-        of = target_table(results) if match[2] == "targets" else table(match[2], match[3] or "")
+        made_by_itself = {"targets": lambda: target_table(results), "plot": picture}
+        of = made_by_itself.get(match[2], lambda: table(match[2], match[3] or ""))()
         return f"{match[1]}\n{of}\n{match[4]}"
 
     return BLOCK.sub(block, page)
+
+
+def picture() -> str:
+    """The plot on the page."""
+    title = "Bars: how many times as fast as the stock model each way to run it is"
+    return f"![{title}]({PLOT.name})\n" if (RESULTS / f"{PLOTTED}.json").exists() else NOT_MEASURED
 
 
 def plotted_results() -> str:

@@ -111,7 +111,7 @@ class PackedTokens:
 class FirstTokens:
     """In a batch with its padding: of the last layer no more than the first token of each row is asked for.
 
-        [batch, seq, ...] -> firsts -> [batch, 1, ...]
+    [batch, seq, ...] -> firsts -> [batch, 1, ...]
     """
 
     first_only = True

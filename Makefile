@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
 
-.PHONY: demo test test-slow tools lint conformance benchmark test-lowest test-newest
+.PHONY: demo test test-slow tools lint conformance benchmark benchmark-full test-lowest test-newest
 
 # The main job, on real input, with no Hub in reach: MiniLM learns whether a sentence describes a signature.
 demo: .venv/recipes .venv/demo
@@ -67,12 +67,19 @@ test-newest:
 conformance: .venv/test
 	$(BIN)/python -m pytest tests/conformance -m conformance $(ARGS)
 
-benchmark: .venv/recipes .venv/demo
-	$(BIN)/python benchmarks/default_vs_stock.py $(ARGS)
-	$(BIN)/python benchmarks/recipe_loop.py
-	$(BIN)/python benchmarks/packed.py
+# How fast the models are beside what else runs them; says what is slower than the figures of docs/performance.md.
+# ARGS=--write has the page made of what is measured now; ARGS="--only default" measures a part.
+benchmark: .venv/test .venv/demo
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(BIN)/python benchmarks/performance_page.py
+
+# More contestants and BERT-base, the place of add & norm, and the training loop of the recipes.
+benchmark-full: .venv/test .venv/demo
+	$(BIN)/python benchmarks/speed.py --full $(ARGS)
 	$(BIN)/python benchmarks/add_norm_site.py
 	$(BIN)/python benchmarks/site_operations.py
+	$(BIN)/python benchmarks/recipe_loop.py
+	$(BIN)/python benchmarks/performance_page.py
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

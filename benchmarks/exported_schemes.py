@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from performance_page import write_or_check
 
 from hf_addnorm import AddNormBertConfig, AddNormBertModel, presets
 from hf_addnorm.exporting.exporting import TOLERANCE, AsFunction, norm_calls, tried
@@ -124,11 +125,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.page and not args.check:
         measure(args.anew)
-    page = PAGE.read_text()
-    if args.check:
-        return int(made(page) != page)
-    write_whole(PAGE, made(page))
-    return 0
+    return write_or_check(PAGE, made)
 
 
 if __name__ == "__main__":

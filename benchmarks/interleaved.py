@@ -12,16 +12,19 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
 from accelerate import Accelerator
+
+from hf_addnorm.models.base.whole_file import write_whole
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
@@ -35,26 +38,36 @@ RESULTS = Path(__file__).with_name("results")
 # how far below the committed ratio a new one is called a regression
 TOLERANCE = 0.1
 
-Candidates = Mapping[str, Callable[[], object]]
+# of strings, or of tuples of them
+Name = TypeVar("Name", bound=Hashable)
 
 
-def seconds_of(candidates: Candidates) -> dict[str, float]:
+def seconds_of(candidates: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:
     """One round: seconds of each."""
     seconds = {}
     for name in random.sample(list(candidates), len(candidates)):
-        start = time.process_time()
+        start = _now()
         candidates[name]()
-        seconds[name] = time.process_time() - start
+        seconds[name] = _now() - start
     return seconds
 
 
-def ratios(rounds: list[dict[str, float]], base: str) -> dict[str, dict[str, Any]]:
+def _now() -> float:
+    """Seconds: of this process on its CPUs; on a GPU, whose work goes on by itself, of the clock when all is done."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ratios(rounds: list[dict[Name, float]], base: Name) -> dict[Name, dict[str, Any]]:
     """Of each candidate, how many times as fast as the base it is: the median of the rounds, and their quartiles."""
     found = {}
     for name in rounds[0]:
         values = [seconds[base] / seconds[name] for seconds in rounds]
         quartiles = [round(value, 3) for value in statistics.quantiles(values)]
         found[name] = {"median": round(statistics.median(values), 3), "quartiles": quartiles, "rounds": len(values)}
+        found[name]["seconds"] = [float(f"{seconds[name]:.4g}") for seconds in rounds]
     return found
 
 
@@ -76,6 +89,51 @@ def regressions(name: str, figures: Mapping[str, Mapping[str, Any]]) -> list[str
     return told
 
 
+def keep_freed_memory() -> None:
+    """Start this program again with glibc's allocator told to keep what is freed, unless it runs so."""
+    if not ALLOCATOR.items() <= os.environ.items():
+        # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+
+
+def arguments(description: str, rounds: int | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--note", default="", help="about the machine: what else it did")
+    return parser
+
+
+def quiet_and_alike() -> None:
+    """The same draws in every run, one thread, and no remarks."""
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+def report(name: str, figures: dict[str, Any], rounds: int, note: str, to: Path | None, **more: Any) -> None:
+    """Print what was measured, and what is slower than in the committed results; write a JSON where asked to."""
+    written = {
+        "rounds": rounds,
+        "note": note,
+        # over 1, 5 and 15 minutes, of all processes
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "machine": machine(Accelerator(cpu=True)),
+        "versions": versions(),
+        "figures": figures,
+        **more,
+    }
+    # a line for each list
+    text = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(written, indent=1)) + "\n"
+    sys.stdout.write(text)
+    for sentence in regressions(name, figures):
+        sys.stdout.write(sentence + "\n")
+    if to is not None:
+        write_whole(to, text)
+
+
 def run(name: str, measure: Callable[[int], dict[str, Any]], description: str, rounds: int) -> None:
     """The command of a benchmark: measure, print, compare with the committed results, write a JSON where asked to.
 
@@ -85,29 +143,7 @@ def run(name: str, measure: Callable[[int], dict[str, Any]], description: str, r
         description (`str`): what `--help` says.
         rounds (`int`): by default.
     """
-    if not ALLOCATOR.items() <= os.environ.items():
-        # read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--note", default="", help="about the machine: what else it did")
-    args = parser.parse_args()
-    transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    random.seed(0)
-    torch.manual_seed(0)
-    figures = measure(args.rounds)
-    written = {
-        "rounds": args.rounds,
-        "note": args.note,
-        "machine": machine(Accelerator(cpu=True)),
-        "versions": versions(),
-        "figures": figures,
-    }
-    text = json.dumps(written, indent=1) + "\n"
-    sys.stdout.write(text)
-    for sentence in regressions(name, figures):
-        sys.stdout.write(sentence + "\n")
-    if args.json:
-        args.json.write_text(text)
+    keep_freed_memory()
+    args = arguments(description, rounds).parse_args()
+    quiet_and_alike()
+    report(name, measure(args.rounds), args.rounds, args.note, args.json)

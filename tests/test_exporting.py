@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -88,6 +89,15 @@ def test_the_command_exports_what_runs_at_any_shape(exported, saved):
     net = AddNormBertForSequenceClassification.from_pretrained(saved).eval()
     expected = net(**{name: torch.tensor(value) for name, value in given.items()}).logits
     torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_runs_the_last_feed_forward_for_first_tokens_alone(exported):
+    graph = onnx.shape_inference.infer_shapes(onnx.load(exported[0] / "model.onnx")).graph
+    shapes = [
+        [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.value_info
+    ]
+    wide = [shape for shape in shapes if len(shape) == 3 and shape[-1] == 37]
+    assert wide and all(shape == ["batch", 1, 37] for shape in wide), wide
 
 
 def test_the_report_counts_the_norms_that_are_one_operation(exported):

@@ -498,6 +498,22 @@ def test_a_head_that_reads_first_tokens_alone_has_the_same_logits(family, model,
     assert with_states.hidden_states[-1].count_nonzero() > rows * 32
 
 
+@pytest.mark.parametrize("spec", ["post_ln", "all_slots"])
+@pytest.mark.parametrize("family", ["bert", "albert", "roberta", "distilbert", "modernbert"])
+def test_with_padding_too_the_last_layer_ends_with_first_tokens_where_asked(family, spec):
+    """As an exported model does."""
+    model = next(model for name, model in HEADS if name == family and "ForSequenceClassification" in model)
+    (net, _), inputs, counts = _built(family, model, SPECS[spec]), _inputs(family, model), []
+    assert net.can_read_first_only
+    last = [module for module in net.modules() if isinstance(module, torch.nn.Linear) and module.in_features == 37][-1]
+    last.register_forward_hook(lambda _, args, __: counts.append(args[0].shape[:2].numel()))
+    logits = [net.eval()(**inputs, **more).logits for more in ({}, {"first_only": True})]
+    torch.testing.assert_close(*logits, **EXACT)
+    rows = len(inputs["attention_mask"])
+    reads_first = net.last_layer_can_be_cut and getattr(net.config, "classifier_pooling", "cls") == "cls"
+    assert counts[-1] == (rows if reads_first else inputs["attention_mask"].numel())
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("spec", ["post_ln", {"preset": "pre_ln", "drop_path": 0.3}])
 def test_first_tokens_under_checkpointing(spec, reentrant):
@@ -513,3 +529,24 @@ def test_first_tokens_under_checkpointing(spec, reentrant):
         results.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
     assert results[0].keys() == results[1].keys()
     _compare(*results, results[0])
+
+
+def test_half_precision_trains_by_plain_products_on_a_cpu(monkeypatch):
+    """Torch's own backward takes a multiple of their time there; in evaluation its forward is the faster one."""
+    model, calls, found = "AddNormBertForSequenceClassification", [], []
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or sdpa(*a, **k)
+    )
+    (_, net), inputs = _built("bert", model, "post_ln"), _inputs("bert", model)
+    for dtype in (torch.float64, torch.bfloat16):
+        before = len(calls)
+        net.to(dtype).train()(**inputs).loss.backward()
+        found.append(net.get_submodule("bert.encoder.layer.0.attention.self.value").weight.grad.double())
+        net.zero_grad()
+        assert (len(calls) > before) == (dtype == torch.float64)
+    assert torch.nn.functional.cosine_similarity(*(x.flatten() for x in found), dim=0) > 0.99
+    before = len(calls)
+    with torch.no_grad():
+        net.eval()(**inputs)
+    assert len(calls) > before

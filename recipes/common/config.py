@@ -55,7 +55,8 @@ class RunConfig:
             ``<output_dir>/<name of file>_evaluation.json``.
         add_norm: add & norm spec: a preset's name, or a dict such as ``{"preset": "post_ln", "norm": "rms_norm"}``;
             null takes the checkpoint as it is.
-        attn_implementation: eager, sdpa, ...; default eager on a CPU, else the model's own.
+        attn_implementation: eager, sdpa, ...; default the fastest: eager on a CPU, but in float32 without dropout, and
+            on a GPU, the model's own.
         dropout: replaces every dropout rate of the model.
         dataset: name on the Hub, or ``builtin:docstring_match`` or ``builtin:digits``.
         dataset_config: name of the dataset's configuration.

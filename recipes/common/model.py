@@ -167,7 +167,7 @@ def load_model(
     Args:
         auto_class: an AutoModel class.
         config: the run's config.
-        device: where it will be trained; on a CPU plain-matmul attention is the default, being the fastest there.
+        device: where it will be trained; it decides the attention, where the config does not.
         stack: how many such encoders make the model, and how.
         kwargs: entries of the config that the task fixes, as ``num_labels``.
     Raises:
@@ -179,7 +179,7 @@ def load_model(
         raise UserError("stack is made of copies of a checkpoint: give checkpoint, and leave new_weights false")
     checkpoint = config.checkpoint and find_checkpoint(config.checkpoint)
     entries = dict(config.model_config)
-    if attention := choose_attention(config.attn_implementation, device):
+    if attention := choose_attention(config, device):
         entries["attn_implementation"] = attention
     try:
         own = AutoConfig.from_pretrained(checkpoint) if checkpoint else AutoConfig.for_model(entries["model_type"])
@@ -303,7 +303,7 @@ def load_pair(config: Any, device: torch.device, tokenizer: PreTrainedTokenizerB
             model = _pair(config, own, checkpoint, begins, len(tokenizer))
     except (*UNLOADABLE, *BAD_VALUES) as error:
         raise UserError(f"cannot load {_name(config)}: {_hint(config, checkpoint, error)}{one_line(error)}") from error
-    if attention := choose_attention(config.attn_implementation, device):
+    if attention := choose_attention(config, device):
         model.set_attn_implementation(attention)
     if keeps_tokens(config, own):
         model.generation_config.update(max_length=None)
@@ -408,7 +408,7 @@ def load_trained(auto_class: Any, config: RunConfig, device: torch.device) -> Pr
     Raises:
         UserError: for whatever stops it from loading, and weights that it lacks: it was trained for something else.
     """
-    attention = choose_attention(config.attn_implementation, device)
+    attention = choose_attention(config, device)
     loading = {"attn_implementation": attention} if attention else {}
     try:
         model, report = auto_class.from_pretrained(

@@ -136,10 +136,21 @@ def test_a_gpu_without_bf16(monkeypatch, capfd):
     assert machine.choose_precision("no") == "no"
 
 
-def test_attention_is_the_fastest_of_a_cpu_unless_it_is_chosen():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [machine.choose_attention(None, cpu), machine.choose_attention("sdpa", cpu)] == ["eager", "sdpa"]
-    assert [machine.choose_attention(None, gpu), machine.choose_attention("eager", gpu)] == [None, "eager"]
+@pytest.mark.parametrize(
+    ("device", "keys", "attention"),
+    [
+        ("cpu", {}, "eager"),
+        ("cpu", {"mixed_precision": "bf16", "dropout": 0}, "eager"),
+        ("cpu", {"dropout": 0.1}, "eager"),
+        ("cpu", {"dropout": 0}, None),
+        ("cpu", {"attn_implementation": "sdpa"}, "sdpa"),
+        ("cuda", {}, None),
+        ("cuda", {"attn_implementation": "eager"}, "eager"),
+    ],
+)
+def test_attention_is_the_fastest_unless_it_is_chosen(device, keys, attention):
+    config = RunConfig(**{"checkpoint": "one", "output_dir": "runs/one", "mixed_precision": "no", **keys})
+    assert machine.choose_attention(config, torch.device(device)) == attention
 
 
 def _threads_of_a_launched_process(tmp_path, *launcher, **environment):

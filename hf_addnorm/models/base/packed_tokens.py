@@ -108,6 +108,23 @@ class PackedTokens:
         return int(self.columns.max()) + 1
 
 
+class FirstTokens:
+    """In a batch with its padding: of the last layer no more than the first token of each row is asked for.
+
+    [batch, seq, ...] -> firsts -> [batch, 1, ...]
+    """
+
+    first_only = True
+
+    def firsts(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, 1, ...] of `x` [batch, seq, ...]."""
+        return x[:, :1]
+
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
+        """What a head is given, which reads the first token alone: `x` as it is."""
+        return x
+
+
 def _placed(x: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """[*shape, ...] with the tokens of `x` [1, total, ...] at some places, and 0 elsewhere."""
     tokens = x.squeeze(0)

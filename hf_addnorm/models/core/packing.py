@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..base.packed_tokens import PackedTokens
+from ..base.packed_tokens import FirstTokens, PackedTokens
 from ..base.protocols import StockValue
 from ..base.token_mask import TokenMask, current, running_with
 from .family_layout import FamilyLayout
@@ -100,7 +100,7 @@ def with_packed_tokens(forward: Forward) -> Forward:
             return outputs
         first_only = kwargs.pop(FIRST_ONLY, False)
         if not is_packed(self.config):
-            return forward(self, *args, **kwargs)
+            return forward(self, *args, **kwargs, **({"packed": FirstTokens()} if first_only else {}))
         given = arguments_of(self, *args, **kwargs)
         _refuse_attentions(self.config, given)
         packed = _packed(given, first_only)

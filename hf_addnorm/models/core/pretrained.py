@@ -92,6 +92,8 @@ class AddNormPreTrainedModel(
     asks_model = False
     # whether the last layer may run its feed-forward for a part of the tokens
     last_layer_can_be_cut = False
+    # whether its forward takes the argument `FIRST_ONLY`
+    takes_first_only = False
     # the spec's rules for start weights, of a model that runs the layers
     add_norm_inits: Sequence[InitRule] = ()
     # whether the head of a masked language model reads labelled tokens alone
@@ -104,6 +106,7 @@ class AddNormPreTrainedModel(
             for auto, around in _AROUND.items():
                 if cls.__name__ == getattr(cls.config_class, "auto_classes", {}).get(auto):
                     cls.forward = around(cls.forward)
+                    cls.takes_first_only = around is with_first_tokens
             cls.forward = with_token_mask(cls.forward)
         register_key_layout(cls)
 
@@ -334,6 +337,11 @@ class AddNormPreTrainedModel(
             require_head_of_single_tokens(self)
         self.labelled_only = labelled_only
         self.set_attn_implementation(PACKED if packed else "sdpa")
+
+    @property
+    def can_read_first_only(self) -> bool:
+        """Whether its head can be given the first token of each row alone, also with padding: the same logits."""
+        return self.takes_first_only and not self.layout_of(self.output_config()).cannot_pack
 
     def _require_packable(self) -> None:
         config = self.output_config()

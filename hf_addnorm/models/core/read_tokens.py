@@ -69,12 +69,14 @@ def with_first_tokens(forward: Forward) -> Forward:
     """The forward of a model that classifies rows: packed, its last layer ends with the tokens that its head reads.
 
     All tokens run through the last layer's attention, and the first one of each row alone through its feed-forward.
+    The argument `FIRST_ONLY` asks for the same with padding, which an exported model does.
     """
     arguments_of = Arguments(inspect.signature(forward))
 
     @wraps(forward)
     def with_first_tokens(self: ReadsFirst, *args: StockValue, **kwargs: StockValue) -> StockValue:
-        if not (self.last_layer_can_be_cut and is_packed(self.config) and _reads_first(self.config)):
+        is_wanted = kwargs.pop(FIRST_ONLY, False) or is_packed(self.config)
+        if not (self.last_layer_can_be_cut and is_wanted and _reads_first(self.config)):
             return forward(self, *args, **kwargs)
         given = arguments_of(self, *args, **kwargs)
         wants_states = given.get("output_hidden_states")

@@ -30,6 +30,7 @@ from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
+from .models.families.configuration_addnorm_gpt_neox import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
 from .models.families.configuration_addnorm_marian import *
@@ -38,14 +39,17 @@ from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
 from .models.families.configuration_addnorm_mt5 import *
+from .models.families.configuration_addnorm_opt import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
+from .models.families.configuration_addnorm_speecht5 import *
 from .models.families.configuration_addnorm_t5 import *
 from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_wavlm import *
 from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.families.configuration_addnorm_yolos import *
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
     from .models.families.modeling_addnorm_gpt2 import *
+    from .models.families.modeling_addnorm_gpt_neox import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
     from .models.families.modeling_addnorm_marian import *
@@ -87,14 +92,17 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
     from .models.families.modeling_addnorm_mt5 import *
+    from .models.families.modeling_addnorm_opt import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
+    from .models.families.modeling_addnorm_speecht5 import *
     from .models.families.modeling_addnorm_t5 import *
     from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_wavlm import *
     from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .models.families.modeling_addnorm_yolos import *

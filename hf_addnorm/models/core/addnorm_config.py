@@ -250,7 +250,9 @@ class AddNormConfig(CodeCarryingConfig):
 
     def add_norm_sublayers(self) -> list[str]:
         """The sublayers of every layer, in the order in which they run."""
-        cross = ["cross_attention"] if getattr(self, "add_cross_attention", False) else []
+        # a family that has none takes the entry as it takes any other, and heeds it as little as its stock model
+        can = hasattr(type(self), "add_cross_attention")
+        cross = ["cross_attention"] if can and getattr(self, "add_cross_attention", False) else []
         return ["attention", *cross, "feed_forward"]
 
     def add_norm_has_position_table(self) -> bool:

@@ -108,7 +108,9 @@ def new_model(
 
 def _add_norm_part(model_type: str) -> str:
     """The entry whose scheme is meant by one for the whole model, of one that is made of others; else empty."""
-    part: str = getattr(CONFIG_MAPPING.get(model_type, None), "add_norm_part", "")
+    # its `get` knows no config that has not been imported yet
+    known = model_type in CONFIG_MAPPING
+    part: str = getattr(CONFIG_MAPPING[model_type], "add_norm_part", "") if known else ""
     return part
 
 

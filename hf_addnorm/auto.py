@@ -87,8 +87,9 @@ def new_model(
 
     Args:
         auto_class: an AutoModel class, or its name (`"AutoModelForSequenceClassification"`).
-        model_type (`str`): a stock model type (`"bert"`), or that of an AddNorm family.
+        model_type (`str`): a stock model type (`"bert"`), or that of an AddNorm family, or `"addnorm_upernet"`.
         add_norm (`str`, `dict` or `AddNormSpec`, *optional*): the scheme. Without one a stock type is the stock model.
+            That of a UperNet is its backbone's, whose entry must be a dict.
         entries: of the config.
     Raises:
         ValueError: unknown Auto class or model type, a type that has no AddNorm model, or a spec that is not valid.
@@ -96,12 +97,21 @@ def new_model(
     auto_class = _auto_class(auto_class)
     if add_norm is not None:
         config_class = _FAMILIES.get(model_type)
-        if config_class is None and model_type not in [config.model_type for config in _FAMILIES.values()]:
+        part = _add_norm_part(model_type)
+        if not part and config_class is None and model_type not in [own.model_type for own in _FAMILIES.values()]:
             raise ValueError(f"model_type is {model_type!r}, {no_family(model_type, _FAMILIES)}")
         model_type = model_type if config_class is None else config_class.model_type
-        entries["add_norm"] = add_norm
+        entries |= {part: {**entries.get(part, {}), "add_norm": add_norm}} if part else {"add_norm": add_norm}
     model: PreTrainedModel = auto_class.from_config(AutoConfig.for_model(model_type, **entries))
     return model
+
+
+def _add_norm_part(model_type: str) -> str:
+    """The entry whose scheme is meant by one for the whole model, of one that is made of others; else empty."""
+    # its `get` knows no config that has not been imported yet
+    known = model_type in CONFIG_MAPPING
+    part: str = getattr(CONFIG_MAPPING[model_type], "add_norm_part", "") if known else ""
+    return part
 
 
 def load_pretrained(
@@ -135,6 +145,9 @@ def load_pretrained(
             return stock
     hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
     model_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
+    if part := _add_norm_part(model_type):
+        whole: PreTrainedModel = auto_class.from_pretrained(checkpoint, **{part: {"add_norm": add_norm}}, **kwargs)
+        return whole
     found = [config for stock, config in _FAMILIES.items() if model_type in (stock, config.model_type)]
     if not found:
         raise ValueError(f"{checkpoint} is a {model_type!r} model, {no_family(model_type, _FAMILIES)}")

@@ -158,6 +158,12 @@ def test_a_backbone_of_a_checkpoint(tmp_path):
         tmp_path / "ours", backbone_config={"add_norm": "pre_rms_norm"}
     )
     assert changed.config.backbone_config.add_norm.norm.kind == "rms_norm"
+    changed = hf_addnorm.load_pretrained("AutoModelForSemanticSegmentation", tmp_path / "ours", add_norm="sandwich_ln")
+    assert changed.config.backbone_config.add_norm.preset == "sandwich_ln"
+    made = hf_addnorm.new_model(
+        "AutoModel", "addnorm_upernet", add_norm="pre_rms_norm", backbone_config=_entries("beit"), **HEADS
+    )
+    assert made.config.backbone_config.add_norm.preset == "pre_rms_norm"
     with pytest.raises(ValueError, match="the backbone is a Dinov2Model; allowed is AddNormBeitBackbone, "):
         AddNormUperNetForSemanticSegmentation(_config(), stock.dinov2)
     transformers.BertConfig().save_pretrained(tmp_path / "bert")

@@ -31,7 +31,7 @@ SIZES = {
 BEIT = {"model_type": "beit", **SIZES, "pool_scales": [1, 2], "auxiliary_channels": 8}
 UPERNET = {
     "model_type": "addnorm_upernet",
-    "backbone_config": {"model_type": "beit", **SIZES, "add_norm": "pre_rms_norm", "add_fpn": True},
+    "backbone_config": {"model_type": "beit", **SIZES, "add_fpn": True},
     "hidden_size": 16,
     "pool_scales": [1, 2],
     "auxiliary_channels": 8,
@@ -71,8 +71,9 @@ def segment(recipe, config, *args):
 
 @pytest.mark.parametrize("kind", ["beit", "upernet"])
 def test_a_run_is_saved_drawn_and_found_by_a_pipeline(kind, recipe, new, use, tmp_path):
-    scheme = ("--add_norm", "hyper_connections") if kind == "beit" else ()
-    result = segment(recipe, new | {"model_config": {"beit": BEIT, "upernet": UPERNET}[kind]}, *scheme)
+    result = segment(
+        recipe, new | {"model_config": {"beit": BEIT, "upernet": UPERNET}[kind]}, "--add_norm", "hyper_connections"
+    )
     assert len(Path(finetune_segmentation.__file__).read_text().splitlines()) < 180
     assert {"mean_iou", "pixel_accuracy", "iou_ground"} <= set(result["metrics"])
     assert result["commonest_class"]["class"] == "ground" and result["commonest_class"]["iou_square"] == 0
@@ -82,6 +83,8 @@ def test_a_run_is_saved_drawn_and_found_by_a_pipeline(kind, recipe, new, use, tm
     model = AutoModelForSemanticSegmentation.from_pretrained(folder / "model")
     names = {"beit": "AddNormBeitForSemanticSegmentation", "upernet": "AddNormUperNetForSemanticSegmentation"}
     assert type(model).__name__ == names[kind] and model.config.id2label == {0: "ground", 1: "square"}
+    scheme = (model.config if kind == "beit" else model.config.backbone_config).add_norm
+    assert scheme.preset == "hyper_connections"
     found = pipeline("image-segmentation", str(folder / "model"))(Picture.new("RGB", (20, 16)))
     assert {part["label"] for part in found} <= {"ground", "square"} and found[0]["mask"].size == (20, 16)
     [figures] = use("evaluate", main=finetune_segmentation.main)

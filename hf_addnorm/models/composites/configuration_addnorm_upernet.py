@@ -53,6 +53,7 @@ class AddNormUperNetConfig(CodeCarryingConfig, UperNetConfig):
 
     model_type = "addnorm_upernet"
     stock_model_type: ClassVar[str] = "upernet"
+    add_norm_part: ClassVar[str] = "backbone_config"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "AddNormUperNetForSemanticSegmentation",
         "AutoModelForSemanticSegmentation": "AddNormUperNetForSemanticSegmentation",

@@ -68,6 +68,8 @@ class CodeCarryingConfig(PreTrainedConfig):
     code_files: ClassVar[Callable[["CodeCarryingConfig"], dict[str, str]]] = staticmethod(flat_neighbours)
     # the model type of the stock family, if there is one, whose checkpoints load here as they are
     stock_model_type: ClassVar[str]
+    # of a model made of others: the entry of the one part whose scheme is meant where one is named for the whole
+    add_norm_part: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

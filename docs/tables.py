@@ -27,6 +27,7 @@ from hf_addnorm.catalogue import depth_rules
 from hf_addnorm.hub.description import families as family_configs
 from hf_addnorm.models.base.registry import to_json
 from hf_addnorm.models.base.whole_file import write_whole
+from hf_addnorm.without_family import WITHOUT_FAMILY
 
 
 DOCS = Path(__file__).parent
@@ -134,6 +135,14 @@ def families_table() -> str:
     return rows("family", "config", "heads, beside `Model`", "stock scheme", cells=cells)
 
 
+def without_family() -> str:
+    """The stock families that have no AddNorm version, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for model_type, reason in WITHOUT_FAMILY.items():
+        by_reason.setdefault(reason, []).append(f"`{model_type}`")
+    return rows("model type", "why", cells=[(", ".join(types), reason) for reason, types in by_reason.items()])
+
+
 def is_model(value: object, module: ModuleType) -> bool:
     """Whether it is a model that a module defines and that a user would name."""
     defined = isinstance(value, type) and value.__module__ == module.__name__
@@ -189,7 +198,7 @@ def diff(parts: list[Added]) -> str:
 # by page, the parts that are made, by name
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "presets.md": {"presets": preset_table, "drawings": preset_pages},
-    "families.md": {"families": families_table},
+    "families.md": {"families": families_table, "without": without_family},
     "catalogue.md": {"counts": catalogue_counts, "built": built_table, "missing": missing_table},
     "adding.md": {"norm": lambda: diff(NORM), "preset": lambda: diff(PRESET), "family": lambda: diff(FAMILY)},
     "spec.md": {

@@ -12,6 +12,7 @@ from .auto import load_pretrained, new_model, register_family, register_models
 from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .models.composites.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .models.composites.configuration_addnorm_stack import AddNormStackConfig
+from .models.composites.configuration_addnorm_upernet import AddNormUperNetConfig
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig, family_configs
 from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
@@ -29,6 +30,7 @@ from .models.families.configuration_addnorm_distilbert import *
 from .models.families.configuration_addnorm_electra import *
 from .models.families.configuration_addnorm_ernie import *
 from .models.families.configuration_addnorm_gpt2 import *
+from .models.families.configuration_addnorm_gpt_neox import *
 from .models.families.configuration_addnorm_hubert import *
 from .models.families.configuration_addnorm_layoutlm import *
 from .models.families.configuration_addnorm_marian import *
@@ -37,6 +39,7 @@ from .models.families.configuration_addnorm_megatron_bert import *
 from .models.families.configuration_addnorm_modernbert import *
 from .models.families.configuration_addnorm_mpnet import *
 from .models.families.configuration_addnorm_mt5 import *
+from .models.families.configuration_addnorm_opt import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
@@ -46,6 +49,7 @@ from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_wavlm import *
 from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.families.configuration_addnorm_yolos import *
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
     from .models.composites.modeling_addnorm_stack import *
+    from .models.composites.modeling_addnorm_upernet import *
     from .models.families.modeling_addnorm_albert import *
     from .models.families.modeling_addnorm_bart import *
     from .models.families.modeling_addnorm_beit import *
@@ -78,6 +83,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_electra import *
     from .models.families.modeling_addnorm_ernie import *
     from .models.families.modeling_addnorm_gpt2 import *
+    from .models.families.modeling_addnorm_gpt_neox import *
     from .models.families.modeling_addnorm_hubert import *
     from .models.families.modeling_addnorm_layoutlm import *
     from .models.families.modeling_addnorm_marian import *
@@ -86,6 +92,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_modernbert import *
     from .models.families.modeling_addnorm_mpnet import *
     from .models.families.modeling_addnorm_mt5 import *
+    from .models.families.modeling_addnorm_opt import *
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
@@ -95,6 +102,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_wavlm import *
     from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .models.families.modeling_addnorm_yolos import *
@@ -123,7 +131,11 @@ _LATER = {
 }
 # those whose configs are imported above
 _FAMILIES = cast(list[type[AddNormConfig]], family_configs(AddNormConfig))
-_COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (AddNormEncoderDecoderConfig, AddNormStackConfig)
+_COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (
+    AddNormEncoderDecoderConfig,
+    AddNormStackConfig,
+    AddNormUperNetConfig,
+)
 
 
 def presets() -> dict[str, Preset]:
@@ -205,6 +217,7 @@ __all__ = [
     "AddNormEncoderDecoderConfig",
     "AddNormSpec",
     "AddNormStackConfig",
+    "AddNormUperNetConfig",
     "ConversionReport",
     "ExportError",
     "ExportReport",

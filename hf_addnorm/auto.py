@@ -17,6 +17,7 @@ from .models.base.protocols import JsonValue, StockValue
 from .models.base.registry import one_of
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.spec.spec import AddNormSpec
+from .without_family import no_family
 
 
 # what prepares a model's inputs: where the stock family's class is found, and how ours is registered with it
@@ -96,9 +97,7 @@ def new_model(
     if add_norm is not None:
         config_class = _FAMILIES.get(model_type)
         if config_class is None and model_type not in [config.model_type for config in _FAMILIES.values()]:
-            raise ValueError(
-                f"model_type is {model_type!r}, which has no AddNorm family; families are {one_of(_FAMILIES)}."
-            )
+            raise ValueError(f"model_type is {model_type!r}, {no_family(model_type, _FAMILIES)}")
         model_type = model_type if config_class is None else config_class.model_type
         entries["add_norm"] = add_norm
     model: PreTrainedModel = auto_class.from_config(AutoConfig.for_model(model_type, **entries))
@@ -138,9 +137,7 @@ def load_pretrained(
     model_type = AutoConfig.from_pretrained(checkpoint, **hub_kwargs).model_type
     found = [config for stock, config in _FAMILIES.items() if model_type in (stock, config.model_type)]
     if not found:
-        raise ValueError(
-            f"{checkpoint} is a {model_type!r} model, which has no AddNorm family; families are {one_of(_FAMILIES)}."
-        )
+        raise ValueError(f"{checkpoint} is a {model_type!r} model, {no_family(model_type, _FAMILIES)}")
     model: PreTrainedModel = _model_of(auto_class, found[0]).from_pretrained(checkpoint, add_norm=add_norm, **kwargs)
     return model
 

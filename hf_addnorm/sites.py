@@ -274,9 +274,11 @@ def _walk(stack: LayerStack) -> list[Site]:
 
     def read_from(index: int) -> tuple[str, ...]:
         """The Linear layers that read the stream as it is before this sublayer."""
-        if index == len(subs) or "pre" in subs[index].norms:
+        if index == len(subs):
             return ()
-        return subs[index].readers
+        # branches in parallel read the same
+        here = [sub for sub in subs if sub.depth == subs[index].depth] if is_parallel else [subs[index]]
+        return () if "pre" in here[0].norms else sum((sub.readers for sub in here if "pre" not in sub.norms), ())
 
     if (path := stack.embed_path()) is not None:
         through = stack.embeds_narrower()
@@ -285,8 +287,9 @@ def _walk(stack: LayerStack) -> list[Site]:
         if has_part(stack.base, path):
             walker.add(Site("other", stack.prefix + path))
     for index, sub in enumerate(subs):
-        before = subs[index - 1].writer if index else None
         of_layer = [other for other in subs if other.depth == sub.depth]
+        begin = subs.index(of_layer[0]) if is_parallel else index
+        before = subs[begin - 1].writer if begin else None
         shares = is_parallel and not any("pre" in other.norms for other in of_layer[1:])
         for slot in ("pre", *INNER_SLOTS, "out", "post"):
             if slot not in sub.norms:

@@ -20,8 +20,13 @@ ALL_RUNS = ROOT / "recipes" / "README.md"
 BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
 COLUMNS = ("data", "train rows", "`add_norm`", "runs", "figure", "loss of the last 50 steps")
 RUN_COLUMNS = ("result", "data", "rows", "`add_norm`", "epochs", "figures", "minutes", "tokens/s", "MB", "padding")
-# entries of a result with the figures of what needs no model, and what that is
-GUESSES = {"mean_boxes": "the mean boxes", "mean_frame": "the mean frame"}
+# what a result has of a guess that needs no model: what it is, and how many of its figures are shown
+BASELINES = {
+    "copied_source": ("copying the source", 1),
+    "mean_boxes": ("the mean boxes", 2),
+    "mean_frame": ("the mean frame", 1),
+    "commonest_class": ("the commonest class everywhere", 2),
+}
 # what an evaluation says beside its figures
 BESIDE = ("step", "epoch", "loss")
 
@@ -92,11 +97,10 @@ def all_runs(results: dict[str, dict]) -> str:
     for name, result in sorted(results.items(), key=lambda item: (item[1]["recipe"], item[0])):
         config, train = result["config"], result["data"]["train"]
         measured = ", ".join(f"{figure} {value:.4g}" for figure, value in figures(result).items())
-        if copied := result.get("copied_source"):
-            measured += f" (copying the source: {next(iter(copied))} {next(iter(copied.values())):.4g})"
-        for entry, words in GUESSES.items():
+        for entry, (what, count) in BASELINES.items():
             if guessed := result.get(entry):
-                measured += f" ({words}: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in guessed) + ")"
+                shown = [name for name in guessed if isinstance(guessed[name], float)][:count]
+                measured += f" ({what}: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in shown) + ")"
         rows.append(
             (
                 f"[{name}](results/{name}.json)",

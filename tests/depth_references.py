@@ -121,7 +121,7 @@ INIT_REFERENCES = {
     # T-Fixup, section 3.2: 0.67 N^-1/4 in the encoder, (9N)^-1/4 in the decoder and for the embeddings N(0, d^-1/2)
     "t_fixup": InitReference(
         ("v", "o", "w1", "w2"),
-        lambda layers, n, layer: 0.67 / layers**0.25 if n == 2 * layers else 1 / (9 * layers) ** 0.25,
+        lambda layers, n, layer: 0.67 / layers**0.25 if n <= 2 * layers else 1 / (9 * layers) ** 0.25,
         "xavier_normal",
         ("xavier_normal",),
         table=lambda width, layers: 1 / math.sqrt(width) / (9 * layers) ** 0.25,

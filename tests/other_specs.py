@@ -10,6 +10,8 @@ OTHER_SPECS: dict[str, Any] = {
     "std_form": {"norm": {"kind": "layer_norm", "eps_place": "outside", "variance": "unbiased", "eps": 1e-6}},
     # all kinds of norm of one token that start without a draw
     "norm_of_each_kind": {
+        # in every family: where branches meet in one sum, it has one norm behind it
+        "wiring": "sequential",
         "norm": {"kind": "layer_norm", "zero_centered": True},
         "attention": {
             "pre": "scale_norm",
@@ -45,6 +47,7 @@ OTHER_SPECS: dict[str, Any] = {
     },
     "no_norms": {"attention": [], "feed_forward": [], "embed": False, "head": False},
     "all_slots": {
+        "wiring": "sequential",
         "attention": {"pre": True, "mid": "rms_norm", "out": "dyt", "post": {"kind": "layer_norm", "bias": False}},
         "feed_forward": ["pre", "mid", "out", "post"],
         "dropout": "after_out",

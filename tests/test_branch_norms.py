@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from hf_addnorm import AddNormGPTNeoXConfig, AddNormGPTNeoXModel
+from hf_addnorm.models.base.fused_roles import join_roles, split_roles
 from hf_addnorm.models.core.branch_norms import NO_BRANCH_NORMS, BranchNorms, ModuleView, WithBranchNorms
 
 
@@ -95,3 +97,48 @@ def test_a_view_shows_what_is_not_replaced_as_it_is():
     assert view.down is module.down and view.training is module.training
     assert not hasattr(view, "sideways")
     assert dict(view.named_parameters()).keys() == dict(module.named_parameters()).keys()
+
+
+@pytest.mark.parametrize(("blocks", "first"), [(1, [0, 1, 2, 3]), (2, [0, 1, 6, 7])])
+def test_roles_of_a_fused_layer_are_split_and_joined(blocks, first):
+    x = torch.arange(12.0).expand(5, 12)
+    parts = split_roles(x, 3, blocks, dim=-1)
+    assert parts[0][0].tolist() == first
+    assert torch.equal(join_roles(parts, blocks, dim=-1), x)
+    assert torch.equal(join_roles(split_roles(x.T, 3, blocks), blocks), x.T)
+
+
+def test_norms_of_roles_that_alternate_by_head_stand_behind_their_roles():
+    """GPT-NeoX has q, k, v of one head after the other."""
+    slots = {"q": "rms_norm", "k": "layer_norm", "v": "l2_norm", "mid": "layer_norm"}
+    config = AddNormGPTNeoXConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=12,
+        vocab_size=11,
+        attn_implementation="eager",
+        add_norm={"attention": {"pre": True, **slots}, "qkv_width": "hidden"},
+    )
+    attention = AddNormGPTNeoXModel(config).eval().layers[0].attention
+    norms = {"q": nn.RMSNorm(8), "k": nn.LayerNorm(8), "v": nn.LayerNorm(8), "mid": nn.LayerNorm(8)}
+    for index, norm in enumerate(norms.values()):
+        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(index))
+    x, cos, sin = torch.randn(2, 5, 8), *torch.randn(2, 1, 5, 2)
+    weight, bias = attention.query_key_value.weight, attention.query_key_value.bias
+    q, k, v = (
+        norms[name](torch.cat([x @ weight[at : at + 4].T + bias[at : at + 4] for at in (start, start + 12)], -1))
+        for name, start in (("q", 0), ("k", 4), ("v", 8))
+    )
+    by_head = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
+    turned = [torch.cat([*stock_rotation(part[..., :2], cos, sin), part[..., 2:]], -1) for part in by_head[:2]]
+    weights = torch.softmax(turned[0] @ turned[1].transpose(-1, -2) / 2, -1)
+    expected = attention.dense(norms["mid"]((weights @ by_head[2]).transpose(1, 2).flatten(-2)))
+    output, _ = attention(x, None, position_embeddings=(cos, sin), branch_norms=BranchNorms(norms))
+    torch.testing.assert_close(output, expected)
+
+
+def stock_rotation(x, cos, sin):
+    """Two features of a head, turned by an angle."""
+    first, second = x.unbind(-1)
+    return [torch.stack([first * cos[..., 0] - second * sin[..., 0], second * cos[..., 1] + first * sin[..., 1]], -1)]

@@ -20,7 +20,8 @@ from hf_addnorm.models.core.recasting import get_part
 
 
 TEXT, BASE = "AutoModelForSequenceClassification", "AutoModel"
-EVERY = [(family, "dyt_in_place") for family in FAMILIES if family not in ("albert", "albert_groups")]
+# GPT-NeoX's branches in parallel are refused
+EVERY = [(family, "dyt_in_place") for family in FAMILIES if family not in ("albert", "albert_groups", "gpt_neox")]
 TARGETS = {
     "dyt_in_place": {"norm": "dyt"},
     "affine": {"norm": "affine"},

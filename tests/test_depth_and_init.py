@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel
 from hf_addnorm.models.base.depth import Position, at_depth, parse_depth_value
+from hf_addnorm.models.base.fused_roles import split_roles
 from hf_addnorm.models.base.registries import DEPTH_RULES, INITS
 
 
@@ -371,6 +372,12 @@ FAMILY_LINEARS = {
         "output_dense": "w2",
     },
     "gpt2": {"attn.c_attn": "q k v", "attn.c_proj": "o", **_GPT2},
+    "gpt_neox": {
+        "query_key_value": "q k v",
+        "attention.dense": "o",
+        "dense_h_to_4h": "w1",
+        "dense_4h_to_h": "w2",
+    },
     "gpt2_across": {
         "attn.c_attn": "q k v",
         "attn.c_proj": "o",
@@ -399,10 +406,13 @@ def drawn(family, add_norm):
         if ends and getattr(module, "weight", None) is not None:
             roles = FAMILY_LINEARS[family][max(ends, key=len)].split()
             weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-            for role, part in zip(roles, weight.detach().chunk(len(roles)), strict=True):
+            # GPT-NeoX has q, k, v of one head after the other
+            blocks = 4 if len(roles) > 1 and family == "gpt_neox" else 1
+            for role, part in zip(roles, split_roles(weight.detach(), len(roles), blocks), strict=True):
                 found.setdefault(role, []).append(part)
                 layers.setdefault(role, []).append(int(re.search(r"\.(\d+)\.", f".{path}")[1]) + 1)
-    return found, layers, 3 if across else 2
+    # in parallel all sublayers write once
+    return found, layers, 1 if family == "gpt_neox" else 3 if across else 2
 
 
 @pytest.mark.parametrize("kind", [kind for kind, r in INIT_REFERENCES.items() if r.roles])

@@ -55,7 +55,7 @@ def _inputs(family, model):
     mask = inputs["attention_mask"]
     mask[0, ..., :3] = 0
     mask[2, ..., 4:6] = 0
-    if family == "gpt2":
+    if FAMILIES[family].causal:
         # which finds the last token of a row by what it is
         inputs["input_ids"] = (inputs["input_ids"] % 98 + 1) * mask
     for name, value in inputs.items():
@@ -137,7 +137,7 @@ def test_heads_give_the_same(family, model):
 
 
 # of each kind of position: numbered from 0, from behind padding, by rotation; and with what is causal
-KINDS = ["bert", "albert", "roberta", "modernbert", "gpt2", "distilbert"]
+KINDS = ["bert", "albert", "roberta", "modernbert", "gpt2", "gpt_neox", "distilbert"]
 
 
 def _joined(family, model):
@@ -158,7 +158,7 @@ def _joined(family, model):
 @pytest.mark.parametrize("spec", ["post_ln", "norm_over_tokens_of_each_kind"])
 @pytest.mark.parametrize("family", KINDS)
 def test_sequences_that_come_in_one_row_do_not_see_each_other(family, spec, told):
-    if family == "gpt2" and spec != "post_ln":
+    if FAMILIES[family].causal and spec != "post_ln":
         pytest.skip("causal: no norm over tokens")
     model = BASE_MODELS[family]
     padded, packed = (net.eval() for net in _built(family, model, SPECS[spec]))
@@ -172,7 +172,7 @@ def test_sequences_that_come_in_one_row_do_not_see_each_other(family, spec, told
         given = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": 4, "max_length_k": 4}
     output = packed(**row, **given).last_hidden_state
     torch.testing.assert_close(output, expected, **EXACT)
-    if family != "gpt2" and told == "position_ids":
+    if not FAMILIES[family].causal and told == "position_ids":
         # the same input without packing is read as one sequence
         assert not torch.allclose(padded(**row, **given).last_hidden_state, expected, atol=1e-3)
 
@@ -457,7 +457,7 @@ FIRST_HEADS = [
     (family, model, spec)
     for family, model in HEADS
     for spec in ("post_ln", "all_slots", "every_residual", "by_layer", "parallel", "hyper_connections")
-    if re.search("ForSequenceClassification|ForMultipleChoice|ForNextSentence", model) and family != "gpt2"
+    if re.search("ForSequenceClassification|ForMultipleChoice|ForNextSentence", model) and not FAMILIES[family].causal
 ]
 
 

@@ -18,6 +18,7 @@ from hf_addnorm import (
     AddNormBertForSequenceClassification,
     AddNormBertModel,
 )
+from hf_addnorm.models.base.fused_roles import join_roles
 from hf_addnorm.models.base.registries import WEIGHTS
 from hf_addnorm.models.weights.weight_transforms import Transformed, TransformedLinear
 
@@ -231,7 +232,9 @@ def test_every_role_of_every_family_is_transformed(family, spec):
     assert not torch.allclose(net(**inputs)[0], plain(**inputs)[0], atol=1e-3) or "some" in spec
     with torch.no_grad():
         for name, module in transformed.items():
-            weight = torch.cat([t(p) for t, p in zip(module.weight_norm, module.parts(), strict=True)])
+            parts = [t(p) for t, p in zip(module.weight_norm, module.parts(), strict=True)]
+            # of the heads one after the other, or of the roles
+            weight = join_roles(parts, module.blocks)
             target = plain.get_submodule(name).weight
             target.copy_(weight if target.shape == weight.shape and "c_" not in name else weight.T)
     torch.testing.assert_close(net(**inputs)[0], plain(**inputs)[0], rtol=1e-4, atol=1e-5)

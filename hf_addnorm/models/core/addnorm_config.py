@@ -74,9 +74,13 @@ class CodeCarryingConfig(PreTrainedConfig):
         if "auto_classes" in vars(cls):
             register_class_names(cls.model_type, cls.auto_classes)
 
+    def parts(self) -> dict[str, PreTrainedConfig]:
+        """The configs of the parts by what they are called, of a model that is made of other models."""
+        return {}
+
     def part_types(self) -> set[str]:
-        """The model types of the parts, of a model that is made of several."""
-        return set()
+        """The model types of the parts, as the table of part families has them."""
+        return {config.model_type.removeprefix("addnorm_") for config in self.parts().values()}
 
     @classmethod
     def get_config_dict(
@@ -244,7 +248,9 @@ class AddNormConfig(CodeCarryingConfig):
 
     def add_norm_sublayers(self) -> list[str]:
         """The sublayers of every layer, in the order in which they run."""
-        cross = ["cross_attention"] if getattr(self, "add_cross_attention", False) else []
+        # a family that has none takes the entry as it takes any other, and heeds it as little as its stock model
+        can = hasattr(type(self), "add_cross_attention")
+        cross = ["cross_attention"] if can and getattr(self, "add_cross_attention", False) else []
         return ["attention", *cross, "feed_forward"]
 
     def add_norm_has_position_table(self) -> bool:

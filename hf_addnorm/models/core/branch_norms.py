@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..base.fused_roles import join_roles, split_roles
 from ..base.protocols import StockValue
 from ..streams.streams import Function
 from .recasting import document
@@ -62,14 +63,20 @@ class BranchNorms:
         by_head: torch.Tensor = x.unflatten(-1, (-1, self.head_size))
         return norm(by_head).flatten(-2)
 
-    def project(self, linear: Function, roles: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
-        """A projection with its norms around it; one with several roles is fused, and each part has its own norm."""
+    def project(self, linear: Function, roles: tuple[str, ...], x: torch.Tensor, blocks: int = 1) -> torch.Tensor:
+        """A projection with its norms around it; one with several roles is fused, and each part has its own norm.
+
+        Args:
+            linear, roles: the projection.
+            x: what it reads.
+            blocks (`int`, *optional*, defaults to 1): how often its roles follow each other; see `split_roles`.
+        """
         if roles[0] in ("o", "w2"):
             return linear(self.norm("mid", x))
         if roles[0] == "w1":
             return self.norm("up", linear(x))
-        parts = linear(x).chunk(len(roles), dim=-1)
-        return torch.cat([self._behind(role, part) for role, part in zip(roles, parts, strict=True)], dim=-1)
+        parts = split_roles(linear(x), len(roles), blocks, dim=-1)
+        return join_roles([self._behind(role, part) for role, part in zip(roles, parts, strict=True)], blocks, dim=-1)
 
     def _behind(self, role: str, x: torch.Tensor) -> torch.Tensor:
         for slot in _BEHIND[role]:
@@ -155,6 +162,8 @@ class WithBranchNorms(nn.Module):
     # the Linear layers whose weights the stock forward looks at
     looked_at: ClassVar[tuple[str, ...]] = ()
     stock_forward: ClassVar[Callable[..., StockValue]]
+    # whether dropout draws as `fused_add_norm.py` says
+    fused_add_norm = False
     # each Linear layer with its roles and the slots beside it
     linear_slots: ClassVar[list[tuple[str, tuple[str, ...], frozenset[str]]]]
 
@@ -167,12 +176,16 @@ class WithBranchNorms(nn.Module):
             cls.linear_slots = [(name, roles, slots_beside(roles)) for name, roles in all_roles.items()]
         document(cls, "`{stock}` with norms beside its Linear layers, whose roles are `linear_roles`.")
 
+    def blocks_of(self, name: str) -> int:
+        """How often the roles of a fused Linear layer follow each other in its output features."""
+        return 1
+
     def replaced(self, branch_norms: BranchNorms) -> dict[str, StockValue]:
         """What the stock forward sees in the place of its parts, by name."""
         parts: dict[str, StockValue] = dict.fromkeys(self.left_to_block, same)
         for name, roles, slots in self.linear_slots:
             if not slots.isdisjoint(branch_norms.norms):
-                project = partial(branch_norms.project, getattr(self, name), roles)
+                project = partial(branch_norms.project, getattr(self, name), roles, blocks=self.blocks_of(name))
                 parts[name] = ProjectionView(getattr(self, name), project) if name in self.looked_at else project
         return parts
 

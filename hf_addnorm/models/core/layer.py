@@ -18,9 +18,12 @@ from ..base.token_mask import TokenMask, current, running_with
 from ..norms.norm_base import mixes_tokens
 from ..spec.spec import AddNormSpec
 from ..streams.streams import Function, LayerState
+from ..streams.wirings import Sequential
 from ..weights.weight_transforms import Transformed, linear_size, transformed_class, transforms
 from .block_building import BlockBuilder, BuiltNorm
+from .branch_norms import WithBranchNorms
 from .family_layout import SublayerLayout
+from .fused_add_norm import fused_dropout
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
 from .recasting import document, get_part, is_of_transformers, recast_at
 from .token_hooks import Forward, pass_token_mask, takes_token_mask
@@ -46,7 +49,8 @@ def _as_stock_or(forward: Forward) -> Forward:
             # said here, not by the model alone: a checkpoint may run the layer again, within a backward
             tokens = TokenMask(None, packed=packed) if current().packed is None else current()
             return running_with(tokens, forward, self, *args, **kwargs)
-        return self.stock_forward(self, *args, **kwargs) if self.runs_as_stock else forward(self, *args, **kwargs)
+        as_stock = self.runs_as_stock and not self.fused_add_norm
+        return self.stock_forward(self, *args, **kwargs) if as_stock else forward(self, *args, **kwargs)
 
     return as_stock_or
 
@@ -69,6 +73,8 @@ class AddNormLayer(GradientCheckpointingLayer):
     # whether the stock forward runs: what it does is what the spec says
     runs_as_stock = False
     stock_forward: ClassVar[Forward]
+    # whether in training its dropouts, sums and norms run by functions of their own (see `fused_add_norm.py`)
+    fused_add_norm = False
     # makes a sublayer's call; a tool that watches a layer puts its own there, and `runs_as_stock` off
     call_class: Callable[..., SublayerCall] = SublayerCall
 
@@ -88,7 +94,7 @@ class AddNormLayer(GradientCheckpointingLayer):
 
     def is_as_stock(self, blocks: LayerAddNorm) -> bool:
         """Whether the stock forward does what these blocks say; all depths must have been installed."""
-        if self.mixes_tokens or self.transformed or not blocks.is_plain:
+        if self.mixes_tokens or self.transformed or not blocks.is_plain or not self.has_stock_wiring(blocks.wiring):
             return False
         return all(
             {slot for slot, path in self.sublayers[name].norms.items() if self.stock_choices[path] is not None}
@@ -96,6 +102,10 @@ class AddNormLayer(GradientCheckpointingLayer):
             and isclose(cast(SublayerAddNorm, block).drop_path, self._stock_drop_path(name))
             for name, block in blocks.named_children()
         )
+
+    def has_stock_wiring(self, wiring: Sequential) -> bool:
+        """Whether the sublayers of the stock layer meet as a wiring says."""
+        return type(wiring) is Sequential
 
     def _stock_drop_path(self, name: str) -> float:
         """The rate of the stock layer's own stochastic depth."""
@@ -118,7 +128,14 @@ class AddNormLayer(GradientCheckpointingLayer):
                 stock = self.get_submodule(path)
                 if (found := transforms(spec.weights, roles, *linear_size(stock))) is not None:
                     self.transformed.append(path)
-                    recast_at(self, path, transformed_class(stock)).weight_norm = nn.ModuleList(found)
+                    made = recast_at(self, path, transformed_class(stock))
+                    made.weight_norm, made.blocks = nn.ModuleList(found), self.blocks_of(path)
+
+    def blocks_of(self, path: str) -> int:
+        """How often the roles of a fused Linear layer follow each other in its output features."""
+        home, _, name = path.rpartition(".")
+        part = get_part(self, home) if home else None
+        return part.blocks_of(name) if isinstance(part, WithBranchNorms) else 1
 
     def install_add_norm(self, builder: BlockBuilder, depth: int) -> LayerAddNorm:
         """The blocks of this layer at `depth`; norms that the stock layer has too go to its paths."""
@@ -221,6 +238,8 @@ class AddNormLayer(GradientCheckpointingLayer):
                 factor = get_part(self, parts.factor)
                 stock_parts["factor"] = factor if isinstance(factor, nn.Module) else partial(torch.mul, factor)
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
+            if self.fused_add_norm and self.training:
+                dropout = fused_dropout(dropout) or dropout
             if isinstance(dropout, float):
                 # some stock layers have the rate alone
                 dropout = partial(nn.functional.dropout, p=dropout, training=self.training)

@@ -33,9 +33,10 @@ from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, TransformedEmbedding, transform_tables
 from .encoder import AddNormEncoderModel
 from .family_layout import FamilyLayout
+from .fused_add_norm import FusesAddNorm
 from .hub_files import HubFiles
 from .layer import AddNormLayer
-from .loading import config_of_checkpoint, reraise_damaged_weights
+from .loading import config_of_checkpoint, refuse_split_features, reraise_damaged_weights
 from .packed_attention import PACKED
 from .packing import require_packable, unpack_output, with_packed_tokens
 from .read_tokens import require_head_of_single_tokens, with_first_tokens, with_labelled_tokens
@@ -65,7 +66,9 @@ _AROUND = {"AutoModel": with_packed_tokens, "AutoModelForMaskedLM": with_labelle
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
-class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
+class AddNormPreTrainedModel(
+    HasOutputLayer, FusesAddNorm, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel
+):
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
@@ -116,6 +119,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         with reraise_damaged_weights(pretrained_model_name_or_path):
             result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = result[0] if isinstance(result, tuple) else result
+        refuse_split_features(model)
         before = config_of_checkpoint(
             cast(type[AddNormConfig], cls.config_class), model.config, pretrained_model_name_or_path, kwargs
         )
@@ -257,8 +261,9 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         if isinstance(encoder, AddNormEncoderModel):
             encoder.belong_to(self)
         if layout.final_norm is not None:
-            # where the stock model may have none
-            self.set_submodule(layout.final_norm, self._place_norm(spec, spec.final, "final"))
+            # where the stock model may have none, or None
+            home, _, name = layout.final_norm.rpartition(".")
+            setattr(self.get_submodule(home), name, self._place_norm(spec, spec.final, "final"))
             if layout.encoder_class is not None and not layout.final_norm.startswith(f"{layout.encoder}."):
                 encoder.unpacks = False
                 self.get_submodule(layout.final_norm).register_forward_hook(unpack_output)
@@ -294,7 +299,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         spec = builder.spec
         if layout.embed_in_layer and spec.embed not in ("auto", False):
             blocks[0].put_embed_norm(self._place_norm(spec, spec.embed, "embed"))
-            encoder.path_of_embed_norm = f"{paths[0]}.connections.embed_norm"
+            encoder.path_of_embed_norm = f"{paths[0].removeprefix(f'{layout.encoder}.')}.connections.embed_norm"
         # a stock layer cannot be left out by what we tell it
         may_skip = getattr(encoder, "layer_drop", 0.0) > 0.0
         as_stock = [
@@ -361,6 +366,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             allowed = 'allowed is gradient_checkpointing_kwargs={"use_reentrant": False}.'
             for config in self.stack_configs.values():
+                if reason := self.layout_of(config).cannot_reenter:
+                    raise ValueError(f"use_reentrant is true, and {reason}; {allowed}")
                 stream = config.add_norm.stream
                 if STREAMS.build(stream).is_tuple:
                     sentence = (
@@ -396,7 +403,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
                 for path, (roles, position) in module.add_norm_linears.items():
                     if not set(roles).isdisjoint(rule.roles):
                         scale = at_depth(self.layout_of(self._own_config).output_scale, position)
-                        rule.start_linear(Linear(module.get_submodule(path), roles, position, scale))
+                        linear = module.get_submodule(path)
+                        rule.start_linear(Linear(linear, roles, position, scale, module.blocks_of(path)))
         if module is self:
             # last of all: some stock models draw the tables as a part of what they are in
             self._start_tables()

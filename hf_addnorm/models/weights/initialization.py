@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
 from ..base.depth import Position, power
+from ..base.fused_roles import join_roles, split_roles
 from ..base.registries import INITS
 from ..base.registry import Finite, Positive, whole
 from ..norms.norm_base import set_gain
@@ -35,12 +36,14 @@ class Linear:
             order of its output features.
         position (`Position`): where the sublayer stands.
         output_scale (`float`): what the stock draw of o and w2 is multiplied by already.
+        blocks (`int`): how often its roles follow each other; see `split_roles`.
     """
 
     module: nn.Module
     roles: tuple[str, ...]
     position: Position
     output_scale: float = 1.0
+    blocks: int = 1
 
     @property
     def weight(self) -> nn.Parameter:
@@ -87,15 +90,17 @@ class ScaleWeights(InitRule):
     def start_linear(self, linear: Linear) -> None:
         """Draw and scale the weight of `linear`, part by part where it is fused."""
         weight = linear.weight.clone()
+        is_transposed = isinstance(linear.module, Conv1D)
         # [out, in]
-        parts = (weight.T if isinstance(linear.module, Conv1D) else weight).chunk(len(linear.roles), dim=0)
+        parts = split_roles(weight.T if is_transposed else weight, len(linear.roles), linear.blocks)
         for role, part in zip(linear.roles, parts, strict=True):
             factor = self.factor(linear.position) if role in self.scaled else 1.0
             if self.base == "stock":
                 part.mul_(factor / linear.output_scale if role in ("o", "w2") else factor)
             else:
                 _DRAWS[self.base](part, gain=factor)
-        init.copy_(linear.weight, weight)
+        started = join_roles(parts, linear.blocks)
+        init.copy_(linear.weight, started.T if is_transposed else started)
 
 
 def fan_in_normal_(weight: torch.Tensor, gain: float) -> torch.Tensor:

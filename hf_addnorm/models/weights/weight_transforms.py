@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 
 from ..base.forward_context import put_buffer
+from ..base.fused_roles import join_roles, split_roles
 from ..base.registries import WEIGHTS
 from ..base.registry import ComponentSpec, OptionType, Positive, one_of
 from ..base.token_mask import current
@@ -307,17 +308,19 @@ class Transformed(nn.Module):
     """Mixin for a Linear layer that works with transformed weights; its transforms are `weight_norm`, by role."""
 
     weight_norm: nn.ModuleList
+    # how often the roles of a fused layer follow each other
+    blocks = 1
 
     @property
     def transforms(self) -> Sequence[WeightTransform]:
         """The transform of each role of the layer, in the order of the roles."""
         return cast(Sequence[WeightTransform], self.weight_norm)
 
-    def parts(self) -> tuple[torch.Tensor, ...]:
+    def parts(self) -> Sequence[torch.Tensor]:
         """The stored weight of each role, [out, in]."""
         stored = cast(nn.Linear, self).weight
         weight = stored.T if isinstance(self, Conv1D) else stored
-        return tuple(weight.chunk(len(self.weight_norm), dim=0))
+        return split_roles(weight, len(self.weight_norm), self.blocks)
 
     def start_transforms(self) -> None:
         """Write the transforms' start values, from the start weight; a weight on meta has none to start from."""
@@ -331,9 +334,9 @@ class Transformed(nn.Module):
         weights = [transform(part) for transform, part in zip(transforms, self.parts(), strict=True)]
         bias: torch.Tensor | None = cast(nn.Linear, self).bias
         if bias is not None and any(transform.has_bias_too for transform in transforms):
-            parts = zip(transforms, bias.chunk(len(weights)), strict=True)
-            bias = torch.cat([transform.of_bias(part) for transform, part in parts])
-        return linear(x, torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+            parts = zip(transforms, split_roles(bias, len(weights), self.blocks), strict=True)
+            bias = join_roles([transform.of_bias(part) for transform, part in parts], self.blocks)
+        return linear(x, join_roles(weights, self.blocks), bias)
 
 
 class TransformedLinear(Transformed, nn.Linear):

@@ -206,6 +206,7 @@ FAMILIES["marian"] = Family(
 FAMILIES["whisper"] = Family(
     AddNormWhisperConfig, TINY_WHISPER, spectrogram_inputs, causal=True, without=NO_TABLES, shape="bart"
 )
+# its layers have BART's sublayers; what is its own, and every scheme, is in test_speecht5.py
 FAMILIES["speecht5"] = Family(
     AddNormSpeechT5Config,
     TINY_SPEECH,
@@ -214,6 +215,7 @@ FAMILIES["speecht5"] = Family(
     more_models=("AddNormSpeechT5ForSpeechToSpeech",),
     causal=True,
     without=NO_TABLES,
+    shape="bart",
 )
 FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE)
 FAMILIES["t5_gated"] = Family(

@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from hf_addnorm.catalogue import depth_rules
 from hf_addnorm.hub.description import families as family_configs
 from hf_addnorm.models.base.registry import to_json
 from hf_addnorm.models.base.whole_file import write_whole
-from hf_addnorm.unfit import UNFIT
+from hf_addnorm.without_family import WITHOUT_FAMILY
 
 
 DOCS = Path(__file__).parent
@@ -135,11 +136,10 @@ def families_table() -> str:
     return rows("family", "config", "heads, beside `Model`", "stock scheme", cells=cells)
 
 
-def unfit_table() -> str:
-    by_reason: dict[str, list[str]] = {}
-    for model_type, reason in UNFIT.items():
-        by_reason.setdefault(reason, []).append(f"`{model_type}`")
-    return rows("model type", "why", cells=[(", ".join(types), reason) for reason, types in by_reason.items()])
+def without_family() -> str:
+    """Every stock family that has no AddNorm version, with the reason."""
+    lines = (f"- **{row.name}**: {row.reason}." for row in WITHOUT_FAMILY.values())
+    return "".join(textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) + "\n" for line in lines)
 
 
 def is_model(value: object, module: ModuleType) -> bool:
@@ -197,7 +197,7 @@ def diff(parts: list[Added]) -> str:
 # by page, the parts that are made, by name
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "presets.md": {"presets": preset_table, "drawings": preset_pages},
-    "families.md": {"families": families_table, "unfit": unfit_table},
+    "families.md": {"families": families_table, "without": without_family},
     "catalogue.md": {"counts": catalogue_counts, "built": built_table, "missing": missing_table},
     "adding.md": {"norm": lambda: diff(NORM), "preset": lambda: diff(PRESET), "family": lambda: diff(FAMILY)},
     "spec.md": {

@@ -12,6 +12,7 @@ from .auto import load_pretrained, new_model, register_family, register_models
 from .catalogue import Part, catalogue, inits, norms, positions, residuals, streams, weights, wirings
 from .models.composites.configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .models.composites.configuration_addnorm_stack import AddNormStackConfig
+from .models.composites.configuration_addnorm_upernet import AddNormUperNetConfig
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig, family_configs
 from .models.core.hub_files import HubFiles
 from .models.families.configuration_addnorm_albert import *
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from .models.base.auxiliary_loss import collect_losses
     from .models.composites.modeling_addnorm_encoder_decoder import *
     from .models.composites.modeling_addnorm_stack import *
+    from .models.composites.modeling_addnorm_upernet import *
     from .models.families.modeling_addnorm_albert import *
     from .models.families.modeling_addnorm_bart import *
     from .models.families.modeling_addnorm_beit import *
@@ -127,7 +129,11 @@ _LATER = {
 }
 # those whose configs are imported above
 _FAMILIES = cast(list[type[AddNormConfig]], family_configs(AddNormConfig))
-_COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (AddNormEncoderDecoderConfig, AddNormStackConfig)
+_COMPOSITES: tuple[type[CodeCarryingConfig], ...] = (
+    AddNormEncoderDecoderConfig,
+    AddNormStackConfig,
+    AddNormUperNetConfig,
+)
 
 
 def presets() -> dict[str, Preset]:
@@ -209,6 +215,7 @@ __all__ = [
     "AddNormEncoderDecoderConfig",
     "AddNormSpec",
     "AddNormStackConfig",
+    "AddNormUperNetConfig",
     "ConversionReport",
     "ExportError",
     "ExportReport",

@@ -17,7 +17,7 @@ from .models.base.protocols import JsonValue, StockValue
 from .models.base.registry import one_of
 from .models.core.addnorm_config import AddNormConfig, CodeCarryingConfig
 from .models.spec.spec import AddNormSpec
-from .unfit import no_family
+from .without_family import no_family
 
 
 # what prepares a model's inputs: where the stock family's class is found, and how ours is registered with it

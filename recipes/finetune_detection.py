@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from accelerate.utils import set_seed
-from common import data, objects, saved
+from common import data, objects, saved, starts
 from common.config import RunConfig
 from common.ending import finish
 from common.errors import run_script
@@ -35,6 +35,8 @@ class DetectionConfig(RunConfig):
         label_names: names of the classes in the order of their numbers: for a column that has numbers alone, or to fix
             the order, or name classes that the train split lacks.
         box_format: ``corners`` are left, upper, right and lower edge; ``coco`` left and upper edge, width and height.
+        placed_start: the detection tokens of a new model start at places spread over the image, see what is near them,
+            and say boxes of the mean size there; drawn ones, the default, find nothing for thousands of steps.
         flips: every other training image, on average, is mirrored; and every other one is turned upside down.
         crop: of every other training image a part is cut out and enlarged, as small as 1 - crop of its area.
         color: brightness, contrast and saturation of every other training image are changed by up to this share.
@@ -46,6 +48,7 @@ class DetectionConfig(RunConfig):
     labels_column: str = "labels"
     label_names: list[str] | None = None
     box_format: Literal["corners", "coco"] = "corners"
+    placed_start: bool = False
     flips: bool = False
     crop: ClosedUnitInterval = 0.0
     color: ClosedUnitInterval = 0.0
@@ -102,8 +105,9 @@ def main(args=None):
     # Model: the same new weights on every process. It says the size and channels of the images.
     set_seed(config.seed)
     model = load_model(AutoModelForObjectDetection, config, run.accelerator.device, **head)
-    if config.do == "train" and (config.new_weights or not config.checkpoint):
-        objects.start_zeros(model)
+    is_new = config.do == "train" and (config.new_weights or not config.checkpoint)
+    if is_new:
+        starts.start_zeros(model)
     pixels = Pixels(load_processor(config, model.config, "YolosImageProcessor"), model)
     encoded, sources = {}, {}
     for split, rows in splits.items():
@@ -112,6 +116,9 @@ def main(args=None):
         sources[split] = data.source(encoded[split]) | {"objects": sum(map(len, encoded[split]["labels"]))}
         run.accelerator.print(f"{split}: {sources[split]['rows']} images, {sources[split]['objects']} objects")
 
+    if config.placed_start and is_new:
+        some = pixels.batch([encoded["train"][row] for row in range(min(16, len(encoded["train"])))])
+        starts.start_placed(model, some["pixel_values"].to(model.device), objects.all_boxes(encoded["train"]))
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     reader = objects.ObjectOutputs(names)
 

@@ -20,6 +20,12 @@ ALL_RUNS = ROOT / "recipes" / "README.md"
 BLOCK = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end results -->)", re.DOTALL)
 COLUMNS = ("data", "train rows", "`add_norm`", "runs", "figure", "loss of the last 50 steps")
 RUN_COLUMNS = ("result", "data", "rows", "`add_norm`", "epochs", "figures", "minutes", "tokens/s", "MB", "padding")
+# what a result has of a guess that needs no model: what it is, and how many of its figures are shown
+BASELINES = {
+    "copied_source": ("copying the source", 1),
+    "mean_boxes": ("the mean boxes", 2),
+    "commonest_class": ("the commonest class everywhere", 2),
+}
 # what an evaluation says beside its figures
 BESIDE = ("step", "epoch", "loss")
 
@@ -90,10 +96,10 @@ def all_runs(results: dict[str, dict]) -> str:
     for name, result in sorted(results.items(), key=lambda item: (item[1]["recipe"], item[0])):
         config, train = result["config"], result["data"]["train"]
         measured = ", ".join(f"{figure} {value:.4g}" for figure, value in figures(result).items())
-        if copied := result.get("copied_source"):
-            measured += f" (copying the source: {next(iter(copied))} {next(iter(copied.values())):.4g})"
-        if guessed := result.get("mean_boxes"):
-            measured += " (the mean boxes: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in guessed) + ")"
+        for entry, (what, count) in BASELINES.items():
+            if guessed := result.get(entry):
+                shown = [name for name in guessed if isinstance(guessed[name], float)][:count]
+                measured += f" ({what}: " + ", ".join(f"{name} {guessed[name]:.4g}" for name in shown) + ")"
         rows.append(
             (
                 f"[{name}](results/{name}.json)",

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -376,21 +377,24 @@ def slow_unless(quick: bool, *values: Any) -> Any:
     return pytest.param(*values, marks=() if quick else pytest.mark.slow)
 
 
-def deal(specs: Iterable[str], hands: Iterable[Any], allowed: Callable[[Any, str], bool]) -> set[tuple[Any, str]]:
-    """(hand, spec): every spec once, as cards are dealt: to the hand with the fewest of those that may have it.
+def _stable_hash(*names: str) -> int:
+    """A number of these names alone: a new family leaves what the others run as it is."""
+    return zlib.crc32(" ".join(names).encode())
 
-    A hand that would be left empty has the first spec that it may have.
-    """
-    specs, hands, dealt = list(specs), list(hands), set()
-    counts = dict.fromkeys(hands, 0)
-    for spec in specs:
-        able = [hand for hand in hands if allowed(hand, spec)]
-        if able:
-            hand = min(able, key=counts.get)
-            dealt.add((hand, spec))
-            counts[hand] += 1
-    empty = [(hand, [spec for spec in specs if allowed(hand, spec)]) for hand in hands if not counts[hand]]
-    return dealt | {(hand, able[0]) for hand, able in empty if able}
+
+def deal(specs: Iterable[str], hands: Iterable[str], allowed: Callable[[str, str], bool]) -> set[tuple[str, str]]:
+    """(hand, spec): every spec once, to a hand that may have it; a hand left empty has one spec that it may have."""
+    specs, hands = list(specs), list(hands)
+    able = {spec: [hand for hand in hands if allowed(hand, spec)] for spec in specs}
+    dealt = {(min(able[spec], key=lambda hand: _stable_hash(hand, spec)), spec) for spec in specs if able[spec]}
+    empty = set(hands) - {hand for hand, _ in dealt}
+    left = {hand: [spec for spec in specs if allowed(hand, spec)] for hand in empty}
+    return dealt | {(hand, _turn(hand, specs)) for hand, specs in left.items() if specs}
+
+
+def _turn(name: str, values: list[str]) -> str:
+    """One of the values, drawn for a family."""
+    return min(values, key=lambda value: _stable_hash(name, value))
 
 
 # those that share another family's layers: of what that one runs, they run a part
@@ -399,17 +403,12 @@ MEMBERS = [family for family, row in FAMILIES.items() if row.shape]
 OWN_LAYERS = [family for family in FAMILIES if family not in MEMBERS]
 
 
-def _turn(member: str, values: list[str]) -> str:
-    """One of the values: each member of a shape has another one."""
-    return values[MEMBERS.index(member) % len(values)]
-
-
 def _quick_heads() -> set[tuple[str, str]]:
     heads = {member: [name for name in FAMILIES[member].models if name != BASE_MODELS[member]] for member in MEMBERS}
     return {(member, _turn(member, names)) for member, names in heads.items()}
 
 
-# Every run has one head of a member of a shape, each member another one; and all heads of one row for each class.
+# Every run has one head of a member of a shape, and all heads of one row for each class.
 _QUICK_HEADS = _quick_heads()
 _FIRST_ROWS = {row.config_class: family for family, row in reversed(FAMILIES.items())}.values()
 
@@ -429,14 +428,14 @@ def covering_models(models: Iterable[tuple[str, str]] = tuple(MODELS)) -> list[A
 def covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
     """(family, spec), all the pairs; every run has every spec once, in some family, the rest is slow.
 
-    A member of a shape has one spec, each another one.
+    A member of a shape has one spec.
     """
     pairs = list(pairs)
     specs = dict.fromkeys(spec for family, spec in pairs if family not in MEMBERS)
     quick = deal(specs, OWN_LAYERS, lambda family, spec: (family, spec) in pairs)
-    for index, member in enumerate(MEMBERS):
-        able = [pair for pair in pairs if pair[0] == member]
-        quick |= {able[index % len(able)]} if able else set()
+    for member in MEMBERS:
+        able = [spec for family, spec in pairs if family == member]
+        quick |= {(member, _turn(member, able))} if able else set()
     return [slow_unless(pair in quick, *pair) for pair in pairs if pair in quick or pair[0] not in MEMBERS]
 
 

@@ -20,7 +20,7 @@ def _module(name, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("name", ["performance_page", "conversion_tables", "exported_schemes"])
+@pytest.mark.parametrize("name", ["performance_page", "conversion_tables", "exported_schemes", "diagnosed_minilm"])
 def test_the_tables_are_those_of_the_results(name, monkeypatch):
     page = _module(name, monkeypatch)
     text = page.PAGE.read_text()

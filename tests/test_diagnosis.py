@@ -222,6 +222,17 @@ def test_two_models_are_compared_on_the_same_tokens():
     assert not deeper.of("stream_similarity") and any("depths" in note for note in deeper.notes)
 
 
+def test_what_is_compared_last_is_behind_the_final_norm():
+    first, second = _bert("pre_ln"), _bert("pre_ln")
+    with torch.no_grad():
+        second.encoder.final_norm.weight.copy_(torch.linspace(-2, 2, 32))
+    values = [row.value for row in diagnose(first, [_batch()], second).of("stream_similarity")]
+    assert values[:-1] == pytest.approx(3 * [1.0])
+    ours, other = (model(**_batch())[0].detach() for model in (first, second))
+    real = _batch()["attention_mask"].bool()
+    assert values[-1] == pytest.approx(torch.cosine_similarity(ours, other, dim=-1)[real].mean().item(), abs=1e-5)
+
+
 def test_sentences_follow_from_the_numbers():
     rows = [
         Row("net", "branch_ratio", layer, "attention", value) for layer, value in enumerate([0.3, 0.01, 0.02, 9.0])

@@ -139,7 +139,10 @@ class Look:
         hooks = [*norm_hooks(norms, self.observation)]
         for stack in self.stacks:
             layer, last = get_part(self.model, stack.paths[-1]), Place(len(stack.paths) - 1, stack.name)
-            hooks.append(layer.register_forward_hook(partial(_leave, self.observation, last)))
+            hooks.append(layer.register_forward_hook(partial(_tell, self.observation.leave, last)))
+            if (final := stack.final_path()) is not None:
+                tell = partial(_tell, self.observation.hand_out, last)
+                hooks.append(get_part(self.model, final).register_forward_hook(tell))
         hooks.append(self.model.register_forward_hook(partial(_keep_attentions, kept)))
         if self.gives_attentions:
             hooks.append(self.model.register_forward_pre_hook(_ask_for_attentions, with_kwargs=True))
@@ -179,8 +182,10 @@ def compare_streams(first: Observation, second: Observation, pair: Observation) 
     return True
 
 
-def _leave(observation: Observation, last: Place, _: nn.Module, args: StockValue, output: StockValue) -> None:
-    observation.leave(last, output[0] if isinstance(output, tuple) else output)
+def _tell(
+    take: Callable[[Place, torch.Tensor], None], last: Place, _: nn.Module, args: StockValue, output: StockValue
+) -> None:
+    take(last, output[0] if isinstance(output, tuple) else output)
 
 
 def _keep_attentions(

@@ -254,7 +254,7 @@ MEASURES: dict[str, Measure] = {
         "pair",
         _mean("similarity"),
         "How alike the streams of both models are before the layer, on the same tokens: 1 if they have the same "
-        "direction. The last value is that behind the last layer.",
+        "direction. The last value is that behind the last layer and the final norm.",
         low=Bound(0.5, "the second model computes something else here"),
         notable=9.0,
     ),

@@ -178,7 +178,13 @@ class Observation:
     def leave(self, last: Place, x: torch.Tensor) -> None:
         """Take the stream behind the last layer of a stack; of a shared layer the earlier calls are none."""
         if self._layer == last:
-            self._at_layer(Place(1 + (last.layer or 0), last.part), real_tokens(x))
+            self._at_layer(_behind(last), real_tokens(x))
+
+    @torch.no_grad()
+    def hand_out(self, last: Place, x: torch.Tensor) -> None:
+        """Take the stream behind the final norm of a stack, for a comparison: it is what the model hands out."""
+        if self.keeps_streams:
+            self.streams[_behind(last)] = real_tokens(x)
 
     @torch.no_grad()
     def add_attentions(self, attentions: Mapping[Place, torch.Tensor]) -> None:
@@ -192,6 +198,11 @@ class Observation:
         for place, gradient in gradients.items():
             if gradient is not None:
                 self.places[place].add({"gradient": gradient.float().norm().view(1)})
+
+
+def _behind(last: Place) -> Place:
+    """The place behind the last layer of a stack."""
+    return Place(1 + (last.layer or 0), last.part)
 
 
 def real_tokens(x: torch.Tensor) -> torch.Tensor:

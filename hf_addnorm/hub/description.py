@@ -11,14 +11,13 @@ from transformers import AutoModel, PreTrainedConfig
 from ..catalogue import norms, weights
 from ..models.base.protocols import JsonValue
 from ..models.base.registry import ComponentSpec, to_json
-from ..models.composites.configuration_addnorm_stack import AddNormStackConfig
-from ..models.core.addnorm_config import AddNormConfig, family_configs
+from ..models.core.addnorm_config import AddNormConfig, CodeCarryingConfig, family_configs
 from ..models.core.family_facts import FamilyFacts
 from ..models.core.pretrained import AddNormPreTrainedModel
 from ..models.spec.presets import PRESETS
 from ..models.spec.refusals import WARNINGS
 from ..models.spec.spec import AddNormSpec, LayerSpec
-from ..unfit import no_family
+from ..without_family import no_family
 from .citation import bibtex, sources
 from .input_kinds import INPUT_KINDS, InputKind
 
@@ -341,16 +340,20 @@ def as_ours(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def models_of(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
     """The configs that a model's config is made of, by what they are called; "" for one that is made of no others."""
-    if isinstance(config, AddNormStackConfig):
-        return {f"encoder {index + 1}": part for index, part in enumerate(config.encoders)}
+    parts = config.parts() if isinstance(config, CodeCarryingConfig) else {}
     # Transformers' own too
-    if hasattr(config, "encoder") and hasattr(config, "decoder"):
-        return {"encoder": config.encoder, "decoder": config.decoder}
-    return {"": config}
+    if not parts and hasattr(config, "encoder") and hasattr(config, "decoder"):
+        parts = {"encoder": config.encoder, "decoder": config.decoder}
+    return parts or {"": config}
 
 
 def facts_of(config: PreTrainedConfig) -> FamilyFacts:
-    """What is known of a model's family, ours or stock; of any other model, what holds for most that read text."""
+    """What is known of a model's family, ours or stock; of one that is made of others, what it reads; of any other
+    model, what holds for most that read text.
+    """
+    first = next(iter(models_of(config).values()))
+    if first is not config:
+        return FamilyFacts(inputs=facts_of(first).inputs)
     family = type(config) if isinstance(config, AddNormConfig) else families().get(config.model_type)
     return FamilyFacts() if family is None else family.facts
 

@@ -13,19 +13,19 @@ from typing import Any
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, List, load_dataset
 
-from . import docstring_match, images
+from . import docstring_match, images, masks
 from .config import RunConfig
 from .errors import UserError, one_line
 from .model import NEW_HEAD, SavedHead
 
 
-BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits}
+BUILTIN = {"docstring_match": docstring_match.load, "digits": images.digits, "shapes": masks.shapes}
 # So many may be named by one number alone.
 MOST_CLASSES = 1000
 # What the recipes call columns that they make themselves.
 OWN_COLUMNS = ("labels", "row", "word_labels", "input_ids", "attention_mask")
 # Keys of columns of which nothing is left beside those.
-LABEL_KEYS = ("label_column", "labels_column", "answers_column")
+LABEL_KEYS = ("label_column", "labels_column", "answers_column", "mask_column")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 
 

@@ -160,9 +160,13 @@ class Pixels:
         is_image = isinstance(rows.features[column], Image)
         return rows.cast_column(column, Image(decode=False)) if is_image else rows
 
+    def opened(self, value: Any) -> Any:
+        """An image in a column, as the file has it."""
+        return opened(value, MODES[self.channels])
+
     def size_of(self, value: Any) -> tuple[int, int]:
         """Width and height of an image in a column, in pixels of the file."""
-        return opened(value, MODES[self.channels]).size
+        return self.opened(value).size
 
     def array(self, row: dict[str, Any]) -> np.ndarray:
         """Of an encoded row."""

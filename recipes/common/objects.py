@@ -6,7 +6,6 @@ has; models of DETR's kind are given center, width and height.
 
 import contextlib
 import io
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ import numpy as np
 import torch
 from datasets import Dataset, List
 from sklearn.cluster import KMeans
-from torch import nn
-from transformers import PreTrainedModel
 
+from .changes import image_changes
 from .data import Classes
 from .errors import UserError
 from .evaluation import PADDING
@@ -108,26 +106,16 @@ def changing(config: Any, pixels: Pixels) -> Callable[[dict, random.Random], dic
     Raises:
         UserError: albumentations is not installed.
     """
-    if not (config.flips or config.crop or config.color):
-        return None
-    # it would ask the network for its newest version
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    try:
-        import albumentations
-    except ImportError as error:
-        raise UserError("flips, crop and color need albumentations: pip install 'hf_addnorm[detection]'") from error
-    height, width = pixels.shape[1:]
-    steps: list[Any] = []
-    if config.flips:
-        steps += [albumentations.HorizontalFlip(p=0.5), albumentations.VerticalFlip(p=0.5)]
-    if config.crop:
-        scale = (1 - config.crop, 1.0)
-        steps.append(albumentations.RandomResizedCrop(size=(height, width), scale=scale, ratio=(0.8, 1.25), p=0.5))
-    if config.color:
-        steps.append(albumentations.ColorJitter(*[config.color] * 3, config.color / 4, p=0.5))
     # what is cut to less than a third of it is no object any more
-    boxes = albumentations.BboxParams("albumentations", label_fields=["labels"], min_visibility=1 / 3, clip=True)
-    change = albumentations.Compose(steps, bbox_params=boxes)
+    change = image_changes(
+        config,
+        pixels,
+        bbox_params=lambda package: package.BboxParams(
+            "albumentations", label_fields=["labels"], min_visibility=1 / 3, clip=True
+        ),
+    )
+    if change is None:
+        return None
 
     def changed(row: dict[str, Any], draw: random.Random) -> dict[str, Any]:
         change.set_random_seed(draw.getrandbits(31))
@@ -166,6 +154,11 @@ def centered(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([(first + last) / 2, last - first], -1)
 
 
+def all_boxes(rows: Dataset) -> torch.Tensor:
+    """Those of all encoded rows, [boxes, 4] as center, width and height."""
+    return centered(torch.tensor([box for boxes in rows["boxes"] for box in boxes]).reshape(-1, 4))
+
+
 def edges(boxes: torch.Tensor) -> torch.Tensor:
     """Center, width and height [..., 4] as edges."""
     middle, half = boxes[..., :2], boxes[..., 2:] / 2
@@ -178,16 +171,6 @@ def targets(labels: torch.Tensor, boxes: torch.Tensor) -> list[dict[str, torch.T
         {"class_labels": label[label >= 0], "boxes": centered(box[label >= 0])}
         for label, box in zip(labels, boxes, strict=True)
     ]
-
-
-def start_zeros(model: PreTrainedModel) -> None:
-    """Draw the tokens and positions of a new model that are all 0: Transformers leaves them so, and none differs.
-
-    Source: YOLOS, Fang et al., 2021, arXiv 2106.00666, whose authors draw them with a deviation of 0.02.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 2 and ("token" in name or "position" in name) and not parameter.any():
-            nn.init.trunc_normal_(parameter, std=0.02)
 
 
 @dataclass

@@ -125,7 +125,6 @@ TOOLS = [
     Tool("torch.compile", "torch")(
         "BERT, by spec: one graph, shapes that change",
         f"{_COMPILED}one_graph_for_every_shape",
-        note="`attention_residuals` does not, with `dynamic=True` and `fullgraph=True`",
     )("every family, one graph", "test_streams.py::test_compiles_as_one_graph"),
     Tool("torch.export", "torch")("BERT, by spec: shapes that change", f"{_COMPILED}exported_for_every_shape"),
     Tool("ONNX Runtime", "onnxruntime")(
@@ -154,9 +153,13 @@ TOOLS = [
         "two processes train as one (gloo)", "test_sharding.py::test_sharded_training_is_training_in_one_process"
     )("its checkpoint is saved with code", "test_sharding.py::test_a_sharded_model_is_saved_with_its_own_code_alone"),
     Tool("tensor parallelism", "transformers")(
-        '`tp_plan="auto"`',
+        "`DistributedConfig(tp_size=2)`: GPT-NeoX, by spec, two processes (gloo)",
+        "tools/test_tensor_parallel.py::test_a_split_model_is_the_whole_one_or_refused",
+        note="norms in q, k, v, qk, up and mid are refused in a sentence, as weight transforms are",
+    )(
+        "the other families",
         f"{_PLANS}plans_are_those_of_the_stock_family",
-        refused="no stock family of ours has such a plan in Transformers, so there is none to inherit",
+        refused="their stock families have no plan for it in Transformers, so there is none to inherit",
     ),
     Tool("DeepSpeed", "deepspeed")(
         "ZeRO stage 2 on a CPU, one process",

@@ -71,7 +71,8 @@ def two_segment_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
 
 
 def image_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
-    return {"pixel_values": common.floats_tensor([tester.batch_size, 3, tester.image_size, tester.image_size])}
+    height, width = 2 * [tester.image_size] if isinstance(tester.image_size, int) else tester.image_size
+    return {"pixel_values": common.floats_tensor([tester.batch_size, 3, height, width])}
 
 
 def sound_inputs(tester: "ModelTester") -> dict[str, torch.Tensor]:
@@ -174,6 +175,21 @@ T5 = replace(
     not_applicable=BART.not_applicable
     | {"test_model_base_model_prefix": "the stock heads hold an encoder and a decoder, and no base model"},
 )
+VIT = Row(
+    image_inputs,
+    tester={"seq_length": 17, "mask_length": 16, "num_masks": 8},
+    test={"test_resize_embeddings": False},
+    not_applicable=INPUT_EMBEDDINGS,
+)
+# a backbone has no loss
+DINOV2 = replace(
+    VIT,
+    tiny={"drop_path_rate": 0.0},
+    unused_in_loss=("Dinov2ForImageClassification",),
+    without=("Dinov2Backbone",),
+    not_applicable=INPUT_EMBEDDINGS
+    | {"test_reverse_loading_mapping": "it expects the keys of a gated feed-forward, which this model has not"},
+)
 ROWS = {
     "bert": BERT,
     "bart": BART,
@@ -194,11 +210,31 @@ ROWS = {
             ("test_resize_tokens_embeddings", "test_resize_embeddings_untied"), "no input is called input_ids"
         ),
     ),
-    "vit": Row(
-        image_inputs,
-        tester={"seq_length": 17, "mask_length": 16, "num_masks": 8},
-        test={"test_resize_embeddings": False},
-        not_applicable=INPUT_EMBEDDINGS,
+    "vit": VIT,
+    "dinov2": DINOV2,
+    "dinov2_with_registers": replace(
+        DINOV2,
+        tester={**VIT.tester, "seq_length": 21},
+        unused_in_loss=("Dinov2WithRegistersForImageClassification",),
+        without=("Dinov2WithRegistersBackbone",),
+    ),
+    "beit": replace(
+        VIT,
+        tiny={"drop_path_rate": 0.0, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]},
+        tester={**VIT.tester, "num_hidden_layers": 4},
+        unused_in_loss=("BeitForImageClassification", "BeitForSemanticSegmentation"),
+        without=("BeitBackbone",),
+        not_applicable=INPUT_EMBEDDINGS
+        | {
+            "test_num_layers_is_small": "the head for segmentation reads the states behind four layers",
+            "test_reverse_loading_mapping": "it expects the keys of a bias that all layers share",
+        },
+    ),
+    "yolos": replace(
+        VIT,
+        tester={**VIT.tester, "seq_length": 30},
+        not_applicable=INPUT_EMBEDDINGS
+        | {"test_can_init_all_missing_weights": "the stock model gives its tokens and positions no start values"},
     ),
     "albert": ALBERT,
     "albert_groups": replace(
@@ -244,6 +280,9 @@ ROWS = {
     "gpt_neox": Row(text_inputs, test=FASTER, lm="GPTNeoXForCausalLM", decoder={}),
     "opt": Row(text_inputs, test=FASTER, lm="OPTForCausalLM", decoder={}, not_applicable=POSITIONS),
 }
+
+# one object of the first class in the middle of an image
+OBJECT = {"class_labels": torch.zeros(1, dtype=torch.long), "boxes": torch.full((1, 4), 0.5)}
 
 # the family and its scheme; without one it is the stock family
 RUN = json.loads(os.environ["CONFORMANCE_RUN"])
@@ -313,6 +352,9 @@ class ModelTester:
             },
             # the mixins know no labels of what writes about sound
             "WhisperForConditionalGeneration": {"labels": tokens},
+            # nor of what says the visual words of masked patches, or finds objects
+            "BeitForMaskedImageModeling": {"labels": zeros(getattr(self, "num_masks", 0)).flatten()},
+            "YolosForObjectDetection": {"labels": [OBJECT] * self.batch_size},
             **{f"{family}{head}": labels for family in SOUND for head, labels in sound_labels.items()},
             "Wav2Vec2ForPreTraining": {
                 "mask_time_indices": tokens + torch.arange(self.seq_length) % 3 == 1,

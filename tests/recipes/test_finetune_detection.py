@@ -9,13 +9,15 @@ import finetune_detection
 import numpy as np
 import pytest
 import torch
-from common import objects
+from common import objects, starts
 from common.errors import UserError
 from common.images import Pixels
 from datasets import Dataset
 from PIL import Image as Picture
 from PIL import ImageDraw
 from transformers import AutoConfig, AutoModelForObjectDetection, YolosImageProcessorPil, pipeline
+
+from hf_addnorm import new_model
 
 
 pytest.importorskip("pycocotools", reason="pip install 'hf_addnorm[detection]'")
@@ -72,7 +74,7 @@ def changed(path: str, **columns: list) -> None:
 
 
 def test_a_run_is_saved_drawn_and_found_by_a_pipeline(recipe, new, use, tmp_path):
-    result = find(recipe, new, "--add_norm", "hyper_connections")
+    result = find(recipe, new, "--add_norm", "hyper_connections", "--placed_start", "true")
     assert len(Path(finetune_detection.__file__).read_text().splitlines()) < 180
     assert {"map", "map50"} <= set(result["metrics"]) and set(result["mean_boxes"]) == {"map", "map50"}
     assert result["reload"]["predictions_equal"] == 5
@@ -95,7 +97,7 @@ def test_a_run_is_saved_drawn_and_found_by_a_pipeline(recipe, new, use, tmp_path
 def test_the_loss_is_that_of_the_stock_model_for_each_object(new):
     torch.manual_seed(0)
     model = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**YOLOS, num_labels=2)).eval()
-    objects.start_zeros(model)
+    starts.start_zeros(model)
     assert model.vit.embeddings.detection_tokens.std() > 0.01
     images, labels = torch.randn(2, 3, 16, 24), torch.tensor([[1, 0], [1, -100]])
     boxes = torch.tensor([[[0.1, 0.2, 0.3, 0.6], [0.5, 0.5, 0.9, 1.0]], [[0.2, 0.2, 0.4, 0.8], [0.0, 0.0, 0.0, 0.0]]])
@@ -106,6 +108,37 @@ def test_the_loss_is_that_of_the_stock_model_for_each_object(new):
     ]
     expected = model(images, labels=known).loss * 3
     torch.testing.assert_close(finetune_detection.loss(model, batch), expected)
+
+
+def test_places_are_spread_in_rows():
+    assert starts.spread(4, 1.0).tolist() == [[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]]
+    # three rows of a picture that is wide, of which the first has one token more
+    places = starts.spread(10, 0.75)
+    assert places.shape == (10, 2) and places[:, 0].unique(return_counts=True)[1].tolist() == [4, 3, 3]
+    assert starts.spread(3, 0.01)[:, 0].tolist() == [0.5] * 3
+    found = starts.sines(places, 18)
+    assert found.shape == (10, 18) and found[:, 16:].abs().max() == 0 and found.unique(dim=0).shape[0] == 10
+
+
+@pytest.mark.parametrize("add_norm", [None, "hyper_connections"])
+def test_a_placed_start_says_boxes_at_places_and_sees_what_is_near(add_norm):
+    """Of the stock model and of ours; without it, every token would say about one box."""
+    torch.manual_seed(0)
+    sizes = YOLOS | {"hidden_size": 32, "image_size": [32, 32], "num_detection_tokens": 9, "initializer_range": 0.05}
+    model = new_model("AutoModelForObjectDetection", sizes.pop("model_type"), add_norm, **sizes, num_labels=2)
+    starts.start_zeros(model)
+    images, boxes = torch.randn(4, 3, 32, 32), torch.tensor([[0.5, 0.5, 0.2, 0.3], [0.1, 0.2, 0.1, 0.1]])
+    starts.start_placed(model, images, boxes)
+    found = model.eval()(images).pred_boxes
+    places = starts.spread(9, 1.0).flip(-1)
+    expected = torch.cat([places, torch.tensor([[0.15, 0.2]]).expand(9, 2)], -1)
+    assert (found - expected).abs().mean() < 0.05
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for layer in model.vit.encoder.layer:
+        core = layer.attention.attention
+        assert torch.equal(core.query.weight, core.key.weight)
+        copied = layer.attention.output.dense.weight @ core.value.weight
+        torch.testing.assert_close(copied, starts.COPY**2 * torch.eye(32), atol=1e-5, rtol=0)
 
 
 def _found(labels, boxes, scores):

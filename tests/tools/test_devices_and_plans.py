@@ -9,11 +9,11 @@ from transformers import AutoModelForSequenceClassification
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plans_are_those_of_the_stock_family(family):
-    """No stock family of ours has a plan of its own for tensor parallelism, so `tp_plan="auto"` splits nothing."""
     row = FAMILIES[family]
     for plan in ("base_model_tp_plan", "base_model_pp_plan", "base_model_fsdp_plan"):
         assert getattr(row.config_class, plan, None) == getattr(row.stock_config_class, plan, None)
-    assert getattr(row.config_class, "base_model_tp_plan", None) is None
+    # of our families, Transformers splits this one alone
+    assert bool(getattr(row.config_class, "base_model_tp_plan", None)) == family.startswith("gpt_neox")
 
 
 @pytest.mark.parametrize("spec", [slow_unless(spec in THREE_SPECS, spec) for spec in SPECS])

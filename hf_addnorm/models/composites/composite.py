@@ -1,6 +1,6 @@
 """What models that are made of other models share: what is left to the parts."""
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.protocols import StockValue
@@ -9,6 +9,7 @@ from ..core.hub_files import HubFiles
 from ..core.pretrained import AddNormPreTrainedModel
 from ..core.single_commit_push import SingleCommitPush
 from ..core.token_hooks import with_token_mask
+from ..core.transformers_internals import attention_of, use_attention
 
 
 class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
@@ -46,3 +47,17 @@ class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliary
         # each part may refuse what its state does not survive
         for part in self.parts:
             part._set_gradient_checkpointing(*args, **kwargs)
+
+
+def share_config(part: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Let a part that exists, and all that is in it, look at the config that the whole has of it.
+
+    Args:
+        part: a model.
+        config: an equal config, which gets the part's implementation of attention.
+    """
+    own = part.config
+    use_attention(config, attention_of(own))
+    for module in part.modules():
+        if vars(module).get("config") is own:
+            module.config = config  # type: ignore[assignment]

@@ -36,11 +36,6 @@ def parse_part(value: StockValue, where: str, families: Families, **fixed: Stock
         raise ValueError(f"{where}: {error}") from error
 
 
-def part_type(config: AddNormConfig) -> str:
-    """The name of a part's family in `part_families.py`."""
-    return config.model_type.removeprefix("addnorm_")
-
-
 def as_dict(value: StockValue, where: str, families: Families) -> Mapping[str, JsonValue]:
     """The dict of an entry, see `parse_part`."""
     if isinstance(value, str) and value in families:

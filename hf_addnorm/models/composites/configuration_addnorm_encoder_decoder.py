@@ -9,7 +9,7 @@ from transformers import EncoderDecoderConfig, PreTrainedConfig
 from ..base.protocols import JsonValue, OptionValue, StockValue
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
 from ..core.several_stacks import with_decoder_layers
-from .composite_config import as_dict, parse_part, part_type, refuse_decoder
+from .composite_config import as_dict, parse_part, refuse_decoder
 from .part_families import DECODER_CONFIGS, ENCODER_CONFIGS
 
 
@@ -107,8 +107,8 @@ class AddNormEncoderDecoderConfig(CodeCarryingConfig, EncoderDecoderConfig):
         """The config of two; as in Transformers, but the two stay as they are."""
         return cls(encoder=encoder_config, decoder=decoder_config, **kwargs)
 
-    def part_types(self) -> set[str]:
-        return {part_type(self.encoder), part_type(self.decoder)}
+    def parts(self) -> dict[str, PreTrainedConfig]:
+        return {"encoder": self.encoder, "decoder": self.decoder}
 
     def refuse(self) -> None:
         """Refuse what does not fit together.

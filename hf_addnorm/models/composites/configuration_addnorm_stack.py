@@ -11,7 +11,7 @@ from ..base.protocols import JsonValue, OptionValue, StockValue
 from ..base.registries import NORMS
 from ..base.registry import parse_option
 from ..core.addnorm_config import AddNormConfig, CodeCarryingConfig, refuse_near_miss
-from .composite_config import parse_part, part_type, refuse_decoder
+from .composite_config import parse_part, refuse_decoder
 from .part_families import ENCODER_CONFIGS
 
 
@@ -144,8 +144,8 @@ class AddNormStackConfig(CodeCarryingConfig, PreTrainedConfig):
         norm = None if self.norm is None else self.norm.to_dict()
         return super().to_dict() | {"encoders": encoders, "norm": norm}
 
-    def part_types(self) -> set[str]:
-        return {part_type(config) for config in self.encoders}
+    def parts(self) -> dict[str, PreTrainedConfig]:
+        return {f"encoder {index + 1}": config for index, config in enumerate(self.encoders)}
 
     def members(self) -> list[list[int]]:
         """The encoders of each group; without a norm all are one."""

@@ -11,8 +11,8 @@ from ..base.protocols import JsonValue, StockValue
 from ..base.registry import one_of
 from ..core.pretrained import AddNormPreTrainedModel
 from ..core.several_stacks import with_decoder_layers
-from ..core.transformers_internals import attention_of, can_return_tuple, fixed_cross_entropy, use_attention
-from .composite import CompositeModel
+from ..core.transformers_internals import can_return_tuple, fixed_cross_entropy
+from .composite import CompositeModel, share_config
 from .composite_config import family_of
 from .configuration_addnorm_encoder_decoder import AddNormEncoderDecoderConfig
 from .part_families import DECODER_CONFIGS, DECODERS, ENCODER_CONFIGS, ENCODERS
@@ -58,8 +58,7 @@ class AddNormEncoderDecoderModel(CompositeModel, EncoderDecoderModel):
         self.encoder = ENCODERS[config.encoder.model_type](config.encoder) if encoder is None else encoder
         self.decoder = DECODERS[config.decoder.model_type](config.decoder) if decoder is None else decoder
         for part, part_config in ((self.encoder, config.encoder), (self.decoder, config.decoder)):
-            use_attention(part_config, attention_of(part.config))
-            _share_config(part, part_config)
+            share_config(part, part_config)
         if _is_projected(config):
             self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, config.decoder.hidden_size)
         pooler: nn.Module | None = getattr(self.encoder, "pooler", None)
@@ -251,14 +250,6 @@ def _refuse_width(config: AddNormEncoderDecoderConfig) -> None:
 def _is_projected(config: AddNormEncoderDecoderConfig) -> bool:
     same_width = config.encoder.hidden_size == config.decoder.hidden_size
     return not same_width and getattr(config.decoder, "cross_attention_hidden_size", None) is None
-
-
-def _share_config(model: PreTrainedModel, config: AddNormEncoderDecoderConfig) -> None:
-    """Let a model and all that is in it look at one config; the stock class tells the model alone."""
-    own = model.config
-    for module in model.modules():
-        if vars(module).get("config") is own:
-            module.config = config  # type: ignore[assignment]
 
 
 def _table_name(model: PreTrainedModel) -> str:

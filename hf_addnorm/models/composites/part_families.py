@@ -14,7 +14,7 @@ from ..core.pretrained import AddNormPreTrainedModel
 class PartFamily:
     """One family: its model types, and what is imported of it.
 
-    A family that cannot be an encoder or a decoder leaves that method out.
+    A family that cannot have one of the roles leaves that method out.
     """
 
     # the stock one and ours
@@ -33,6 +33,11 @@ class PartFamily:
     @staticmethod
     def decoder() -> type[AddNormPreTrainedModel]:
         """The model of a part that is a decoder and reads an encoder."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backbone() -> type[AddNormPreTrainedModel]:
+        """The model of a part that gives maps of features of an image."""
         raise NotImplementedError
 
 
@@ -55,7 +60,7 @@ class Families(Mapping[str, type[AddNormConfig]]):
     """The config classes of the families that may be in a role, by their stock model type and ours.
 
     Args:
-        role (`str`): "encoder" or "decoder".
+        role (`str`): "encoder", "decoder" or "backbone".
     """
 
     def __init__(self, role: str):
@@ -83,7 +88,7 @@ class PartModels(Mapping[str, type[AddNormPreTrainedModel]]):
     By name, since a config may come from another copy of these files.
 
     Args:
-        role (`str`): "encoder" or "decoder".
+        role (`str`): "encoder", "decoder" or "backbone".
     """
 
     def __init__(self, role: str):
@@ -105,6 +110,7 @@ class PartModels(Mapping[str, type[AddNormPreTrainedModel]]):
 
 ENCODER_CONFIGS, DECODER_CONFIGS = Families("encoder"), Families("decoder")
 ENCODERS, DECODERS = PartModels("encoder"), PartModels("decoder")
+BACKBONE_CONFIGS, BACKBONES = Families("backbone"), PartModels("backbone")
 
 
 @part_family("bert")
@@ -356,3 +362,60 @@ class XLMRobertaPart(PartFamily):
         from ..families.modeling_addnorm_xlm_roberta import AddNormXLMRobertaForCausalLM
 
         return AddNormXLMRobertaForCausalLM
+
+
+@part_family("beit")
+class BeitPart(PartFamily):
+    """BEiT."""
+
+    model_types = ("beit", "addnorm_beit")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_beit import AddNormBeitConfig
+
+        return AddNormBeitConfig
+
+    @staticmethod
+    def backbone() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_beit import AddNormBeitBackbone
+
+        return AddNormBeitBackbone
+
+
+@part_family("dinov2")
+class Dinov2Part(PartFamily):
+    """DINOv2."""
+
+    model_types = ("dinov2", "addnorm_dinov2")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_dinov2 import AddNormDinov2Config
+
+        return AddNormDinov2Config
+
+    @staticmethod
+    def backbone() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_dinov2 import AddNormDinov2Backbone
+
+        return AddNormDinov2Backbone
+
+
+@part_family("dinov2_with_registers")
+class Dinov2WithRegistersPart(PartFamily):
+    """DINOv2 with registers."""
+
+    model_types = ("dinov2_with_registers", "addnorm_dinov2_with_registers")
+
+    @staticmethod
+    def config() -> type[AddNormConfig]:
+        from ..families.configuration_addnorm_dinov2_with_registers import AddNormDinov2WithRegistersConfig
+
+        return AddNormDinov2WithRegistersConfig
+
+    @staticmethod
+    def backbone() -> type[AddNormPreTrainedModel]:
+        from ..families.modeling_addnorm_dinov2_with_registers import AddNormDinov2WithRegistersBackbone
+
+        return AddNormDinov2WithRegistersBackbone

@@ -74,9 +74,13 @@ class CodeCarryingConfig(PreTrainedConfig):
         if "auto_classes" in vars(cls):
             register_class_names(cls.model_type, cls.auto_classes)
 
+    def parts(self) -> dict[str, PreTrainedConfig]:
+        """The configs of the parts by what they are called, of a model that is made of other models."""
+        return {}
+
     def part_types(self) -> set[str]:
-        """The model types of the parts, of a model that is made of several."""
-        return set()
+        """The model types of the parts, as the table of part families has them."""
+        return {config.model_type.removeprefix("addnorm_") for config in self.parts().values()}
 
     @classmethod
     def get_config_dict(

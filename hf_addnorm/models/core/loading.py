@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from torch import nn
+
 from ..base.protocols import StockValue
+from ..weights.weight_transforms import Transformed
 from .addnorm_config import AddNormConfig
+from .layer_add_norm import SublayerAddNorm
 
 
 try:
@@ -54,3 +58,23 @@ def config_of_checkpoint(
         # none is needed where the model's is given as `config`
         return None
     return found
+
+
+def refuse_split_features(model: nn.Module) -> None:
+    """Refuse tensor parallelism where a process would see a part of the features that it needs all of.
+
+    Raises:
+        ValueError: in one sentence, if the model is split over several processes and has a norm within a branch, or a
+            weight transform.
+    """
+    if (getattr(model, "tp_size", None) or 1) == 1:
+        return
+    for module in model.modules():
+        slots = module.inner_slots if isinstance(module, SublayerAddNorm) else ()
+        if slots or isinstance(module, Transformed):
+            what = f"a norm in the slot {slots[0]!r}" if slots else "a weight transform"
+            raise ValueError(
+                "tensor parallelism gives each process a part of the features within attention and feed-forward, and "
+                f"this add & norm has {what}, which needs all of them; allowed are schemes without norms in q, k, v, "
+                "qk, up and mid and without weight transforms, or FSDP."
+            )

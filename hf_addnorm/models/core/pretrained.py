@@ -35,7 +35,7 @@ from .encoder import AddNormEncoderModel
 from .family_layout import FamilyLayout
 from .hub_files import HubFiles
 from .layer import AddNormLayer
-from .loading import config_of_checkpoint, reraise_damaged_weights
+from .loading import config_of_checkpoint, refuse_split_features, reraise_damaged_weights
 from .packed_attention import PACKED
 from .packing import require_packable, unpack_output, with_packed_tokens
 from .read_tokens import require_head_of_single_tokens, with_first_tokens, with_labelled_tokens
@@ -116,6 +116,7 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         with reraise_damaged_weights(pretrained_model_name_or_path):
             result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = result[0] if isinstance(result, tuple) else result
+        refuse_split_features(model)
         before = config_of_checkpoint(
             cast(type[AddNormConfig], cls.config_class), model.config, pretrained_model_name_or_path, kwargs
         )

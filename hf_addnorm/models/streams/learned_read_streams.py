@@ -144,7 +144,10 @@ class _SoftmaxMix(torch.autograd.Function):
     """`sum_i a_i v_i`, `a = softmax_i(w . v_i / rms(v_i))`; it keeps the outputs v_i for the backward, no copies."""
 
     @staticmethod
-    def forward(ctx: AutogradContext, w: torch.Tensor, eps: float, *values: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: AutogradContext, eps: float, *tensors: torch.Tensor) -> torch.Tensor:
+        # where no gradients are needed, torch.compile (2.13) leaves ctx out if there are as many inputs as parameters
+        # here: two outputs would do that if w were a parameter of its own
+        w, *values = tensors
         ctx.eps = eps
         ctx.save_for_backward(w, *values)
         shares = _scores(values, w, eps)[0].softmax(0)
@@ -168,7 +171,7 @@ class _SoftmaxMix(torch.autograd.Function):
             of_value = share * grad + direction * w - direction * (score * r / w.numel()) * value
             of_values.append(of_value.to(value.dtype))
             of_w = of_w + (direction * value).flatten(0, -2).sum(0)
-        return of_w, None, *of_values
+        return None, of_w, *of_values
 
 
 class QueryGain(RMSNorm):
@@ -202,7 +205,7 @@ class AttentionResidual(Residual):
 
     def forward(self, state: Tensors) -> torch.Tensor:
         """`[batch, seq, hidden]` of a state whose first entry is not one of the outputs."""
-        mixed: torch.Tensor = _SoftmaxMix.apply(self.key_norm(self.query), self.key_norm.eps, *state[1:])
+        mixed: torch.Tensor = _SoftmaxMix.apply(self.key_norm.eps, self.key_norm(self.query), *state[1:])
         return mixed
 
 

@@ -72,6 +72,7 @@ benchmark: .venv/recipes .venv/demo
 	$(BIN)/python benchmarks/recipe_loop.py
 	$(BIN)/python benchmarks/packed.py
 	$(BIN)/python benchmarks/add_norm_site.py
+	$(BIN)/python benchmarks/site_operations.py
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -43,6 +43,7 @@ from .models.families.configuration_addnorm_opt import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
+from .models.families.configuration_addnorm_speecht5 import *
 from .models.families.configuration_addnorm_t5 import *
 from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
+    from .models.families.modeling_addnorm_speecht5 import *
     from .models.families.modeling_addnorm_t5 import *
     from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *

@@ -14,6 +14,7 @@ from family_inputs import (
     TINY,
     TINY_BART,
     TINY_SOUND,
+    TINY_SPEECH,
     TINY_T5,
     TINY_TEXT,
     TINY_WHISPER,
@@ -24,6 +25,7 @@ from family_inputs import (
     quantized_sound_inputs,
     sound_inputs,
     spectrogram_inputs,
+    speech_inputs,
     text_inputs,
     translation_inputs,
     two_segment_inputs,
@@ -60,6 +62,7 @@ from hf_addnorm import (
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
+    AddNormSpeechT5Config,
     AddNormT5Config,
     AddNormUMT5Config,
     AddNormUniSpeechConfig,
@@ -202,6 +205,15 @@ FAMILIES["marian"] = Family(
 )
 FAMILIES["whisper"] = Family(
     AddNormWhisperConfig, TINY_WHISPER, spectrogram_inputs, causal=True, without=NO_TABLES, shape="bart"
+)
+FAMILIES["speecht5"] = Family(
+    AddNormSpeechT5Config,
+    TINY_SPEECH,
+    speech_inputs,
+    ("eager",),
+    more_models=("AddNormSpeechT5ForSpeechToSpeech",),
+    causal=True,
+    without=NO_TABLES,
 )
 FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE)
 FAMILIES["t5_gated"] = Family(

@@ -353,7 +353,10 @@ class ModelTester:
             # the mixins know no labels of what writes about sound
             "WhisperForConditionalGeneration": {"labels": tokens},
             # nor of what says the visual words of masked patches, or finds objects
-            "BeitForMaskedImageModeling": {"labels": zeros(getattr(self, "num_masks", 0)).flatten()},
+            "BeitForMaskedImageModeling": {
+                "bool_masked_pos": zeros(getattr(self, "mask_length", 0)) == 0,
+                "labels": zeros(getattr(self, "mask_length", 0)).flatten(),
+            },
             "YolosForObjectDetection": {"labels": [OBJECT] * self.batch_size},
             **{f"{family}{head}": labels for family in SOUND for head, labels in sound_labels.items()},
             "Wav2Vec2ForPreTraining": {

@@ -238,14 +238,17 @@ _GPT_NEOX = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-FAMILIES["gpt_neox"] = Family(AddNormGPTNeoXConfig, _GPT_NEOX, text_inputs, causal=True, without=NO_SPHERE)
+# what it does not share with GPT-2 is in test_decoders.py
+FAMILIES["gpt_neox"] = Family(
+    AddNormGPTNeoXConfig, _GPT_NEOX, text_inputs, causal=True, without=NO_SPHERE, shape="gpt2"
+)
 FAMILIES["gpt_neox_in_turn"] = Family(
     AddNormGPTNeoXConfig,
     {**_GPT_NEOX, "use_parallel_residual": False},
     text_inputs,
     causal=True,
     without=NO_SPHERE,
-    shape="gpt_neox",
+    shape="gpt2",
 )
 _OPT = {
     **{key: value for key, value in TINY_TEXT.items() if key != "intermediate_size"},

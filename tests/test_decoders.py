@@ -14,6 +14,9 @@ OPT_LAYOUTS = {
 }
 
 
+# The families are given as `name`: what a member of a shape repeats is slow, and this repeats nothing.
+
+
 def _lm(family):
     return FAMILIES[family].config_class.auto_classes["AutoModelForCausalLM"]
 
@@ -42,7 +45,7 @@ def test_every_layout_of_opt_is_stock(layout):
 
 
 @pytest.mark.parametrize(
-    ("family", "theirs", "spec", "renamed"),
+    ("name", "theirs", "spec", "renamed"),
     [
         ("gpt_neox", {"use_parallel_residual": False}, "pre_ln", {}),
         (
@@ -62,24 +65,24 @@ def test_every_layout_of_opt_is_stock(layout):
         ),
     ],
 )
-def test_a_layout_in_the_scheme_of_another_is_that(family, theirs, spec, renamed):
-    row, model = FAMILIES[family], BASE_MODELS[family]
-    stock = _stock(family, model, **theirs)
+def test_a_layout_in_the_scheme_of_another_is_that(name, theirs, spec, renamed):
+    row, model = FAMILIES[name], BASE_MODELS[name]
+    stock = _stock(name, model, **theirs)
     ours = row.model_class(model)(row.config(model, spec)).eval()
     state = {}
     for key, value in stock.state_dict().items():
-        for name, other in renamed.items():
-            key = key.replace(f".{name}.", f".{other}.")
+        for path, other in renamed.items():
+            key = key.replace(f".{path}.", f".{other}.")
         state[key] = value
     ours.load_state_dict(state)
     inputs = row.inputs(model)
     assert torch.equal(ours(**inputs)[0], stock(**inputs)[0])
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "opt"])
-def test_beams_are_those_of_stock(family):
-    row, model = FAMILIES[family], _lm(family)
-    stock = _stock(family, model)
+@pytest.mark.parametrize("name", ["gpt_neox", "opt"])
+def test_beams_are_those_of_stock(name):
+    row, model = FAMILIES[name], _lm(name)
+    stock = _stock(name, model)
     ours = row.model_class(model)(row.config(model)).eval()
     ours.load_state_dict(stock.state_dict())
     inputs = {key: value for key, value in row.inputs(model).items() if key != "labels"}
@@ -89,9 +92,9 @@ def test_beams_are_those_of_stock(family):
     assert torch.equal(*(net.generate(**inputs, **options) for net in (stock, ours)))
 
 
-@pytest.mark.parametrize(("family", "spec"), [("gpt_neox", "hyper_connections"), ("opt", "sandwich_ln")])
-def test_generation_in_another_scheme_needs_no_cache(family, spec):
-    row, model = FAMILIES[family], _lm(family)
+@pytest.mark.parametrize(("name", "spec"), [("gpt_neox", "hyper_connections"), ("opt", "sandwich_ln")])
+def test_generation_in_another_scheme_needs_no_cache(name, spec):
+    row, model = FAMILIES[name], _lm(name)
     net = row.model_class(model)(row.config(model, spec)).double().eval()
     fill_with_pattern(net)
     prompt = torch.randint(5, 99, (2, 6), generator=torch.Generator().manual_seed(3))
@@ -107,3 +110,28 @@ def test_layers_of_opt_that_are_left_out_keep_the_streams():
     assert len(states) == 5
     for state in states[2:-1]:
         assert torch.equal(state, states[1])
+
+
+def test_a_start_rule_finds_v_among_roles_that_alternate_by_head():
+    """GPT-NeoX has q, k, v of one head after the other; DeepNorm scales v alone."""
+    row, model, weights = FAMILIES["gpt_neox"], BASE_MODELS["gpt_neox"], []
+    for init in ([], [{"kind": "deepnorm", "base": "stock"}]):
+        torch.manual_seed(0)
+        net = row.model_class(model)(row.config(model, {"preset": "pre_ln", "init": init}))
+        weights.append(net.layers[1].attention.query_key_value.weight.detach())
+    factors = (weights[1] / weights[0]).mean(-1)
+    expected = torch.ones(4, 3, 8)
+    expected[:, 2] = 32**-0.25
+    torch.testing.assert_close(factors, expected.flatten())
+
+
+def test_a_weight_transform_finds_v_among_roles_that_alternate_by_head():
+    row, model = FAMILIES["gpt_neox"], BASE_MODELS["gpt_neox"]
+    net = row.model_class(model)(row.config(model, {"weights": {"kind": "sigma_reparam", "roles": ["v"]}})).eval()
+    linear, x = net.layers[0].attention.query_key_value, torch.randn(5, 32)
+    with torch.no_grad():
+        linear.weight_norm[2].sigma.fill_(3.0)
+        plain = torch.nn.functional.linear(x, linear.weight, linear.bias).unflatten(-1, (4, 3, 8))
+        found = linear(x).unflatten(-1, (4, 3, 8))
+    assert torch.equal(found[:, :, :2], plain[:, :, :2])
+    assert not torch.allclose(found[:, :, 2], plain[:, :, 2])

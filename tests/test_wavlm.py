@@ -14,9 +14,9 @@ def _attention(family="wavlm"):
     return net.eval(), row.inputs("")
 
 
-@pytest.mark.parametrize("family", ["wavlm", "wavlm_stable"])
-def test_projections_that_are_called_give_the_same(family):
-    net, inputs = _attention(family)
+@pytest.mark.parametrize("name", ["wavlm", "wavlm_stable"])
+def test_projections_that_are_called_give_the_same(name):
+    net, inputs = _attention(name)
     expected = net(**inputs, output_attentions=True, output_hidden_states=True)
     called = []
     for layer in net.encoder.layers:

@@ -4,11 +4,12 @@ Their stock layers have BART's paths, and differ in nothing but where their norm
 """
 
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from ..base.protocols import OptionValue, StockModule, StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_facts import FamilyFacts
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
@@ -56,7 +57,7 @@ class NumberedPositions(nn.Module):
         self.positions = positions
 
     def forward(
-        self, tokens: Any, past_key_values_length: int = 0, position_ids: torch.Tensor | None = None
+        self, tokens: StockValue, past_key_values_length: int = 0, position_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
         """What is added, [batch or 1, seq, width]; `tokens` is [batch, seq], or that shape itself."""
         if position_ids is None:
@@ -88,14 +89,17 @@ def bart_sublayers(
     return sublayers
 
 
-def bart_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
+def bart_layout(layer: type[AddNormLayer], **others: OptionValue) -> FamilyLayout:
     """The layout of an encoder or a decoder of BART's shape.
 
     Args:
         layer: the class that recasts a layer.
         others: as in `FamilyLayout`; with `embeddings` there is no learned table of positions.
     """
-    tables: dict[str, Any] = {"embeddings": ("embed_tokens", "embed_positions"), "position_table": "embed_positions"}
+    tables: dict[str, OptionValue] = {
+        "embeddings": ("embed_tokens", "embed_positions"),
+        "position_table": "embed_positions",
+    }
     return FamilyLayout(
         layer=layer,
         layers=numbered("layers"),
@@ -113,12 +117,12 @@ class BartShapeLayer(AddNormLayer):
     x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
     """
 
-    self_attn: Any
-    encoder_attn: Any
-    fc1: Any
-    fc2: Any
-    activation_fn: Any
-    activation_dropout: Any
+    self_attn: StockModule
+    encoder_attn: StockModule
+    fc1: StockModule
+    fc2: StockModule
+    activation_fn: StockValue
+    activation_dropout: StockValue
 
     def forward(
         self,
@@ -126,11 +130,11 @@ class BartShapeLayer(AddNormLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        past_key_values: StockValue = None,
         use_cache: bool | None = None,
         skipped: Collection[int] = (),
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: StockValue,
+    ) -> StockValue:
         if past_key_values is not None:
             # from Transformers 5.24 on the cache comes as `cache`, in kwargs
             kwargs["past_key_values"] = past_key_values
@@ -157,5 +161,5 @@ class BartShapeLayer(AddNormLayer):
 class BartShapeEncoderLayer(BartShapeLayer):
     """The same in the encoder, whose stock layer keeps float16 finite."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         return finite_in_float16(super().forward(*args, **kwargs))

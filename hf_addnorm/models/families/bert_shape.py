@@ -3,10 +3,11 @@
 Their stock layers have BERT's paths, and differ in nothing but their names: RoBERTa, ELECTRA, ...
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from ..base.protocols import OptionValue, StockModule, StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
@@ -64,7 +65,7 @@ def bert_sublayers(
 
 
 def bert_layout(
-    layer: type[AddNormLayer], encoder: type[AddNormEncoder], head_norms: tuple[str, ...] = (), **others: Any
+    layer: type[AddNormLayer], encoder: type[AddNormEncoder], head_norms: tuple[str, ...] = (), **others: OptionValue
 ) -> FamilyLayout:
     """BERT's layout.
 
@@ -72,7 +73,7 @@ def bert_layout(
         layer, encoder: the classes that recast a layer and the encoder.
         head_norms, others: as in `FamilyLayout`; with `embed_dropout` the stock model has no norm there.
     """
-    embed: dict[str, Any] = {} if "embed_dropout" in others else {"embed_norm": "embeddings.LayerNorm"}
+    embed: dict[str, OptionValue] = {} if "embed_dropout" in others else {"embed_norm": "embeddings.LayerNorm"}
     return FamilyLayout(
         layer=layer,
         layers=numbered("encoder.layer"),
@@ -92,10 +93,10 @@ class BertShapeLayer(AddNormLayer):
     x -> attention -> (cross-attention) -> feed-forward -> x      each inside its add & norm block
     """
 
-    attention: Any
-    crossattention: Any
-    intermediate: Any
-    output: Any
+    attention: StockModule
+    crossattention: StockModule
+    intermediate: StockModule
+    output: StockModule
     # a family without decoders does not say
     is_decoder: bool = False
     chunk_size_feed_forward: int
@@ -109,9 +110,9 @@ class BertShapeLayer(AddNormLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+        past_key_values: StockValue = None,
+        **kwargs: StockValue,
+    ) -> StockValue:
         beside: list[torch.Tensor] = []
         kwargs["encoder_hidden_states"] = encoder_hidden_states
         if past_key_values is not None:

@@ -1,10 +1,11 @@
 """Config of ALBERT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AlbertConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -30,7 +31,7 @@ class AddNormAlbertConfig(AddNormConfig, AlbertConfig):
         "AutoModelForQuestionAnswering": "AddNormAlbertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_depth(self) -> int:
         return self.num_hidden_layers * self.inner_group_num

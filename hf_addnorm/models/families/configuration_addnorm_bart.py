@@ -1,10 +1,11 @@
 """Config of BART with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import BartConfig
 
+from ..base.protocols import AddNormEntry
 from .bart_shape import BartShapeConfig
 
 
@@ -21,8 +22,8 @@ class AddNormBartConfig(BartShapeConfig, BartConfig):
         "AutoModelForQuestionAnswering": "AddNormBartForQuestionAnswering",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
 
 __all__ = ["AddNormBartConfig"]

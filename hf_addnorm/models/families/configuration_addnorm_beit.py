@@ -1,10 +1,11 @@
 """Config of BEiT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import BeitConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts, stage_names
 
@@ -25,10 +26,10 @@ class AddNormBeitConfig(AddNormConfig, BeitConfig):
         "AutoModelForSemanticSegmentation": "AddNormBeitForSemanticSegmentation",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
-        spec: dict[str, Any] = {"preset": "pre_ln", "final": not self.use_mean_pooling}
+    def stock_add_norm(self) -> dict[str, JsonValue]:
+        spec: dict[str, JsonValue] = {"preset": "pre_ln", "final": not self.use_mean_pooling}
         if self.layer_scale_init_value > 0:
             spec["residual"] = {"kind": "vector", "start": self.layer_scale_init_value}
         # of a single layer it is 0

@@ -1,10 +1,11 @@
 """Config of BERT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -26,7 +27,7 @@ class AddNormBertConfig(AddNormConfig, BertConfig):
         "AutoModelForQuestionAnswering": "AddNormBertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormBertConfig"]

@@ -1,10 +1,11 @@
 """Config of CamemBERT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import CamembertConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -24,7 +25,7 @@ class AddNormCamembertConfig(AddNormConfig, CamembertConfig):
         "AutoModelForQuestionAnswering": "AddNormCamembertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormCamembertConfig"]

@@ -1,10 +1,11 @@
 """Config of Data2VecAudio with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import Data2VecAudioConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -21,7 +22,7 @@ class AddNormData2VecAudioConfig(AddNormConfig, Data2VecAudioConfig):
         "AutoModelForAudioXVector": "AddNormData2VecAudioForXVector",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormData2VecAudioConfig"]

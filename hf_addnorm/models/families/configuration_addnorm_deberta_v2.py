@@ -1,10 +1,11 @@
 """Config of DeBERTa-v2 (and v3) with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import DebertaV2Config
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 
 
@@ -27,7 +28,7 @@ class AddNormDebertaV2Config(AddNormConfig, DebertaV2Config):
         "AutoModelForQuestionAnswering": "AddNormDebertaV2ForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_has_position_table(self) -> bool:
         return bool(self.position_biased_input)

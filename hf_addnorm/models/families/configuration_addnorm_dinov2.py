@@ -1,10 +1,11 @@
 """Config of DINOv2 with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
 
+from ..base.protocols import AddNormEntry
 from .dinov2_config import Dinov2ShapeConfig
 
 
@@ -17,7 +18,7 @@ class AddNormDinov2Config(Dinov2ShapeConfig, Dinov2Config):
         "AutoModelForImageClassification": "AddNormDinov2ForImageClassification",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormDinov2Config"]

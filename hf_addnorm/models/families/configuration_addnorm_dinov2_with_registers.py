@@ -1,10 +1,11 @@
 """Config of DINOv2 with registers with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2WithRegistersConfig
 
+from ..base.protocols import AddNormEntry
 from .dinov2_config import Dinov2ShapeConfig
 
 
@@ -17,7 +18,7 @@ class AddNormDinov2WithRegistersConfig(Dinov2ShapeConfig, Dinov2WithRegistersCon
         "AutoModelForImageClassification": "AddNormDinov2WithRegistersForImageClassification",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormDinov2WithRegistersConfig"]

@@ -1,10 +1,11 @@
 """Config of DistilBERT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import DistilBertConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -24,7 +25,7 @@ class AddNormDistilBertConfig(AddNormConfig, DistilBertConfig):
         "AutoModelForQuestionAnswering": "AddNormDistilBertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_eps(self) -> float:
         # the stock model has no entry for it

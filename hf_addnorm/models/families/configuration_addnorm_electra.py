@@ -1,10 +1,11 @@
 """Config of ELECTRA with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import ElectraConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -25,7 +26,7 @@ class AddNormElectraConfig(AddNormConfig, ElectraConfig):
         "AutoModelForQuestionAnswering": "AddNormElectraForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_stays_on_sphere(self) -> bool:
         # embeddings of another width are projected behind their norm

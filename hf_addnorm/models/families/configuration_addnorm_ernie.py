@@ -1,10 +1,11 @@
 """Config of ERNIE with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import ErnieConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -25,7 +26,7 @@ class AddNormErnieConfig(AddNormConfig, ErnieConfig):
         "AutoModelForQuestionAnswering": "AddNormErnieForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormErnieConfig"]

@@ -1,10 +1,11 @@
 """Config of GPT-NeoX with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import GPTNeoXConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 
 
@@ -23,9 +24,9 @@ class AddNormGPTNeoXConfig(AddNormConfig, GPTNeoXConfig):
         "AutoModelForQuestionAnswering": "AddNormGPTNeoXForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         in_parallel = {"wiring": {"kind": "parallel", "shared_norm": False}}
         return {"preset": "pre_ln", **(in_parallel if self.use_parallel_residual else {})}
 

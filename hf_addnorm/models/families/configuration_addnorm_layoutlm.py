@@ -1,10 +1,11 @@
 """Config of LayoutLM with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import LayoutLMConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -22,7 +23,7 @@ class AddNormLayoutLMConfig(AddNormConfig, LayoutLMConfig):
         "AutoModelForDocumentQuestionAnswering": "AddNormLayoutLMForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormLayoutLMConfig"]

@@ -1,10 +1,11 @@
 """Config of Marian with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import MarianConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.family_facts import FamilyFacts
 from .bart_shape import BART_STACKS, BartShapeConfig
 
@@ -23,8 +24,8 @@ class AddNormMarianConfig(BartShapeConfig, MarianConfig):
         "AutoModelForCausalLM": "AddNormMarianForCausalLM",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
 
 __all__ = ["AddNormMarianConfig"]

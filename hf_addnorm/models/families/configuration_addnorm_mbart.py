@@ -1,10 +1,11 @@
 """Config of mBART with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import MBartConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from .bart_shape import BartShapeConfig
 
 
@@ -20,10 +21,10 @@ class AddNormMBartConfig(BartShapeConfig, MBartConfig):
         "AutoModelForQuestionAnswering": "AddNormMBartForQuestionAnswering",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_ln"}
 
 

@@ -1,10 +1,11 @@
 """Config of Megatron-BERT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import MegatronBertConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -25,9 +26,9 @@ class AddNormMegatronBertConfig(AddNormConfig, MegatronBertConfig):
         "AutoModelForQuestionAnswering": "AddNormMegatronBertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_ln"}
 
 

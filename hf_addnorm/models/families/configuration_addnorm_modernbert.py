@@ -1,10 +1,11 @@
 """Config of ModernBERT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import ModernBertConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -22,7 +23,7 @@ class AddNormModernBertConfig(AddNormConfig, ModernBertConfig):
         "AutoModelForQuestionAnswering": "AddNormModernBertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def slot_width(self, sublayer: str, slot: str, qkv_width: str) -> int:
         # with the gate beside it
@@ -33,7 +34,7 @@ class AddNormModernBertConfig(AddNormConfig, ModernBertConfig):
         # q and k are rotated behind their norms, and a gain per feature does not commute with that
         return False
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         # the first layer reads the embeddings, which are normed
         return {"preset": "pre_ln", "layers": [{"index": 0, "attention": []}]}
 

@@ -1,10 +1,11 @@
 """Config of MPNet with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import MPNetConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -23,7 +24,7 @@ class AddNormMPNetConfig(AddNormConfig, MPNetConfig):
         "AutoModelForQuestionAnswering": "AddNormMPNetForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormMPNetConfig"]

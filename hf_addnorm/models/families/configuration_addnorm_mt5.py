@@ -1,10 +1,11 @@
 """Config of mT5 with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import MT5Config
 
+from ..base.protocols import AddNormEntry
 from .t5_shape import T5ShapeConfig
 
 
@@ -24,8 +25,8 @@ class AddNormMT5Config(T5ShapeConfig, MT5Config):
         "AutoModelForQuestionAnswering": "AddNormMT5ForQuestionAnswering",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
 
 __all__ = ["AddNormMT5Config"]

@@ -1,10 +1,11 @@
 """Config of OPT with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import OPTConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -26,10 +27,10 @@ class AddNormOPTConfig(AddNormConfig, OPTConfig):
         "AutoModelForQuestionAnswering": "AddNormOPTForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
-        spec: dict[str, Any] = {"preset": "pre_ln" if self.do_layer_norm_before else "post_ln"}
+    def stock_add_norm(self) -> dict[str, JsonValue]:
+        spec: dict[str, JsonValue] = {"preset": "pre_ln" if self.do_layer_norm_before else "post_ln"}
         if self.do_layer_norm_before and self._remove_final_layer_norm:
             spec["final"] = False
         if not self.layer_norm_elementwise_affine:

@@ -1,10 +1,11 @@
 """Config of RoBERTa with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import RobertaConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -25,7 +26,7 @@ class AddNormRobertaConfig(AddNormConfig, RobertaConfig):
         "AutoModelForQuestionAnswering": "AddNormRobertaForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
 
 __all__ = ["AddNormRobertaConfig"]

@@ -1,10 +1,11 @@
 """Config of RoCBert with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import RoCBertConfig
 
+from ..base.protocols import AddNormEntry
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -25,7 +26,7 @@ class AddNormRoCBertConfig(AddNormConfig, RoCBertConfig):
         "AutoModelForQuestionAnswering": "AddNormRoCBertForQuestionAnswering",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_stays_on_sphere(self) -> bool:
         # otherwise embeddings of shape and sound are added behind the norm

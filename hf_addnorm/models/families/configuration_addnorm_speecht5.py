@@ -1,10 +1,11 @@
 """Config of SpeechT5 with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import SpeechT5Config
 
+from ..base.protocols import AddNormEntry
 from ..core.family_facts import FamilyFacts
 from ..core.several_stacks import EncoderDecoderFamilyConfig
 from .bart_shape import BART_STACKS
@@ -28,8 +29,8 @@ class AddNormSpeechT5Config(EncoderDecoderFamilyConfig, SpeechT5Config):
         "AutoModelForTextToSpectrogram": "AddNormSpeechT5ForTextToSpeech",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
 
 __all__ = ["AddNormSpeechT5Config"]

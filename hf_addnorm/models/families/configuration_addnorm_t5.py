@@ -1,10 +1,11 @@
 """Config of T5 with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import T5Config
 
+from ..base.protocols import AddNormEntry
 from .t5_shape import T5ShapeConfig
 
 
@@ -25,8 +26,8 @@ class AddNormT5Config(T5ShapeConfig, T5Config):
         "AutoModelForQuestionAnswering": "AddNormT5ForQuestionAnswering",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
 
 __all__ = ["AddNormT5Config"]

@@ -1,10 +1,11 @@
 """Config of UMT5 with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import UMT5Config
 
+from ..base.protocols import AddNormEntry
 from .t5_shape import T5ShapeConfig
 
 
@@ -24,8 +25,8 @@ class AddNormUMT5Config(T5ShapeConfig, UMT5Config):
         "AutoModelForQuestionAnswering": "AddNormUMT5ForQuestionAnswering",
     }
 
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
 
 __all__ = ["AddNormUMT5Config"]

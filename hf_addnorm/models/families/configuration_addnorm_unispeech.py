@@ -1,10 +1,11 @@
 """Config of UniSpeech with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import UniSpeechConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -25,13 +26,13 @@ class AddNormUniSpeechConfig(AddNormConfig, UniSpeechConfig):
         "AutoModelForAudioClassification": "AddNormUniSpeechForSequenceClassification",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_stays_on_sphere(self) -> bool:
         # a language's adapter adds to the stream by itself
         return getattr(self, "adapter_attn_dim", None) is None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_ln" if self.do_stable_layer_norm else "post_ln"}
 
 

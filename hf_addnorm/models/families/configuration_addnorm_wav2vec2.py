@@ -1,10 +1,11 @@
 """Config of Wav2Vec2 with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import Wav2Vec2Config
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -27,13 +28,13 @@ class AddNormWav2Vec2Config(AddNormConfig, Wav2Vec2Config):
         "AutoModelForAudioXVector": "AddNormWav2Vec2ForXVector",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
     def add_norm_stays_on_sphere(self) -> bool:
         # a language's adapter adds to the stream by itself
         return self.adapter_attn_dim is None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_ln" if self.do_stable_layer_norm else "post_ln"}
 
 

@@ -1,10 +1,11 @@
 """Config of Whisper with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import WhisperConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.family_facts import FamilyFacts
 from .bart_shape import BART_STACKS, BartShapeConfig
 
@@ -31,10 +32,10 @@ class AddNormWhisperConfig(BartShapeConfig, WhisperConfig):
 
     # which stack a model with one has; the stock config cannot say it
     is_decoder: bool = False
-    add_norm: Any = None
-    add_norm_decoder: Any = None
+    add_norm: AddNormEntry = None
+    add_norm_decoder: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_ln"}
 
     def add_norm_sublayers(self) -> list[str]:

@@ -1,10 +1,11 @@
 """Config of YOLOS with another add & norm."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import YolosConfig
 
+from ..base.protocols import AddNormEntry, JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts
 
@@ -18,9 +19,9 @@ class AddNormYolosConfig(AddNormConfig, YolosConfig):
         "AutoModelForObjectDetection": "AddNormYolosForObjectDetection",
     }
 
-    add_norm: Any = None
+    add_norm: AddNormEntry = None
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_ln"}
 
     def add_norm_stays_on_sphere(self) -> bool:

@@ -1,7 +1,6 @@
 """What the configs of DINOv2 without and with registers share."""
 
-from typing import Any
-
+from ..base.protocols import JsonValue
 from ..core.addnorm_config import AddNormConfig
 from ..core.family_facts import FamilyFacts, stage_names
 
@@ -15,7 +14,7 @@ class Dinov2ShapeConfig(AddNormConfig):
 
     facts = FamilyFacts(inputs="image", of_depth={"stage_names": stage_names})
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {
             "preset": "pre_ln",
             "residual": {"kind": "vector", "start": self.layerscale_value},

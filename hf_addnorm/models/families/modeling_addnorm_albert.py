@@ -1,7 +1,7 @@
 """ALBERT with another add & norm: the base model and its heads."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -62,7 +62,7 @@ class AddNormAlbertLayer(AddNormLayer, stock.AlbertLayer):
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         connections: BlocksOfDepth | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> LayerState:
         chunk = (self.chunk_size_feed_forward, self.seq_len_dim)
 
@@ -84,11 +84,11 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
     """ALBERT's encoder, which knows the depth that each of its shared layers is run at."""
 
     holds_connections = True
-    connections: Any
+    connections: StockValue
 
     def run_layers(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: StockValue
+    ) -> StockValue:
         """The stock loop, with the blocks of every depth."""
         packed: PackedTokens | None = kwargs.get("packed")
         if self.runs_as_stock and not self.fused_add_norm and not (packed is not None and packed.first_only):
@@ -96,7 +96,7 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
         hidden_states = self.embedding_hidden_mapping_in(hidden_states)
         blocks = iter(self.connections)
         for depth in range(self.config.num_hidden_layers):
-            group: Any = self.albert_layer_groups[
+            group: StockValue = self.albert_layer_groups[
                 int(depth / (self.config.num_hidden_layers / self.config.num_hidden_groups))
             ]
             for layer in group.albert_layers:
@@ -104,7 +104,7 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
-def _layers(config: Any) -> list[str]:
+def _layers(config: StockValue) -> list[str]:
     groups = [
         int(depth / (config.num_hidden_layers / config.num_hidden_groups)) for depth in range(config.num_hidden_layers)
     ]

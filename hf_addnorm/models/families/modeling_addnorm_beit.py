@@ -1,11 +1,10 @@
 """BEiT with another add & norm: the base model, its heads and its backbone."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers.models.beit import modeling_beit as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms
 from ..core.family_layout import FamilyLayout
 from ..core.layer import AddNormLayer
@@ -29,7 +28,7 @@ class AddNormBeitLayer(AddNormLayer, stock.BeitLayer):
     What its attention adds to the scores for the distances of patches goes with the attention mask.
     """
 
-    patch_size: Any
+    patch_size: StockValue
     sublayers = vit_sublayers(
         AddNormBeitAttention, AddNormBeitMLP, factors=("lambda_1", "lambda_2"), drop_path="drop_path"
     )
@@ -40,7 +39,7 @@ class AddNormBeitLayer(AddNormLayer, stock.BeitLayer):
         attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         resolution: tuple[int, int] | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> LayerState:
         if self.relative_position_bias is not None and resolution is not None:
             first = hidden_states[0] if isinstance(hidden_states, tuple) else hidden_states
@@ -83,7 +82,7 @@ class AddNormBeitPreTrainedModel(AddNormPreTrainedModel, stock.BeitPreTrainedMod
     )
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         # CODEPATH: the classifiers of microsoft/beit-* have their last norm behind the mean, in the pooler
         return cls.pooled_layout if config.use_mean_pooling else cls.layout
 

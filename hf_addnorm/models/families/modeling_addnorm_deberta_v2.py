@@ -1,7 +1,7 @@
 """DeBERTa-v2 (and v3) with another add & norm: the base model and its heads."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
@@ -33,7 +33,7 @@ class AddNormDebertaV2Intermediate(BertShapeIntermediate, stock.DebertaV2Interme
 class AddNormDebertaV2ConvLayer(stock.ConvLayer):
     """The convolution after the first layer, `N(x + conv(embeddings))`, which writes to any stream."""
 
-    stream: Any
+    stream: StockValue
 
     def forward(
         self, hidden_states: torch.Tensor, residual_states: LayerState, input_mask: torch.Tensor
@@ -41,7 +41,7 @@ class AddNormDebertaV2ConvLayer(stock.ConvLayer):
         # one tensor after a single layer too
         if not isinstance(residual_states, tuple):
             return super().forward(hidden_states, residual_states, input_mask)
-        alone: Any = ModuleView(self, {"LayerNorm": same})
+        alone: StockValue = ModuleView(self, {"LayerNorm": same})
         f = stock.ConvLayer.forward(alone, hidden_states, torch.zeros_like(hidden_states), input_mask)
 
         def post(y: torch.Tensor) -> torch.Tensor:

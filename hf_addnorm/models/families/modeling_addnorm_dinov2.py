@@ -1,9 +1,8 @@
 """DINOv2 with another add & norm: the base model, its head and its backbone."""
 
-from typing import Any
-
 from transformers.models.dinov2 import modeling_dinov2 as stock
 
+from ..base.protocols import StockValue
 from ..core.encoder import AddNormEncoderModel
 from ..core.family_layout import FamilyLayout
 from ..core.pretrained import AddNormPreTrainedModel
@@ -38,7 +37,7 @@ class AddNormDinov2PreTrainedModel(AddNormPreTrainedModel, stock.Dinov2PreTraine
     gated_layout = dinov2_layout(AddNormDinov2GatedLayer, AddNormDinov2Encoder)
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         # CODEPATH: facebook/dinov2-giant has a gated feed-forward, the smaller ones have not
         return cls.gated_layout if config.use_swiglu_ffn else cls.layout
 

@@ -1,9 +1,8 @@
 """DINOv2 with registers with another add & norm: the base model, its head and its backbone."""
 
-from typing import Any
-
 from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers as stock
 
+from ..base.protocols import StockValue
 from ..core.encoder import AddNormEncoderModel
 from ..core.family_layout import FamilyLayout
 from ..core.pretrained import AddNormPreTrainedModel
@@ -38,7 +37,7 @@ class AddNormDinov2WithRegistersPreTrainedModel(AddNormPreTrainedModel, stock.Di
     gated_layout = dinov2_layout(AddNormDinov2WithRegistersGatedLayer, AddNormDinov2WithRegistersEncoder)
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         # CODEPATH: facebook/dinov2-with-registers-giant has a gated feed-forward, the smaller ones have not
         return cls.gated_layout if config.use_swiglu_ffn else cls.layout
 

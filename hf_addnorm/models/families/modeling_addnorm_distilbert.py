@@ -1,10 +1,11 @@
 """DistilBERT with another add & norm: the base model and its heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.distilbert import modeling_distilbert as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
@@ -26,11 +27,11 @@ class AddNormDistilBertFFN(WithBranchNorms, stock.FFN):
     linear_roles: ClassVar = {"lin1": "w1", "lin2": "w2"}
     left_to_block: ClassVar = ("dropout",)
 
-    def forward(self, *args: Any, branch_norms: BranchNorms | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: StockValue, branch_norms: BranchNorms | None = None, **kwargs: StockValue) -> StockValue:
         if branch_norms is None:
             return super().forward(*args, **kwargs)
         # not in chunks here: the whole sublayer runs in chunks, if anything does
-        view: Any = ModuleView(self, self.replaced(branch_norms))
+        view: StockValue = ModuleView(self, self.replaced(branch_norms))
         return stock.FFN.ff_chunk(view, *args, **kwargs)
 
 
@@ -50,7 +51,7 @@ class AddNormDistilBertLayer(AddNormLayer, stock.TransformerBlock):
     }
 
     def forward(
-        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: StockValue
     ) -> LayerState:
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attention(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)[0]

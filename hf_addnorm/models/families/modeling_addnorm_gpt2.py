@@ -1,10 +1,11 @@
 """GPT-2 with another add & norm: the base model and its heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.gpt2 import modeling_gpt2 as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
@@ -55,12 +56,12 @@ class AddNormGPT2Block(AddNormLayer, stock.GPT2Block):
     def forward(
         self,
         hidden_states: LayerState,
-        past_key_values: Any = None,
+        past_key_values: StockValue = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         use_cache: bool | None = False,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> LayerState:
         # by position, as it comes: from Transformers 5.24 on its name is `cache`
         common = (past_key_values, attention_mask)

@@ -1,10 +1,11 @@
 """GPT-NeoX with another add & norm: the base model and its heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.gpt_neox import modeling_gpt_neox as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
@@ -52,7 +53,7 @@ class AddNormGPTNeoXLayer(AddNormLayer, stock.GPTNeoXLayer):
             return super().has_stock_wiring(wiring)
         return isinstance(wiring, Parallel) and not wiring.shared_norm
 
-    def forward(self, hidden_states: LayerState, **kwargs: Any) -> LayerState:  # type: ignore[override]
+    def forward(self, hidden_states: LayerState, **kwargs: StockValue) -> LayerState:  # type: ignore[override]
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attention(u, branch_norms=branch_norms, **kwargs)[0]
 

@@ -1,9 +1,8 @@
 """Megatron-BERT with another add & norm: the base model and its eight heads."""
 
-from typing import Any
-
 from transformers.models.megatron_bert import modeling_megatron_bert as stock
 
+from ..base.protocols import StockValue
 from ..core.encoder import AddNormEncoder
 from ..core.pretrained import AddNormPreTrainedModel
 from .bert_shape import BertShapeAttention, BertShapeIntermediate, BertShapeLayer, bert_layout, bert_sublayers
@@ -34,7 +33,7 @@ class AddNormMegatronBertLayer(BertShapeLayer, stock.MegatronBertLayer):
 
     returns_tuple = True
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         # behind these five, the stock encoder says whether it wants the weights
         return super().forward(*args[:5], **kwargs)
 

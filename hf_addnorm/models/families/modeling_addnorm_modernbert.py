@@ -1,10 +1,11 @@
 """ModernBERT with another add & norm: the base model and its heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.modernbert import modeling_modernbert as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import ONE_OVER_ROOT_2L, FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
@@ -43,8 +44,8 @@ class AddNormModernBertEncoderLayer(AddNormLayer, stock.ModernBertEncoderLayer):
         self,
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
-        position_embeddings: Any = None,
-        **kwargs: Any,
+        position_embeddings: StockValue = None,
+        **kwargs: StockValue,
     ) -> LayerState:
         kwargs |= {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
 

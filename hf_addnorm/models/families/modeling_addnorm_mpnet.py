@@ -1,10 +1,11 @@
 """MPNet with another add & norm: the base model and its heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.mpnet import modeling_mpnet as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import SublayerLayout
@@ -50,7 +51,7 @@ class AddNormMPNetLayer(AddNormLayer, stock.MPNetLayer):
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> tuple[LayerState, ...]:
         beside: list[torch.Tensor] = []
 

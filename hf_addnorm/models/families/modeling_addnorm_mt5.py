@@ -1,10 +1,11 @@
 """mT5 with another add & norm: encoder-decoder, encoder and heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers.models.mt5 import modeling_mt5 as stock
 from transformers.utils.output_capturing import OutputRecorder
 
+from ..base.protocols import StockValue
 from ..core.pretrained import AddNormPreTrainedModel
 from .configuration_addnorm_mt5 import AddNormMT5Config
 from .t5_shape import (
@@ -63,7 +64,7 @@ class AddNormMT5PreTrainedModel(WithGatedLayouts, AddNormPreTrainedModel, stock.
         "decoder": t5_layout(AddNormMT5GatedDecoderBlock),
     }
     # those of a stock block's layers, which another scheme does not call
-    _can_record_outputs: Any = {
+    _can_record_outputs: StockValue = {
         "hidden_states": OutputRecorder(stock.MT5Block, index=0),
         "attentions": OutputRecorder(stock.MT5Attention, index=-1, layer_name="SelfAttention"),
         "cross_attentions": OutputRecorder(stock.MT5Attention, index=-1, layer_name="EncDecAttention"),

@@ -1,9 +1,8 @@
 """OPT with another add & norm: the base model and its heads."""
 
-from typing import Any
-
 from transformers.models.opt import modeling_opt as stock
 
+from ..base.protocols import StockValue
 from ..core.embeddings_and_output import TransformedEmbedding
 from ..core.encoder import AddNormEncoderModel, AddNormStack
 from ..core.family_layout import FamilyLayout, numbered
@@ -57,7 +56,7 @@ class AddNormOPTPreTrainedModel(AddNormPreTrainedModel, stock.OPTPreTrainedModel
     post_layout = _layout(AddNormOPTPostDecoderLayer)
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         # CODEPATH: opt-350m has its norms behind the sublayers, the other checkpoints before them
         return cls.layout if config.do_layer_norm_before else cls.post_layout
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.speecht5 import modeling_speecht5 as stock
 
+from ..base.protocols import StockModule, StockValue
 from ..core.branch_norms import BranchNorms, ModuleView, WithBranchNorms
 from ..core.encoder import AddNormStack, draw_skipped
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
@@ -39,7 +40,7 @@ _FEED_FORWARD = SublayerLayout(
 class SpeechT5Layer(AddNormLayer):
     """Mixin for a stock layer of the encoder or the decoder, which have the same feed-forward."""
 
-    feed_forward: Any
+    feed_forward: StockModule
 
     def run_feed_forward(self, u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
         """The branch of the feed-forward: its output for `u` [batch, seq, hidden]."""
@@ -63,8 +64,8 @@ class AddNormSpeechT5EncoderLayer(SpeechT5Layer, stock.SpeechT5EncoderLayer):
         attention_mask: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
         skipped: Collection[int] = (),
-        **kwargs: Any,
-    ) -> tuple[Any, ...]:
+        **kwargs: StockValue,
+    ) -> tuple[StockValue, ...]:
         weights = None
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
@@ -98,11 +99,11 @@ class AddNormSpeechT5DecoderLayer(SpeechT5Layer, stock.SpeechT5DecoderLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        past_key_values: StockValue = None,
         use_cache: bool | None = None,
         skipped: Collection[int] = (),
-        **kwargs: Any,
-    ) -> tuple[Any, ...]:
+        **kwargs: StockValue,
+    ) -> tuple[StockValue, ...]:
         if past_key_values is not None:
             # from Transformers 5.24 on the cache comes as `cache`, in kwargs
             kwargs["past_key_values"] = past_key_values
@@ -154,7 +155,7 @@ class AddNormSpeechT5PreTrainedModel(AddNormPreTrainedModel, stock.SpeechT5PreTr
 class SpeechT5Stack(AddNormStack):
     """Mixin for a stock encoder or decoder, whose loop hands its layers no arguments of ours."""
 
-    def run_layers(self, *args: Any, **kwargs: Any) -> Any:
+    def run_layers(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         if not (self.layer_drop > 0.0 and self.training):
             return super().run_layers(*args, **kwargs)
         skipped = draw_skipped(self.layer_drop, len(self.layers), self.device)

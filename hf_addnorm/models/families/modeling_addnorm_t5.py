@@ -1,10 +1,11 @@
 """T5 with another add & norm: encoder-decoder, encoder and heads; v1.0, and v1.1 with its gated feed-forward."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transformers.models.t5 import modeling_t5 as stock
 from transformers.utils.output_capturing import OutputRecorder
 
+from ..base.protocols import StockValue
 from ..core.pretrained import AddNormPreTrainedModel
 from .configuration_addnorm_t5 import AddNormT5Config
 from .t5_shape import (
@@ -63,7 +64,7 @@ class AddNormT5PreTrainedModel(WithGatedLayouts, AddNormPreTrainedModel, stock.T
         "decoder": t5_layout(AddNormT5GatedDecoderBlock),
     }
     # those of a stock block's layers, which another scheme does not call
-    _can_record_outputs: Any = {
+    _can_record_outputs: StockValue = {
         "hidden_states": OutputRecorder(stock.T5Block, index=0),
         "attentions": OutputRecorder(stock.T5Attention, index=-1, layer_name="SelfAttention"),
         "cross_attentions": OutputRecorder(stock.T5Attention, index=-1, layer_name="EncDecAttention"),

@@ -1,11 +1,12 @@
 """UMT5 with another add & norm: encoder-decoder, encoder and heads."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.models.umt5 import modeling_umt5 as stock
 from transformers.utils.output_capturing import OutputRecorder
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms
 from ..core.layer import finite_in_float16
 from ..core.pretrained import AddNormPreTrainedModel
@@ -45,8 +46,8 @@ class AddNormUMT5Block(T5ShapeBranches, stock.UMT5Block):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
+        past_key_values: StockValue = None,
+        **kwargs: StockValue,
     ) -> LayerState:
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values
@@ -95,7 +96,7 @@ class AddNormUMT5PreTrainedModel(WithGatedLayouts, AddNormPreTrainedModel, stock
         "decoder": t5_layout(AddNormUMT5GatedDecoderBlock),
     }
     # those of a stock block's layers, which another scheme does not call
-    _can_record_outputs: Any = {
+    _can_record_outputs: StockValue = {
         "hidden_states": OutputRecorder(stock.UMT5Block, index=0),
         "attentions": OutputRecorder(stock.UMT5Attention, index=-1, layer_name="SelfAttention"),
         "cross_attentions": OutputRecorder(stock.UMT5Attention, index=-1, layer_name="EncDecAttention"),

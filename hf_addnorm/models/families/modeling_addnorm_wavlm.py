@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 from functools import wraps
-from typing import Any
 
 import torch
 from torch import nn
 from transformers.models.wavlm import modeling_wavlm as stock
 
+from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms
 from ..core.pretrained import AddNormPreTrainedModel
 from ..streams.streams import LayerState
@@ -23,7 +23,7 @@ from .wav2vec2_shape import (
 )
 
 
-def _is_its_weight(projection: Any) -> bool:
+def _is_its_weight(projection: StockValue) -> bool:
     """Whether a projection is what its weight and bias say, and nobody wants to see it called."""
     return type(projection) is nn.Linear and not (
         projection._forward_hooks or projection._forward_pre_hooks or hasattr(projection, "_hf_hook")
@@ -38,7 +38,7 @@ class AddNormWavLMAttention(Wav2Vec2ShapeAttention, stock.WavLMAttention):
     """
 
     def torch_multi_head_self_attention(
-        self, hidden_states: torch.Tensor, attention_mask: Any, gated_position_bias: torch.Tensor
+        self, hidden_states: torch.Tensor, attention_mask: StockValue, gated_position_bias: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         projections = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
         if all(map(_is_its_weight, projections)):
@@ -75,8 +75,8 @@ class WavLMShapeLayer(Wav2Vec2ShapeLayer):
         attention_mask: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
         skipped: Collection[int] = (),
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: StockValue,
+    ) -> StockValue:
         biases = [position_bias]
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
@@ -125,14 +125,14 @@ class AddNormWavLMPreTrainedModel(WithStableLayout, AddNormPreTrainedModel, stoc
     )
 
 
-def _readable(states: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+def _readable(states: tuple[StockValue, ...]) -> tuple[torch.Tensor, ...]:
     """Hidden states as a reader wants them: of several streams the first entry."""
     return tuple(state[0] if isinstance(state, tuple) else state for state in states)
 
 
 class AddNormWavLMModel(AddNormWavLMPreTrainedModel, stock.WavLMModel):
     @wraps(stock.WavLMModel.forward)
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:  # type: ignore[override]
         outputs = super().forward(*args, **kwargs)
         # a layer gives its state and its positions, of which Transformers records the first
         if isinstance(outputs, tuple):

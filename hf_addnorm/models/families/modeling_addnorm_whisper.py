@@ -1,10 +1,9 @@
 """Whisper with another add & norm: encoder-decoder and heads."""
 
-from typing import Any
-
 import torch
 from transformers.models.whisper import modeling_whisper as stock
 
+from ..base.protocols import StockValue
 from ..core.embeddings_and_output import TransformedEmbedding
 from ..core.encoder import AddNormStack
 from ..core.pretrained import AddNormPreTrainedModel
@@ -74,7 +73,7 @@ class AddNormWhisperForAudioClassification(
 
 # the stock model's start calls post_init; trf-ignore: TRF013
 class AddNormWhisperForCausalLM(AddNormWhisperPreTrainedModel, stock.WhisperForCausalLM):
-    def __init__(self, config: Any):
+    def __init__(self, config: StockValue):
         # it has the decoder alone, of which the stock model says half
         config.is_decoder = True
         super().__init__(config)

@@ -1,11 +1,12 @@
 """YOLOS with another add & norm: the base model and its head, which finds objects."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.yolos import modeling_yolos as stock
 
+from ..base.protocols import StockModule, StockValue
 from ..core.branch_norms import BranchNorms, same
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
@@ -28,9 +29,9 @@ class AddNormYolosLayer(AddNormLayer, stock.YolosLayer):
     x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
-    attention: Any
-    intermediate: Any
-    output: Any
+    attention: StockModule
+    intermediate: StockModule
+    output: StockModule
     sublayers: ClassVar = {
         "attention": SublayerLayout(
             norms={"pre": "layernorm_before"},
@@ -46,7 +47,7 @@ class AddNormYolosLayer(AddNormLayer, stock.YolosLayer):
         ),
     }
 
-    def forward(self, hidden_states: LayerState, **kwargs: Any) -> LayerState:
+    def forward(self, hidden_states: LayerState, **kwargs: StockValue) -> LayerState:
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             core, _ = self.attention.attention(u, branch_norms=branch_norms, **kwargs)
             return self.attention.output.dense(branch_norms.norm("mid", core))
@@ -63,10 +64,12 @@ class AddNormYolosEncoder(AddNormEncoder, stock.YolosEncoder):
     x -> layer 1 -> + positions -> layer 2 -> ... -> layer L -> x
     """
 
-    layer: Any
-    interpolation: Any
+    layer: StockModule
+    interpolation: StockModule
 
-    def run_layers(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> BaseModelOutput:
+    def run_layers(
+        self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: StockValue
+    ) -> BaseModelOutput:
         # CODEPATH: hustvl/yolos-base and -small add positions between the layers, hustvl/yolos-tiny does not
         added = self.interpolation((height, width)) if self.config.use_mid_position_embeddings else None
         state: LayerState = hidden_states

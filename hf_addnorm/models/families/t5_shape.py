@@ -4,11 +4,12 @@ Their stock blocks have T5's paths: mT5, and UMT5, whose blocks do not hand on w
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from ..base.protocols import JsonValue, StockModule, StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.encoder import AddNormStack
 from ..core.family_facts import FamilyFacts
@@ -31,7 +32,7 @@ class T5ShapeConfig(EncoderDecoderFamilyConfig):
     d_kv: int
     num_heads: int
 
-    def stock_add_norm(self) -> dict[str, Any]:
+    def stock_add_norm(self) -> dict[str, JsonValue]:
         return {"preset": "pre_rms_norm"}
 
     def add_norm_head_size(self) -> int:
@@ -66,10 +67,10 @@ class T5ShapeAttention(WithBranchNorms):
     key_value_proj_dim: int
     q: nn.Linear
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, hidden_states: torch.Tensor, *args: StockValue, **kwargs: StockValue) -> StockValue:  # type: ignore[override]
         return super().forward(in_half_like(hidden_states, self.q.weight), *args, **kwargs)
 
-    def replaced(self, branch_norms: BranchNorms) -> dict[str, Any]:
+    def replaced(self, branch_norms: BranchNorms) -> dict[str, StockValue]:
         parts = super().replaced(branch_norms)
         if not {"q", "qk"}.isdisjoint(branch_norms.norms):
             # what the start of the queries has, a norm takes away
@@ -84,7 +85,7 @@ class T5ShapeDense(WithBranchNorms):
     looked_at: ClassVar = ("wo",)
     wi: nn.Linear
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, hidden_states: torch.Tensor, *args: StockValue, **kwargs: StockValue) -> StockValue:  # type: ignore[override]
         return super().forward(in_half_like(hidden_states, self.wi.weight), *args, **kwargs)
 
 
@@ -95,7 +96,7 @@ class T5ShapeGatedDense(WithBranchNorms):
     looked_at: ClassVar = ("wo",)
     wi_0: nn.Linear
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, hidden_states: torch.Tensor, *args: StockValue, **kwargs: StockValue) -> StockValue:  # type: ignore[override]
         return super().forward(in_half_like(hidden_states, self.wi_0.weight), *args, **kwargs)
 
 
@@ -125,10 +126,12 @@ def t5_sublayers(
 class T5ShapeBranches(AddNormLayer):
     """Mixin for a stock block that says how its attentions are called."""
 
-    layer: Any
+    layer: StockModule
     is_decoder: bool
 
-    def branches(self, attend: Any, attend_across: Any, encoder_hidden_states: torch.Tensor | None) -> dict[str, Any]:
+    def branches(
+        self, attend: StockValue, attend_across: StockValue, encoder_hidden_states: torch.Tensor | None
+    ) -> dict[str, StockValue]:
         """The branches that run, by the names of their sublayers."""
 
         def feed_forward(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
@@ -158,9 +161,9 @@ class T5ShapeBlock(T5ShapeBranches):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_decoder_position_bias: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+        past_key_values: StockValue = None,
+        **kwargs: StockValue,
+    ) -> StockValue:
         biases: dict[str, torch.Tensor | None] = {"self": None, "cross": None}
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values
@@ -212,7 +215,7 @@ class WithGatedLayouts(nn.Module):
     gated_layouts: ClassVar[Mapping[str, FamilyLayout]]
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         # CODEPATH: google/t5-v1_1-*, flan-t5, mt5 and umt5 have a gated feed-forward, t5-* have not
         return (cls.gated_layouts if config.is_gated_act else cls.layouts)[config.stack_name]
 
@@ -220,7 +223,7 @@ class WithGatedLayouts(nn.Module):
 class T5ShapeStack(AddNormStack):
     """Mixin for a stock stack, of which encoder and decoder are of one class."""
 
-    config: Any
+    config: StockValue
     embed_tokens: nn.Embedding
 
     @property
@@ -228,7 +231,7 @@ class T5ShapeStack(AddNormStack):
         """The one that it is."""
         return "decoder" if self.config.is_decoder else "encoder"
 
-    def run_layers(self, *args: Any, **kwargs: Any) -> Any:
+    def run_layers(self, *args: StockValue, **kwargs: StockValue) -> StockValue:
         outputs = super().run_layers(*args, **kwargs)
         outputs["last_hidden_state"] = in_half_like(outputs["last_hidden_state"], self.embed_tokens.weight)
         return outputs

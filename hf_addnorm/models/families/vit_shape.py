@@ -3,10 +3,11 @@
 Their stock layers have ViT's paths, and differ in nothing but their names: DeiT, ...
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from ..base.protocols import OptionValue, StockModule, StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
 from ..core.layer import AddNormLayer
@@ -47,14 +48,14 @@ def vit_sublayers(
     }
 
 
-def vit_layout(layer: type[AddNormLayer], **others: Any) -> FamilyLayout:
+def vit_layout(layer: type[AddNormLayer], **others: OptionValue) -> FamilyLayout:
     """ViT's layout; the base model runs the layers itself.
 
     Args:
         layer: the class that recasts a layer.
         others: as in `FamilyLayout`.
     """
-    vit: dict[str, Any] = {
+    vit: dict[str, OptionValue] = {
         "layers": numbered("layers"),
         "embed_dropout": "embeddings.dropout",
         "final_norm": "layernorm",
@@ -68,11 +69,11 @@ class ViTShapeLayer(AddNormLayer):
     x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
-    attention: Any
-    mlp: Any
+    attention: StockModule
+    mlp: StockModule
 
     def forward(
-        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self, hidden_states: LayerState, attention_mask: torch.Tensor | None = None, **kwargs: StockValue
     ) -> LayerState:
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attention(u, attention_mask, branch_norms=branch_norms, **kwargs)[0]

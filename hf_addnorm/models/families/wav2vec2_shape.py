@@ -6,11 +6,12 @@ Most of them have two layouts, and the config's `do_stable_layer_norm` says in w
 
 from collections.abc import Collection
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from ..base.protocols import StockModule, StockValue
 from ..core.branch_norms import BranchNorms, WithBranchNorms
 from ..core.encoder import AddNormEncoder
 from ..core.family_layout import FamilyLayout, SublayerLayout, numbered
@@ -81,7 +82,7 @@ class WithStableLayout(nn.Module):
     stable_layout: ClassVar[FamilyLayout]
 
     @classmethod
-    def layout_of(cls, config: Any) -> FamilyLayout:
+    def layout_of(cls, config: StockValue) -> FamilyLayout:
         # CODEPATH: wav2vec2-large-lv60 and XLS-R are in the stable layout, wav2vec2-base and -large in the other
         return cls.stable_layout if config.do_stable_layer_norm else cls.layout
 
@@ -98,15 +99,15 @@ class Wav2Vec2ShapeLayer(AddNormLayer):
     x -> attention -> feed-forward -> x      each inside its add & norm block
     """
 
-    attention: Any
-    feed_forward: Any
+    attention: StockModule
+    feed_forward: StockModule
 
     def forward(
         self,
         hidden_states: LayerState,
         attention_mask: torch.Tensor | None = None,
         skipped: Collection[int] = (),
-        **kwargs: Any,
+        **kwargs: StockValue,
     ) -> LayerState:
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:
             return self.attention(u, attention_mask=attention_mask, branch_norms=branch_norms, **kwargs)[0]
@@ -125,7 +126,7 @@ class Wav2Vec2ShapeStableLayer(Wav2Vec2ShapeLayer):
     x -> attention -> feed-forward -> (adapter) -> x      each sublayer inside its add & norm block
     """
 
-    adapter_layer: Any
+    adapter_layer: StockModule
 
     @property
     def added_last(self) -> nn.Module | None:

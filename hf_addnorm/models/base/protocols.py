@@ -10,10 +10,6 @@ JsonValue = Any
 # The value of a component's option: JSON, a component, or a list or dict of them; the option's annotation says which.
 OptionValue = Any
 
-# What an `add_norm` of a config is set with: a preset's name, a dict of axes, a spec or None. Not written as their
-# union: Transformers would check a config's field against it, with sentences that say less than those of the spec.
-AddNormEntry = Any
-
 # A module of a stock model, whose parts have the names that they have there.
 StockModule = Any
 

@@ -30,6 +30,11 @@ else:
     PreTrainedConfig = object
 
 
+# What an `add_norm` of a config is set with: a preset's name, a dict of axes, a spec or None. Not written as their
+# union: Transformers would check a config's field against it, with sentences that say less than those of the spec.
+AddNormEntry = JsonValue
+
+
 @functools.cache
 def default_values(config_class: "type[CodeCarryingConfig]") -> dict[str, JsonValue]:
     """The entries of a config of this class that is given none."""

@@ -5,7 +5,6 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import BartConfig
 
-from ..base.protocols import AddNormEntry
 from .bart_shape import BartShapeConfig
 
 

@@ -5,7 +5,6 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2WithRegistersConfig
 
-from ..base.protocols import AddNormEntry
 from .dinov2_config import Dinov2ShapeConfig
 
 

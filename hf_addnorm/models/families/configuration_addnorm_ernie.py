@@ -5,8 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import ErnieConfig
 
-from ..base.protocols import AddNormEntry
-from ..core.addnorm_config import AddNormConfig
+from ..core.addnorm_config import AddNormConfig, AddNormEntry
 from ..core.family_facts import FamilyFacts
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import MarianConfig
 
-from ..base.protocols import AddNormEntry
+from ..core.addnorm_config import AddNormEntry
 from ..core.family_facts import FamilyFacts
 from .bart_shape import BART_STACKS, BartShapeConfig
 

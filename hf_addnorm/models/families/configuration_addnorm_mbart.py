@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import MBartConfig
 
-from ..base.protocols import AddNormEntry, JsonValue
+from ..base.protocols import JsonValue
 from .bart_shape import BartShapeConfig
 
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import ModernBertConfig
 
-from ..base.protocols import AddNormEntry, JsonValue
-from ..core.addnorm_config import AddNormConfig
+from ..base.protocols import JsonValue
+from ..core.addnorm_config import AddNormConfig, AddNormEntry
 from ..core.family_facts import FamilyFacts
 
 

@@ -5,7 +5,6 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import MT5Config
 
-from ..base.protocols import AddNormEntry
 from .t5_shape import T5ShapeConfig
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import SpeechT5Config
 
-from ..base.protocols import AddNormEntry
+from ..core.addnorm_config import AddNormEntry
 from ..core.family_facts import FamilyFacts
 from ..core.several_stacks import EncoderDecoderFamilyConfig
 from .bart_shape import BART_STACKS

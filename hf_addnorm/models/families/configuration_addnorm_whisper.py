@@ -5,7 +5,8 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import WhisperConfig
 
-from ..base.protocols import AddNormEntry, JsonValue
+from ..base.protocols import JsonValue
+from ..core.addnorm_config import AddNormEntry
 from ..core.family_facts import FamilyFacts
 from .bart_shape import BART_STACKS, BartShapeConfig
 

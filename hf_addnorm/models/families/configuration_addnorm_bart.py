@@ -5,6 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import BartConfig
 
+from ..core.addnorm_config import AddNormEntry
 from .bart_shape import BartShapeConfig
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
 
+from ..core.addnorm_config import AddNormEntry
 from .dinov2_config import Dinov2ShapeConfig
 
 

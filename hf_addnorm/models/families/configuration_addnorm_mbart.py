@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import MBartConfig
 
 from ..base.protocols import JsonValue
+from ..core.addnorm_config import AddNormEntry
 from .bart_shape import BartShapeConfig
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import MT5Config
 
+from ..core.addnorm_config import AddNormEntry
 from .t5_shape import T5ShapeConfig
 
 

@@ -77,6 +77,7 @@ benchmark: .venv/test .venv/demo
 benchmark-full: .venv/test .venv/demo
 	$(BIN)/python benchmarks/speed.py --full $(ARGS)
 	$(BIN)/python benchmarks/add_norm_site.py
+	$(BIN)/python benchmarks/site_operations.py
 	$(BIN)/python benchmarks/recipe_loop.py
 	$(BIN)/python benchmarks/performance_page.py
 

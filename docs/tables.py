@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -137,9 +136,11 @@ def families_table() -> str:
 
 
 def without_family() -> str:
-    """Every stock family that has no AddNorm version, with the reason."""
-    lines = (f"- **{row.name}**: {row.reason}." for row in WITHOUT_FAMILY.values())
-    return "".join(textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) + "\n" for line in lines)
+    """The stock families that have no AddNorm version, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for model_type, reason in WITHOUT_FAMILY.items():
+        by_reason.setdefault(reason, []).append(f"`{model_type}`")
+    return rows("model type", "why", cells=[(", ".join(types), reason) for reason, types in by_reason.items()])
 
 
 def is_model(value: object, module: ModuleType) -> bool:

@@ -43,11 +43,13 @@ from .models.families.configuration_addnorm_opt import *
 from .models.families.configuration_addnorm_roberta import *
 from .models.families.configuration_addnorm_roberta_prelayernorm import *
 from .models.families.configuration_addnorm_roc_bert import *
+from .models.families.configuration_addnorm_speecht5 import *
 from .models.families.configuration_addnorm_t5 import *
 from .models.families.configuration_addnorm_umt5 import *
 from .models.families.configuration_addnorm_unispeech import *
 from .models.families.configuration_addnorm_vit import *
 from .models.families.configuration_addnorm_wav2vec2 import *
+from .models.families.configuration_addnorm_wavlm import *
 from .models.families.configuration_addnorm_whisper import *
 from .models.families.configuration_addnorm_xlm_roberta import *
 from .models.families.configuration_addnorm_yolos import *
@@ -94,11 +96,13 @@ if TYPE_CHECKING:
     from .models.families.modeling_addnorm_roberta import *
     from .models.families.modeling_addnorm_roberta_prelayernorm import *
     from .models.families.modeling_addnorm_roc_bert import *
+    from .models.families.modeling_addnorm_speecht5 import *
     from .models.families.modeling_addnorm_t5 import *
     from .models.families.modeling_addnorm_umt5 import *
     from .models.families.modeling_addnorm_unispeech import *
     from .models.families.modeling_addnorm_vit import *
     from .models.families.modeling_addnorm_wav2vec2 import *
+    from .models.families.modeling_addnorm_wavlm import *
     from .models.families.modeling_addnorm_whisper import *
     from .models.families.modeling_addnorm_xlm_roberta import *
     from .models.families.modeling_addnorm_yolos import *

@@ -24,6 +24,7 @@ RUN_COLUMNS = ("result", "data", "rows", "`add_norm`", "epochs", "figures", "min
 BASELINES = {
     "copied_source": ("copying the source", 1),
     "mean_boxes": ("the mean boxes", 2),
+    "mean_frame": ("the mean frame", 1),
     "commonest_class": ("the commonest class everywhere", 2),
 }
 # what an evaluation says beside its figures

@@ -14,6 +14,7 @@ from family_inputs import (
     TINY,
     TINY_BART,
     TINY_SOUND,
+    TINY_SPEECH,
     TINY_T5,
     TINY_TEXT,
     TINY_WHISPER,
@@ -24,6 +25,7 @@ from family_inputs import (
     quantized_sound_inputs,
     sound_inputs,
     spectrogram_inputs,
+    speech_inputs,
     text_inputs,
     translation_inputs,
     two_segment_inputs,
@@ -60,11 +62,13 @@ from hf_addnorm import (
     AddNormRobertaPreLayerNormConfig,
     AddNormRoCBertConfig,
     AddNormSpec,
+    AddNormSpeechT5Config,
     AddNormT5Config,
     AddNormUMT5Config,
     AddNormUniSpeechConfig,
     AddNormViTConfig,
     AddNormWav2Vec2Config,
+    AddNormWavLMConfig,
     AddNormWhisperConfig,
     AddNormXLMRobertaConfig,
     presets,
@@ -177,6 +181,7 @@ def bert_shaped(config_class: type[Any], inputs: Any = two_segment_inputs, tiny:
 
 # families that share Wav2Vec2's layers
 _STABLE = {"do_stable_layer_norm": True}
+_WAVLM = {"num_buckets": 8, "max_bucket_distance": 12}
 
 
 def sound_shaped(config_class: type[Any], tiny: Any, **row: Any) -> Family:
@@ -200,6 +205,15 @@ FAMILIES["marian"] = Family(
 )
 FAMILIES["whisper"] = Family(
     AddNormWhisperConfig, TINY_WHISPER, spectrogram_inputs, causal=True, without=NO_TABLES, shape="bart"
+)
+FAMILIES["speecht5"] = Family(
+    AddNormSpeechT5Config,
+    TINY_SPEECH,
+    speech_inputs,
+    ("eager",),
+    more_models=("AddNormSpeechT5ForSpeechToSpeech",),
+    causal=True,
+    without=NO_TABLES,
 )
 FAMILIES["t5"] = Family(AddNormT5Config, TINY_T5, translation_inputs, causal=True, without=NO_SPHERE)
 FAMILIES["t5_gated"] = Family(
@@ -287,6 +301,8 @@ FAMILIES |= {
     "data2vec_audio": sound_shaped(
         AddNormData2VecAudioConfig, {"conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 2}
     ),
+    "wavlm": sound_shaped(AddNormWavLMConfig, _WAVLM, attentions=("eager",)),
+    "wavlm_stable": sound_shaped(AddNormWavLMConfig, {**_WAVLM, **_STABLE}, attentions=("eager",)),
     "roberta": bert_shaped(AddNormRobertaConfig),
     "xlm_roberta": bert_shaped(AddNormXLMRobertaConfig),
     "camembert": bert_shaped(AddNormCamembertConfig),

@@ -54,6 +54,23 @@ TINY_WHISPER = {
     "decoder_start_token_id": 3,
     "begin_suppress_tokens": None,
 }
+# a spectrogram has 8 numbers a frame. The layers before the decoder are left out: their dropout never ends.
+TINY_SPEECH = {
+    **{key: value for key, value in TINY_BART.items() if key not in ("d_model", "max_position_embeddings")},
+    **{key: value for key, value in TINY_SOUND.items() if key.startswith(("conv_", "num_conv", "mask_"))},
+    "hidden_size": 32,
+    "max_text_positions": 64,
+    "max_speech_positions": 64,
+    "encoder_max_relative_position": 6,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+    "num_mel_bins": 8,
+    "speech_decoder_prenet_layers": 0,
+    "speech_decoder_prenet_units": 8,
+    "speech_decoder_postnet_layers": 2,
+    "speech_decoder_postnet_units": 12,
+    "speaker_embedding_dim": 16,
+}
 # heads that are together wider than the stream
 TINY_T5 = {
     "d_model": 32,
@@ -221,3 +238,31 @@ def spectrogram_inputs(model: str) -> dict[str, torch.Tensor]:
         return inputs | {"labels": _draw(2, 3)}
     targets = translation_inputs(model)
     return inputs | {key: targets[key] for key in targets if key.startswith("decoder") or key == "labels"}
+
+
+def speech_inputs(model: str) -> dict[str, torch.Tensor]:
+    """Sources and targets of SpeechT5: texts or sounds, texts of 6 tokens or spectrograms of 6 pairs of frames.
+
+    A source and a target are padded. The base model reads and writes hidden states.
+    """
+    generator = torch.Generator().manual_seed(7)
+    text = translation_inputs("")
+    if model.endswith(("ForTextToSpeech", "Model")):
+        inputs = {"input_ids": text["input_ids"], "attention_mask": text["attention_mask"]}
+    else:
+        inputs = sound_inputs("")
+    if model.endswith("Model"):
+        inputs["input_values"] = torch.randn(3, 10, 32, generator=generator)
+        del inputs["input_ids"]
+        inputs["decoder_input_values"] = torch.randn(3, 6, 32, generator=generator)
+        return inputs | {"decoder_attention_mask": text["decoder_attention_mask"]}
+    if model.endswith("ToText"):
+        targets = translation_inputs("ForConditionalGeneration")
+        return inputs | {key: targets[key] for key in targets if key.startswith("decoder") or key == "labels"}
+    frames = torch.randn(3, 12, 8, generator=generator)
+    frames[2, 8:] = -100.0
+    return inputs | {
+        "labels": frames,
+        "decoder_attention_mask": text["decoder_attention_mask"].repeat_interleave(2, dim=1),
+        "speaker_embeddings": torch.randn(3, 16, generator=generator),
+    }

@@ -26,7 +26,7 @@ def build(family, **kwargs):
 def real_tokens(model, inputs):
     """[batch, seq] of the tokens that the layers see, or None."""
     mask = inputs.get("attention_mask")
-    if mask is not None and "input_values" in inputs:
+    if mask is not None and "input_values" in inputs and inputs["input_values"].dim() == 2:
         frames = model(**inputs).last_hidden_state.shape[1]
         mask = model._get_feature_vector_attention_mask(frames, mask)
     return None if mask is None else mask.bool()

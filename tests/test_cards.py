@@ -127,7 +127,11 @@ def test_every_family_has_a_card_whose_python_runs(family, tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", card.text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 2
     # there is nothing that prepares inputs in this folder
-    lines = [line for line in blocks[0].splitlines() if not line.startswith(("tokenizer", "image_pro", "feature_ex"))]
+    lines = [
+        line
+        for line in blocks[0].splitlines()
+        if not line.startswith(("tokenizer", "image_pro", "feature_ex", "processor"))
+    ]
     names = {}
     exec(compile("\n".join(lines).replace('"net"', repr(str(folder))), "card", "exec"), names)
     assert type(names["model"]).__name__ == BASE_MODELS[family]

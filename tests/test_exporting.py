@@ -199,6 +199,10 @@ def test_what_is_no_model_is_refused(tmp_path):
 def test_the_inputs_that_are_drawn_run(family):
     name = BASE_MODELS[family]
     net = FAMILIES[family].model_class(name)(FAMILIES[family].config(name)).eval()
+    if family == "speecht5":
+        with pytest.raises(ValueError, match="AddNormSpeechT5Model reads decoder_input_values, each of which is comp"):
+            inputs_of(net, None)
+        return
     inputs = inputs_of(net, None)
     for shape in inputs.shapes():
         given = inputs.draw(*shape)

@@ -105,7 +105,7 @@ def test_what_is_frozen_gets_no_gradient(frozen):
 def calls(monkeypatch):
     """How often a function of its own ran."""
     counted = []
-    for cls in (fused._RootScaled, fused._Affine):
+    for cls in (fused._RootScaled, fused._Affine, fused._Squashed):
         monkeypatch.setattr(cls, "apply", lambda *args, _apply=cls.apply: counted.append(1) or _apply(*args))
     return counted
 

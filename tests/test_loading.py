@@ -19,7 +19,7 @@ from families import (
 from family_inputs import first_output
 from reference_checks import Drawn
 from residual_references import RESIDUAL_REFERENCES
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, SwinConfig
 
 from hf_addnorm import AddNormBertConfig, AddNormBertForMaskedLM, AddNormBertModel, load_pretrained, new_model
 from hf_addnorm.hub.description import as_ours
@@ -323,12 +323,23 @@ def test_a_family_without_addnorm_models_is_named(tmp_path):
 @pytest.mark.parametrize("model_type", WITHOUT_FAMILY)
 def test_why_a_family_has_no_addnorm_models_is_said(model_type):
     """To whoever makes one, and to whoever asks what a checkpoint is; the row is of a model type that there is."""
-    config = AutoConfig.for_model(model_type)
-    reason = re.escape(f"which has no AddNorm family: {WITHOUT_FAMILY[model_type].reason}; families are")
+    assert model_type in CONFIG_MAPPING
+    reason = re.escape(f"which has no AddNorm family: {WITHOUT_FAMILY[model_type]}; families are")
     with pytest.raises(ValueError, match=reason):
         new_model("AutoModel", model_type, add_norm="pre_ln")
+    config = AutoConfig.for_model(model_type)
     with pytest.raises(ValueError, match=reason):
         as_ours(config)
+
+
+def test_no_family_that_is_there_is_said_to_be_missing():
+    assert not set(WITHOUT_FAMILY) & {row.config_class.stock_model_type for row in FAMILIES.values()}
+
+
+def test_a_checkpoint_without_a_family_is_told_why(tmp_path):
+    SwinConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a 'swin' model, which has no AddNorm family: from stage to stage"):
+        load_pretrained("AutoModel", tmp_path, add_norm="pre_ln")
 
 
 def test_a_plain_config_is_refused_with_a_sentence():

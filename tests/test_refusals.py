@@ -39,7 +39,8 @@ def _refused(family, scheme):
     try:
         FAMILIES[family].config("", scheme)
     except ValueError as error:
-        values = {"stream": scheme.get("stream"), "positions": FAMILIES[family].config_class.facts.no_positions}
+        facts = FAMILIES[family].config_class.facts
+        values = {"stream": scheme.get("stream"), "positions": facts.no_positions, "tables": facts.no_tables}
         reasons = {name: row.reason.format(**values) for name, row in REFUSALS.items()}
         rows = [name for name, reason in reasons.items() if reason in str(error)]
         assert len(rows) == 1, f"{scheme} is refused by {rows}: {error}"

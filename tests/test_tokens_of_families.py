@@ -140,7 +140,8 @@ def test_a_head_that_pools_its_tokens_is_told_that_it_has_none(kind, masked):
 
 
 # reentrant checkpointing walks twice through the norm of the relative embeddings that all layers share
-REENTRANT = [family for family in ENCODERS if family != "deberta_v2_conv"]
+# and WavLM refuses it
+REENTRANT = [family for family in ENCODERS if family not in ("deberta_v2_conv", "wavlm", "wavlm_stable")]
 
 
 @pytest.mark.parametrize("spec", ["post_batch", "pre_instance"])

@@ -129,13 +129,18 @@ def inputs_of(model: PreTrainedModel, tokenizer_gives: Sequence[str] | None) -> 
         tokenizer_gives (`Sequence[str]`, *optional*): what its tokenizer makes of a text; without a tokenizer, all
             that the model has a table for.
     Raises:
-        ValueError: a model whose inputs are of no known kind, in a sentence.
+        ValueError: a model whose inputs, or whose decoder's, are of no known kind, in a sentence.
     """
     kinds = {kind.argument: name for name, kind in INPUT_KINDS.items()}
     main = model.main_input_name
     if main not in kinds:
         raise ValueError(f"{type(model).__name__} reads {main}; allowed are models that read {', '.join(kinds)}.")
     kind, takes = kinds[main], inspect.signature(model.forward).parameters
+    if "decoder_input_values" in takes:
+        raise ValueError(
+            f"{type(model).__name__} reads decoder_input_values, each of which is computed from the one "
+            "before; allowed are models whose decoder, if they have one, reads decoder_input_ids."
+        )
     names = [main]
     if kind in ("text", "sound") and "attention_mask" in takes:
         names.append("attention_mask")

@@ -89,7 +89,8 @@ def _count(config: PreTrainedConfig) -> tuple[int, int | None, str]:
             if kind.argument == "input_ids"
             else (1, min(_TOKENS, getattr(config, "max_target_positions", _TOKENS)))
         )
-        inputs["decoder_input_ids"] = torch.zeros(most, dtype=torch.int64, device="meta")
+        ids = torch.zeros(most, dtype=torch.int64, device="meta")
+        inputs[kind.targets] = ids if kind.targets == "decoder_input_ids" else inputs[kind.argument]
     try:
         with FlopCounterMode(display=False) as counter:
             model(**inputs)

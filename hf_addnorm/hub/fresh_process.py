@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import ModelOutput
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+    from .input_kinds import InputKind
+
 
 Loaded = TypeVar("Loaded")
 
@@ -33,22 +35,31 @@ class _Hide(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError("hf_addnorm is hidden from this process")
 
 
-# by the name of the model's main argument
-INPUT_KINDS = {
-    kind.argument: kind
-    for kind in runpy.run_path(str(Path(__file__).with_name("input_kinds.py")))["INPUT_KINDS"].values()
-}
+INPUT_KINDS = runpy.run_path(str(Path(__file__).with_name("input_kinds.py")))["INPUT_KINDS"]
 TOKENS = 4
+
+
+def _kind(model: "PreTrainedModel | None") -> "InputKind | None":
+    """What a model reads: as its family says, or by the name of its main argument."""
+    facts = getattr(getattr(model, "config", None), "facts", None)
+    if facts is not None and facts.inputs in INPUT_KINDS:
+        kind: InputKind = INPUT_KINDS[facts.inputs]
+        return kind
+    by_argument = {kind.argument: kind for kind in INPUT_KINDS.values()}
+    return by_argument.get(getattr(model, "main_input_name", None))
 
 
 def _inputs(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     """One small input of the base model's kind."""
     import torch
 
-    config, kind = model.config, INPUT_KINDS[model.main_input_name]
+    config, kind = model.config, _kind(model)
+    if kind is None:
+        raise ValueError(f"nothing is known of {model.main_input_name}, which {type(model).__name__} reads.")
     inputs = {kind.argument: torch.ones(kind.shape(config, TOKENS), dtype=getattr(torch, kind.dtype))}
     if config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.ones(1, TOKENS, dtype=torch.long)
+        ids = torch.ones(1, TOKENS, dtype=torch.long)
+        inputs[kind.targets] = ids if kind.targets == "decoder_input_ids" else inputs[kind.argument]
     return inputs
 
 
@@ -105,11 +116,11 @@ class Visit:
         kind = None
         for name, loader, is_saved in self.models(config):
             model = self.attempt(name, partial(self.model, loader, is_saved))
-            kind = kind or getattr(model, "main_input_name", None)
+            kind = kind or _kind(model)
             if name == "AutoModel" and model is not None:
                 self.attempt("one forward of AutoModel", partial(self.forward, model))
-        if kind in INPUT_KINDS:
-            auto = INPUT_KINDS[kind].processor
+        if kind is not None:
+            auto = kind.processor
             # a class of Transformers; without the argument, some Auto classes ask whether to run the model's code
             load = partial(getattr(transformers, auto).from_pretrained, self.folder, trust_remote_code=False)
             self.attempt(auto, load)

@@ -28,6 +28,8 @@ class InputKind:
         files (`tuple[str, ...]`): those in which a processor is saved; one of them is enough.
         shape (`Callable`): from a config and a number of tokens to the shape of one small input.
         words (`str`): what that input is, where `{length}` is the last number of the shape.
+        targets (`str`): what the decoder of an encoder-decoder is given: numbers of tokens ("decoder_input_ids"), or
+            an argument of the same shape and dtype as the input.
         tasks (`dict[str, str]`): the Hub's name for what a model does, by the end of the name of its class, where that
             end means something else for text; "" stands for a model without a head.
     """
@@ -39,6 +41,7 @@ class InputKind:
     files: tuple[str, ...]
     shape: "Callable[[PreTrainedConfig, int], tuple[int, ...]]"
     words: str
+    targets: str = "decoder_input_ids"
     tasks: Mapping[str, str] = field(default_factory=dict)
 
     def said(self, shape: tuple[int, ...]) -> str:
@@ -70,6 +73,17 @@ INPUT_KINDS: dict[str, InputKind] = {
         _image,
         words="one image",
         tasks={"": "image-feature-extraction"},
+    ),
+    # of a base model whose heads embed text or sound; it stands before sound, which the same argument means elsewhere
+    "states": InputKind(
+        "input_values",
+        "float32",
+        "AutoProcessor",
+        "processor",
+        _PREPROCESSOR_FILES,
+        lambda config, tokens: (1, tokens, config.hidden_size),
+        words="hidden states, {length} numbers each",
+        targets="decoder_input_values",
     ),
     "sound": InputKind(
         "input_values",

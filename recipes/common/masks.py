@@ -26,11 +26,11 @@ from .images import Pixels
 NO_CLASS = 255
 # Of the drawn shapes.
 SHAPES = ("background", "disc", "square", "triangle")
-SIZE, TRAIN, HELD_OUT = 32, 400, 64
+SIZE, TRAIN, HELD_OUT = 32, 800, 64
 
 
 def shapes() -> DatasetDict:
-    """Up to four discs, squares and triangles, drawn over parts of the two photographs that come with scikit-learn.
+    """Up to three discs, squares and triangles, drawn over parts of the two photographs that come with scikit-learn.
 
     Columns: ``image`` (32 x 32 pixels) and ``mask`` (rows of numbers from 0, which is the background, to 3).
     Colours are drawn for each shape, so that none tells a class; the photographs of ``validation`` are cut from their
@@ -55,8 +55,8 @@ def _drawn(photographs: list[Any], draw: random.Random, first: float, last: floa
     upper = draw.randint(0, photograph.height - edge)
     image = photograph.crop((left, upper, left + edge, upper + edge)).resize((SIZE, SIZE))
     mask = Picture.new("L", (SIZE, SIZE))
-    for _ in range(draw.randint(1, 4)):
-        kind, size = draw.randint(1, 3), draw.randint(8, 14)
+    for _ in range(draw.randint(1, 3)):
+        kind, size = draw.randint(1, 3), draw.randint(10, 16)
         x, y = draw.randint(0, SIZE - size), draw.randint(0, SIZE - size)
         colour = tuple(draw.randint(0, 255) for _ in range(3))
         for brush, fill in ((ImageDraw.Draw(image), colour), (ImageDraw.Draw(mask), kind)):

@@ -31,7 +31,7 @@ def load_texts(splits: dict[str, Dataset], column: str, names: list[str] | None)
     """
     # of a saved model that is evaluated there is one split alone
     first = next(iter(splits.values()))
-    if first.features[column] != Value("string"):
+    if first.features[column] not in (Value("string"), Value("large_string")):
         numbers, head = class_labels({"train": first, **splits}, column, None, names)
         return {split: [head["id2label"][number] for number in numbers[split]] for split in splits}
     for split, rows in splits.items():

@@ -136,7 +136,7 @@ FASTER = {"training_overfit_learning_rate": 5e-3}
 INPUT_EMBEDDINGS = {"test_model_get_set_embeddings": "the input embeddings are no torch.nn.Embedding"}
 POSITIONS = {"test_inputs_embeds_matches_input_ids": "positions are counted over the tokens that are no padding"}
 # by what the names of their models begin with
-SOUND = ("Wav2Vec2", "Hubert")
+SOUND = ("Wav2Vec2", "Hubert", "WavLM")
 RESIZED_HEAD = "the newer head cannot be resized"
 
 BASE = Row(two_segment_inputs, tiny={"type_vocab_size": 16})
@@ -269,7 +269,16 @@ ROWS = {
     ),
     "mpnet": Row(text_inputs, lm="MPNetForMaskedLM", not_applicable=POSITIONS),
     "hubert": replace(WAV2VEC2, not_applicable=INPUT_EMBEDDINGS),
+    "wavlm": replace(
+        WAV2VEC2,
+        not_applicable={
+            **INPUT_EMBEDDINGS,
+            "test_training_gradient_checkpointing_use_reentrant_true": "the stock model's backward never ends",
+        },
+    ),
     "gpt2": Row(text_inputs, test=FASTER, unused_in_loss=("GPT2DoubleHeadsModel",), lm="GPT2LMHeadModel", decoder={}),
+    "gpt_neox": Row(text_inputs, test=FASTER, lm="GPTNeoXForCausalLM", decoder={}),
+    "opt": Row(text_inputs, test=FASTER, lm="OPTForCausalLM", decoder={}, not_applicable=POSITIONS),
 }
 
 # one object of the first class in the middle of an image
@@ -344,7 +353,10 @@ class ModelTester:
             # the mixins know no labels of what writes about sound
             "WhisperForConditionalGeneration": {"labels": tokens},
             # nor of what says the visual words of masked patches, or finds objects
-            "BeitForMaskedImageModeling": {"labels": zeros(getattr(self, "num_masks", 0)).flatten()},
+            "BeitForMaskedImageModeling": {
+                "bool_masked_pos": zeros(getattr(self, "mask_length", 0)) == 0,
+                "labels": zeros(getattr(self, "mask_length", 0)).flatten(),
+            },
             "YolosForObjectDetection": {"labels": [OBJECT] * self.batch_size},
             **{f"{family}{head}": labels for family in SOUND for head, labels in sound_labels.items()},
             "Wav2Vec2ForPreTraining": {

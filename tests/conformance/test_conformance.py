@@ -40,7 +40,8 @@ SCHEMES["mix_ln"]["layers"] = [{"first_fraction": 0.5, "attention": ["post"], "f
 
 SOME = "default,post_ln,pre_rms_norm,sub_ln,hybrid_norm,residual,hyper_connections,parallel"
 FAMILIES = "bert,vit,albert,albert_groups,modernbert,deberta_v2,deberta_v2_conv,wav2vec2,wav2vec2_stable,gpt2"
-FAMILIES += ",roberta,mpnet,hubert,bart,mbart,marian,t5,mt5,umt5,whisper"
+FAMILIES += ",gpt_neox,opt,wavlm,roberta,mpnet,hubert,bart,mbart,marian,t5,mt5,umt5,whisper"
+FAMILIES += ",dinov2,dinov2_with_registers,beit,yolos"
 
 # Tests that cannot hold: {(family, test): (presets, reason)}. One that passes after all fails the run.
 EXCEPTIONS: dict[tuple[str, str], tuple[set[str], str]] = {

@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..base.auxiliary_loss import SharesAuxiliaryLosses, adds_loss
 from ..base.protocols import StockValue
 from ..core.embeddings_and_output import HasOutputLayer
+from ..core.fused_add_norm import FusesAddNorm
 from ..core.hub_files import HubFiles
 from ..core.pretrained import AddNormPreTrainedModel
 from ..core.single_commit_push import SingleCommitPush
@@ -12,7 +13,7 @@ from ..core.token_hooks import with_token_mask
 from ..core.transformers_internals import attention_of, use_attention
 
 
-class CompositeModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
+class CompositeModel(HasOutputLayer, FusesAddNorm, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
     """Mixin for a model of several AddNorm models.
 
     What a part is allowed to do (attention implementations, checkpointing) it says itself; what the parts' norms add

@@ -162,6 +162,8 @@ class WithBranchNorms(nn.Module):
     # the Linear layers whose weights the stock forward looks at
     looked_at: ClassVar[tuple[str, ...]] = ()
     stock_forward: ClassVar[Callable[..., StockValue]]
+    # whether dropout draws as `fused_add_norm.py` says
+    fused_add_norm = False
     # each Linear layer with its roles and the slots beside it
     linear_slots: ClassVar[list[tuple[str, tuple[str, ...], frozenset[str]]]]
 

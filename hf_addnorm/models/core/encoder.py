@@ -29,6 +29,8 @@ class AddNormEncoder(nn.Module):
     holds_connections = False
     # whether that loop may leave them out, as all layers run as in the stock model
     runs_as_stock = False
+    # whether its layers run dropout, sum and norm by functions of their own in training (see `fused_add_norm.py`)
+    fused_add_norm = False
     # whether packed tokens get their padding back behind it: a pooler reads the first token of each row
     unpacks = True
     # the rate of the layer drop, where the stock loop may not skip layers by itself

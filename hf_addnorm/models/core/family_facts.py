@@ -8,7 +8,7 @@ from ..base.protocols import StockValue
 
 
 # the keys of INPUT_KINDS in hf_addnorm/hub/input_kinds.py
-InputName = Literal["text", "image", "sound", "spectrogram"]
+InputName = Literal["text", "image", "sound", "spectrogram", "states"]
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,12 @@ class FamilyFacts:
     """What is known of a family by its config alone; the defaults are those of a text encoder.
 
     Args:
-        inputs (`str`): what a model reads: "text" (numbers of tokens, whose embeddings are tables), "image", "sound"
-            or "spectrogram".
+        inputs (`str`): what the base model reads: "text" (numbers of tokens, whose embeddings are tables), "image",
+            "sound", "spectrogram", or "states": hidden states, which its heads make of text or of sound.
         norm_eps (`str`): the config's entry for the eps of the stock norms.
         position_table (`bool`): whether the stock model adds a table's row to the embeddings for a token's position.
         no_positions (`str`): why that cannot be replaced where there is no such row.
+        no_tables (`str`): why a scheme for the tables of the embeddings has none where the inputs are no text.
         layer_counts (`tuple[str, ...]`): the config's entries that count layers and grow together: those that run,
             and, where layers are shared, those that have weights of their own.
         per_layer (`tuple[str, ...]`): the config's entries that have a value for each layer.
@@ -42,6 +43,7 @@ class FamilyFacts:
         "nothing is added to this model's embeddings for a position that it could replace: the attention (rotary, "
         "relative), a convolution or the patches' own places tell where a token is"
     )
+    no_tables: str = "images and sound are embedded without one"
     layer_counts: tuple[str, ...] = ("num_hidden_layers",)
     per_layer: tuple[str, ...] = ()
     of_depth: Mapping[str, Callable[[StockValue], StockValue]] = field(default_factory=dict)

@@ -75,6 +75,7 @@ class FamilyLayout:
         head_norms (`tuple[str, ...]`): the heads' norms, from the model with the head.
         other_parts (`dict[str, type]`): further stock modules, and the class that recasts each.
         cannot_pack (`str`): why its tokens cannot be packed, as the end of a sentence; empty where they can.
+        cannot_reenter (`str`): why reentrant checkpointing fails, as the end of a sentence; empty where it does not.
         between_layers (`str`, *optional*): a parameter with an entry that is added between each two layers.
         output_scale (`float` or depth rule): what the stock model's draw of o and w2 is multiplied by already.
     Raises:
@@ -98,6 +99,7 @@ class FamilyLayout:
     head_norms: tuple[str, ...] = ()
     other_parts: dict[str, type[nn.Module]] = field(default_factory=dict)
     cannot_pack: str = ""
+    cannot_reenter: str = ""
     between_layers: str | None = None
     output_scale: float | ComponentSpec = 1.0
 

@@ -23,6 +23,7 @@ from ..weights.weight_transforms import Transformed, linear_size, transformed_cl
 from .block_building import BlockBuilder, BuiltNorm
 from .branch_norms import WithBranchNorms
 from .family_layout import SublayerLayout
+from .fused_add_norm import fused_dropout
 from .layer_add_norm import Branch, LayerAddNorm, SublayerAddNorm, SublayerCall
 from .recasting import document, get_part, is_of_transformers, recast_at
 from .token_hooks import Forward, pass_token_mask, takes_token_mask
@@ -48,7 +49,8 @@ def _as_stock_or(forward: Forward) -> Forward:
             # said here, not by the model alone: a checkpoint may run the layer again, within a backward
             tokens = TokenMask(None, packed=packed) if current().packed is None else current()
             return running_with(tokens, forward, self, *args, **kwargs)
-        return self.stock_forward(self, *args, **kwargs) if self.runs_as_stock else forward(self, *args, **kwargs)
+        as_stock = self.runs_as_stock and not self.fused_add_norm
+        return self.stock_forward(self, *args, **kwargs) if as_stock else forward(self, *args, **kwargs)
 
     return as_stock_or
 
@@ -71,6 +73,8 @@ class AddNormLayer(GradientCheckpointingLayer):
     # whether the stock forward runs: what it does is what the spec says
     runs_as_stock = False
     stock_forward: ClassVar[Forward]
+    # whether in training its dropouts, sums and norms run by functions of their own (see `fused_add_norm.py`)
+    fused_add_norm = False
     # makes a sublayer's call; a tool that watches a layer puts its own there, and `runs_as_stock` off
     call_class: Callable[..., SublayerCall] = SublayerCall
 
@@ -234,6 +238,8 @@ class AddNormLayer(GradientCheckpointingLayer):
                 factor = get_part(self, parts.factor)
                 stock_parts["factor"] = factor if isinstance(factor, nn.Module) else partial(torch.mul, factor)
             dropout = None if parts.dropout is None else get_part(self, parts.dropout)
+            if self.fused_add_norm and self.training:
+                dropout = fused_dropout(dropout) or dropout
             if isinstance(dropout, float):
                 # some stock layers have the rate alone
                 dropout = partial(nn.functional.dropout, p=dropout, training=self.training)

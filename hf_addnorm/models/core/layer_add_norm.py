@@ -16,6 +16,8 @@ from ..spec.spec import LayerSpec
 from ..streams.streams import AnyStream, Function, HiddenStates, Kept, SingleStream, State
 from ..streams.wirings import Sequential
 from .branch_norms import INNER_SLOTS, NO_BRANCH_NORMS, BranchNorms, same
+from .fused_add_norm import FusedAddNorm, FusedDropout
+from .untouched import is_untouched
 
 
 # A sublayer without its add & norm: from the branch's input and the norms inside it to the branch's output.
@@ -155,6 +157,17 @@ class SublayerCall:
             self.residual = partial(self.residual, stock=partial(self._scale, stock_parts["factor"]))
         # what the branch was given, for a residual that reads it
         self.branch_input: torch.Tensor | None = None
+        if isinstance(dropout, FusedDropout) and self._sums_dropout(layer):
+            self.residual = FusedAddNorm(dropout, cast(Residual, self.residual), self.norms.pop("post", None))
+            self.dropout = None
+
+    def _sums_dropout(self, layer: "LayerAddNorm") -> bool:
+        """Whether what the residual adds to one stream is what dropout gives, and nobody looks at either."""
+        block, residual = self.block, self.residual
+        one_by_one = type(layer.stream) is SingleStream and type(layer.wiring) is Sequential  # type: ignore[comparison-overlap]
+        drops_last = block.drop_path == 0 and not (block.drops_before_out and "out" in self.norms)
+        summed = isinstance(residual, Residual) and residual.scales() is not None and is_untouched(residual)
+        return type(self) is SublayerCall and one_by_one and drops_last and summed
 
     def read(self, state: State) -> tuple[torch.Tensor, Kept]:
         """What the sublayer takes from the state, and what `write` needs of it."""

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ..base.packed_tokens import PackedTokens
 from ..base.protocols import StockValue
+from .byte_dropout import byte_dropout
 
 
 # kernels of GPUs for sequences of several lengths: of a package, and of torch from 2.10 on
@@ -56,6 +57,7 @@ def packed_attention(
         dropout,
         kwargs.get("scaling") or query.shape[-1] ** -0.5,
         kwargs.get("sliding_window"),
+        getattr(module, "fused_add_norm", False),
     )
     # [total, heads, features]
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
@@ -75,10 +77,14 @@ class _Call:
         dropout (`float`): of the weights.
         scaling (`float`): of the scores.
         window (`int`, *optional*): a token sees those that are nearer than so many places.
+        draws_bytes (`bool`): whether the dropout's mask on a CPU is made of random bytes.
     """
 
-    def __init__(self, is_causal: bool, dropout: float, scaling: float, window: int | None):
+    def __init__(
+        self, is_causal: bool, dropout: float, scaling: float, window: int | None = None, draws_bytes: bool = False
+    ):
         self.is_causal, self.dropout, self.scaling, self.window = is_causal, dropout, scaling, window
+        self.drop = byte_dropout if draws_bytes else nn.functional.dropout
 
     def by_groups(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedTokens
@@ -126,7 +132,7 @@ class _Call:
             seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if seen is not None:
             scores = scores.masked_fill(~seen, float("-inf"))
-        weights = nn.functional.dropout(torch.softmax(scores, -1), self.dropout)
+        weights = self.drop(torch.softmax(scores, -1), self.dropout)
         return weights.to(value.dtype) @ value
 
     def by_flash_attention(

@@ -33,6 +33,7 @@ from .calibration import calibrate_residuals
 from .embeddings_and_output import EmbedDropout, HasOutputLayer, TransformedEmbedding, transform_tables
 from .encoder import AddNormEncoderModel
 from .family_layout import FamilyLayout
+from .fused_add_norm import FusesAddNorm
 from .hub_files import HubFiles
 from .layer import AddNormLayer
 from .loading import config_of_checkpoint, refuse_split_features, reraise_damaged_weights
@@ -65,7 +66,9 @@ _AROUND = {"AutoModel": with_packed_tokens, "AutoModelForMaskedLM": with_labelle
 _MODEL_DOCSTRING = "`{stock}` with the add & norm of `config.add_norm`; same arguments, same outputs."
 
 
-class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel):
+class AddNormPreTrainedModel(
+    HasOutputLayer, FusesAddNorm, HubFiles, SingleCommitPush, SharesAuxiliaryLosses, PreTrainedModel
+):
     """Mixin for a family's models: recasts the stock parts before `post_init`, starts and saves what is ours.
 
     The base model swaps its layers and encoder; a model with a head swaps the stock base model that its head built
@@ -371,6 +374,8 @@ class AddNormPreTrainedModel(HasOutputLayer, HubFiles, SingleCommitPush, SharesA
         if enable and getattr(function, "keywords", {}).get("use_reentrant", True):
             allowed = 'allowed is gradient_checkpointing_kwargs={"use_reentrant": False}.'
             for config in self.stack_configs.values():
+                if reason := self.layout_of(config).cannot_reenter:
+                    raise ValueError(f"use_reentrant is true, and {reason}; {allowed}")
                 stream = config.add_norm.stream
                 if STREAMS.build(stream).is_tuple:
                     sentence = (

@@ -68,7 +68,8 @@ class EncoderDecoderFamilyConfig(AddNormConfig):
             return {self.stack_name: self}
         if self.is_encoder_decoder:
             return {name: self.add_norm_stack(name) for name in self.facts.stacks}
-        name = "decoder" if self.is_decoder else "encoder"
+        # not every stock config has the entry
+        name = "decoder" if getattr(self, "is_decoder", False) else "encoder"
         return {name: self.add_norm_stack(name)}
 
     def add_norm_stack(self, name: str) -> AddNormConfig:

@@ -91,7 +91,7 @@ class AddNormAlbertTransformer(AddNormEncoder, stock.AlbertTransformer):
     ) -> Any:
         """The stock loop, with the blocks of every depth."""
         packed: PackedTokens | None = kwargs.get("packed")
-        if self.runs_as_stock and not (packed is not None and packed.first_only):
+        if self.runs_as_stock and not self.fused_add_norm and not (packed is not None and packed.first_only):
             return self.stock_forward(self, hidden_states, attention_mask, **kwargs)
         hidden_states = self.embedding_hidden_mapping_in(hidden_states)
         blocks = iter(self.connections)

@@ -50,16 +50,20 @@ def wav2vec2_sublayers(
     }
 
 
-def wav2vec2_layout(layer: type[AddNormLayer], encoder: type[AddNormEncoder], stable: bool = False) -> FamilyLayout:
+def wav2vec2_layout(
+    layer: type[AddNormLayer], encoder: type[AddNormEncoder], stable: bool = False, cannot_reenter: str = ""
+) -> FamilyLayout:
     """Wav2Vec2's layout: the encoder's own norm stands before the layers, in the stable layout after them.
 
     Args:
         layer, encoder: the classes that recast a layer and the encoder.
         stable (`bool`, *optional*, defaults to `False`): which of the two it is.
+        cannot_reenter (`str`, *optional*): as in `FamilyLayout`.
     """
     norm = "encoder.layer_norm"
     return FamilyLayout(
         cannot_pack="the convolutions of its embeddings read the padded sound",
+        cannot_reenter=cannot_reenter,
         layer=layer,
         layers=numbered("encoder.layers"),
         encoder="encoder",

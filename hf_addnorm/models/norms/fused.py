@@ -5,6 +5,8 @@ differentiated again is that of the formula.
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.autograd import forward_ad
@@ -25,24 +27,34 @@ class FusedNorms:
     enabled = os.environ.get("HF_ADDNORM_FUSED", "1") != "0"
 
 
-def can_fuse(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
-    """Whether a norm may run as a function of this file here.
+def runs_eagerly(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether operations run one by one on a CPU here, on tensors that are no more than that.
 
-    Not where it is compiled, exported or traced, within `torch.func`, in forward-mode differentiation, without
-    gradients (there is nothing to gain), nor elsewhere than on a CPU.
+    Not where they are compiled, exported or traced, within `torch.func`, in forward-mode differentiation, nor
+    elsewhere than on a CPU.
     """
-    if torch.compiler.is_compiling() or not FusedNorms.enabled or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not FusedNorms.enabled:
         return False
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     if x.device.type != "cpu" or x.numel() == 0:
         return False
-    if any(type(tensor) not in _PLAIN for tensor in (x, *parameters) if tensor is not None):
+    return is_plain(x, *others)
+
+
+def is_plain(*tensors: torch.Tensor | None) -> bool:
+    """Whether these are plain tensors, outside of `torch.func` and of forward-mode differentiation."""
+    if any(type(tensor) not in _PLAIN for tensor in tensors if tensor is not None):
         return False
     # private of torch; where one is gone, norms run by their formulas
     transformed = getattr(torch._C, "_are_functorch_transforms_active", None)
     level: int | None = getattr(forward_ad, "_current_level", None)
     return transformed is not None and not transformed() and level is not None and level < 0
+
+
+def can_fuse(x: torch.Tensor, *parameters: torch.Tensor | None) -> bool:
+    """Whether a norm may run as a function of this file here: where `runs_eagerly`, and gradients are asked for."""
+    return torch.is_grad_enabled() and runs_eagerly(x, *parameters)
 
 
 def root_scaled(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
@@ -65,6 +77,40 @@ def fused_affine(
     return found
 
 
+@dataclass(frozen=True)
+class Squash:
+    """A function f of each number by itself, by one that is fast on a CPU: `f(z) = times * (run(times * z) - centre)`.
+
+    Args:
+        formula (`Callable`): f, which torch can differentiate.
+        run (`Callable`): may overwrite what it is given.
+        slope (`Callable`): a gradient times the derivative of f, from the gradient, the values of `run`, and z by a
+            call.
+        times, centre (`float`): see above.
+    """
+
+    formula: Callable[[torch.Tensor], torch.Tensor]
+    run: Callable[[torch.Tensor], torch.Tensor]
+    slope: Callable[[torch.Tensor, torch.Tensor, Callable[[], torch.Tensor]], torch.Tensor]
+    times: float = 1.0
+    centre: float = 0.0
+
+
+def squashed(
+    x: torch.Tensor, inside: tuple[torch.Tensor, torch.Tensor | None], *gain_and_bias: torch.Tensor, by: Squash
+) -> torch.Tensor:
+    """`weight * f(alpha * x + shift) + bias`, all in the dtype of x; the backward keeps x and the values of `run`.
+
+    Args:
+        x (`torch.Tensor`): [..., hidden].
+        inside (`tuple[torch.Tensor, torch.Tensor]`): alpha [1], and shift [1] or None.
+        gain_and_bias (`torch.Tensor`): weight and bias, [hidden] each.
+        by (`Squash`): f.
+    """
+    found: torch.Tensor = _Squashed.apply(x, *inside, *gain_and_bias, by)
+    return found
+
+
 def _root_scaled(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
     """The formula, which torch can differentiate as often as asked."""
     y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
@@ -82,8 +128,9 @@ def _parameter_gradients(
     weight: torch.Tensor | None,
     needed: tuple[bool, bool],
     scale: torch.Tensor | None = None,
+    mean: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Those of weight and bias of `x * scale * weight + bias`, in one pass: LayerNorm's kernel with a mean of 0."""
+    """Those of weight and bias of `(x - mean) * scale * weight + bias`, in one pass, by LayerNorm's kernel."""
     if not any(needed):
         return None, None
     if weight is None:
@@ -91,7 +138,7 @@ def _parameter_gradients(
     rows = (*x.shape[:-1], 1)
     scale = x.new_ones(rows) if scale is None else scale
     _, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-        gradient, x, x.shape[-1:], x.new_zeros(rows), scale, weight, weight, [False, *needed]
+        gradient, x, x.shape[-1:], x.new_zeros(rows) if mean is None else mean, scale, weight, weight, [False, *needed]
     )
     return of_weight if needed[0] else None, of_bias if needed[1] else None
 
@@ -104,6 +151,22 @@ def _gradients_of(
     found = iter(torch.autograd.grad(formula, asked, gradient, create_graph=True))
     is_asked = [is_needed and tensor is not None for tensor, is_needed in zip(inputs, needed, strict=True)]
     return [next(found) if asked_for else None for asked_for in is_asked]
+
+
+# below it the third power of 1 / root, which LayerNorm's kernel makes, may be beyond the numbers of float32
+_LEAST_EPS = 1e-20
+
+
+def _by_layer_norms_kernel(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, needed: tuple[bool, ...], scale: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """All gradients of `x * scale * weight + bias`: LayerNorm's with a mean of 0, but that no mean is taken out."""
+    width, none = x.shape[-1], x.new_zeros(scale.shape)
+    of_x, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+        gradient, x, (width,), none, scale, weight, weight, [True, *needed[1:]]
+    )
+    mean = (gradient @ weight).unsqueeze(-1).mul_(scale).div_(width)
+    return of_x.add_(mean), of_weight if needed[1] else None, of_bias if needed[2] else None
 
 
 class _RootScaled(torch.autograd.Function):
@@ -130,6 +193,8 @@ class _RootScaled(torch.autograd.Function):
             # to be differentiated again
             inputs = (x, weight, bias)
             return *_gradients_of(_root_scaled(*inputs, ctx.eps), inputs, needed, gradient), None
+        if needed[0] and weight is not None and ctx.eps >= _LEAST_EPS:
+            return *_by_layer_norms_kernel(gradient, x, weight, needed, scale), None
         of_weight, of_bias = _parameter_gradients(gradient, x, weight, needed[1:], scale)
         if not needed[0]:
             return None, of_weight, of_bias, None
@@ -159,3 +224,42 @@ class _Affine(torch.autograd.Function):
             return *_gradients_of(_by_formula(*inputs), inputs, needed, gradient), None
         of_weight, of_bias = _parameter_gradients(gradient, x, weight, needed[1:])
         return gradient * weight if needed[0] else None, of_weight, of_bias, None
+
+
+class _Squashed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: AutogradContext,
+        x: torch.Tensor,
+        alpha: torch.Tensor,
+        shift: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        by: Squash,
+    ) -> torch.Tensor:
+        values = by.run(_inside(x, alpha * by.times, None if shift is None else shift * by.times))
+        ctx.save_for_backward(x, alpha, shift, weight, bias, values)
+        ctx.by, gain = by, weight * by.times
+        return (values * gain).add_(bias - by.centre * gain)
+
+    @staticmethod
+    def backward(ctx: AutogradContext, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        *inputs, values = ctx.saved_tensors
+        x, alpha, shift, weight, bias = inputs
+        needed = ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled():
+            formula = _by_formula(ctx.by.formula(_inside(x, alpha, shift)), weight, bias)
+            return *_gradients_of(formula, tuple(inputs), needed, gradient), None
+        centre, times = (values.new_full((*x.shape[:-1], 1), of) for of in (ctx.by.centre, ctx.by.times))
+        of_weight, of_bias = _parameter_gradients(gradient, values, weight, needed[3:], times, centre)
+        inner = ctx.by.slope(gradient, values, lambda: _inside(x, alpha, shift)).mul_(weight)
+        of_alpha = (inner * x).sum().unsqueeze(0) if needed[1] else None
+        of_shift = inner.sum().unsqueeze(0) if needed[2] else None
+        return inner.mul_(alpha) if needed[0] else None, of_alpha, of_shift, of_weight, of_bias, None
+
+
+def _inside(x: torch.Tensor, alpha: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
+    z = x * alpha
+    if shift is None:
+        return z
+    return z + shift if torch.is_grad_enabled() else z.add_(shift)

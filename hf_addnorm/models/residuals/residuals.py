@@ -35,6 +35,10 @@ class Residual(nn.Module):
     def reset_parameters(self) -> None:
         """Write the documented start values."""
 
+    def scales(self) -> tuple[float, float] | None:
+        """The factors of stream and branch, where it is their sum with constant factors; else None."""
+        return None
+
     def calibrate(self, x: torch.Tensor, f: torch.Tensor, real: torch.Tensor | None, before: float | None) -> float:
         """Set the start from one batch, before `x` and `f` are combined: a model's `calibrate` runs through all.
 
@@ -62,6 +66,9 @@ class Add(Residual):
     def __init__(self, hidden_size: int, position: Position):
         super().__init__()
 
+    def scales(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
     def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return f + x
 
@@ -87,6 +94,9 @@ class ConstantResidual(Residual):
     ):
         super().__init__()
         self.skip_scale, self.branch_scale = at_depth(skip_scale, position), at_depth(branch_scale, position)
+
+    def scales(self) -> tuple[float, float]:
+        return self.skip_scale, self.branch_scale
 
     def forward(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return self.skip_scale * x + self.branch_scale * f

@@ -39,6 +39,11 @@ class ModelFacts(Protocol):
         """Why what is added for a token's position cannot be replaced."""
         ...
 
+    @property
+    def no_tables(self) -> str:
+        """Why there are no tables of embeddings, where there are none."""
+        ...
+
 
 class ModelConfig(Protocol):
     """What a scheme is checked against: a family's config, whose methods say what these do."""
@@ -112,7 +117,7 @@ REFUSALS: dict[str, Refusal] = {
             if config.add_norm_has_tables()
             else [("add_norm.init", rule) for rule in spec.init if INITS.build(rule).needs_tables]
         ),
-        "it draws the tables of the embeddings, and images and sound are embedded without one",
+        "it draws the tables of the embeddings, and {tables}",
         "another init rule",
     ),
     "words_that_are_not_there": Refusal(
@@ -121,7 +126,7 @@ REFUSALS: dict[str, Refusal] = {
             if WEIGHTS[spec.weights.kind].words_only and not config.add_norm_has_tables()
             else []
         ),
-        "it is for the table of the words, and images and sound are embedded without one",
+        "it is for the table of the words, and {tables}",
         "another weight transform",
     ),
     "zero_out_norm_on_rep_bn": Refusal(
@@ -259,7 +264,10 @@ def refuse(spec: AddNormSpec, config: ModelConfig) -> None:
     wiring = spec.build_wiring()
     for refusal in REFUSALS.values():
         for where, value in refusal.find(spec, config):
-            reason = refusal.reason.format(stream=spec.stream.kind, positions=config.facts.no_positions)
+            facts = config.facts
+            reason = refusal.reason.format(
+                stream=spec.stream.kind, positions=facts.no_positions, tables=facts.no_tables
+            )
             raise ValueError(f"{where} is {value.kind!r}: {reason}; allowed is {refusal.allowed}.")
     _refuse_idle_axes(spec, depth, names, wiring)
     _refuse_unused_slots(layers, names, wiring)

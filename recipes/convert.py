@@ -16,7 +16,7 @@ from common.distilling import Distillation, converted
 from common.ending import finish
 from common.errors import UserError, one_line, run_script
 from common.evaluation import Evaluation
-from common.model import find_checkpoint, load_tokenizer
+from common.model import find_checkpoint, in_own_memory, load_tokenizer
 from common.run import main_process_first, start
 from common.switching import Switching
 from common.tokenizer_check import check_tokenizer
@@ -125,7 +125,7 @@ def calibration(config, rows, tokenizer):
 def load(folder):
     """A trained model as one of ours, in float32."""
     try:
-        return load_source(find_checkpoint(folder)).float()
+        return in_own_memory(load_source(find_checkpoint(folder)).float())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load {folder}: {one_line(error)}") from error
 

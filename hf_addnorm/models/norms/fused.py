@@ -79,27 +79,23 @@ def fused_affine(
 
 @dataclass(frozen=True)
 class Squash:
-    """A function f of each number by itself, by one that is fast on a CPU: `f(z) = times * (run(times * z) - centre)`.
+    """A function f of each number by itself.
 
     Args:
         formula (`Callable`): f, which torch can differentiate.
-        run (`Callable`): may overwrite what it is given.
-        slope (`Callable`): a gradient times the derivative of f, from the gradient, the values of `run`, and z by a
-            call.
-        times, centre (`float`): see above.
+        run (`Callable`): f, which may overwrite what it is given.
+        slope (`Callable`): a gradient times the derivative of f, from the gradient, the values of f, and z by a call.
     """
 
     formula: Callable[[torch.Tensor], torch.Tensor]
     run: Callable[[torch.Tensor], torch.Tensor]
     slope: Callable[[torch.Tensor, torch.Tensor, Callable[[], torch.Tensor]], torch.Tensor]
-    times: float = 1.0
-    centre: float = 0.0
 
 
 def squashed(
     x: torch.Tensor, inside: tuple[torch.Tensor, torch.Tensor | None], *gain_and_bias: torch.Tensor, by: Squash
 ) -> torch.Tensor:
-    """`weight * f(alpha * x + shift) + bias`, all in the dtype of x; the backward keeps x and the values of `run`.
+    """`weight * f(alpha * x + shift) + bias`, all in the dtype of x; the backward keeps x and the values of f.
 
     Args:
         x (`torch.Tensor`): [..., hidden].
@@ -128,9 +124,8 @@ def _parameter_gradients(
     weight: torch.Tensor | None,
     needed: tuple[bool, bool],
     scale: torch.Tensor | None = None,
-    mean: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Those of weight and bias of `(x - mean) * scale * weight + bias`, in one pass, by LayerNorm's kernel."""
+    """Those of weight and bias of `x * scale * weight + bias`, in one pass, by LayerNorm's kernel."""
     if not any(needed):
         return None, None
     if weight is None:
@@ -138,7 +133,7 @@ def _parameter_gradients(
     rows = (*x.shape[:-1], 1)
     scale = x.new_ones(rows) if scale is None else scale
     _, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-        gradient, x, x.shape[-1:], x.new_zeros(rows) if mean is None else mean, scale, weight, weight, [False, *needed]
+        gradient, x, x.shape[-1:], x.new_zeros(rows), scale, weight, weight, [False, *needed]
     )
     return of_weight if needed[0] else None, of_bias if needed[1] else None
 
@@ -237,10 +232,11 @@ class _Squashed(torch.autograd.Function):
         bias: torch.Tensor,
         by: Squash,
     ) -> torch.Tensor:
-        values = by.run(_inside(x, alpha * by.times, None if shift is None else shift * by.times))
+        values = by.run(_inside(x, alpha, shift))
         ctx.save_for_backward(x, alpha, shift, weight, bias, values)
-        ctx.by, gain = by, weight * by.times
-        return (values * gain).add_(bias - by.centre * gain)
+        ctx.by = by
+        # the bits of the formula
+        return (values * weight).add_(bias)
 
     @staticmethod
     def backward(ctx: AutogradContext, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -250,8 +246,7 @@ class _Squashed(torch.autograd.Function):
         if torch.is_grad_enabled():
             formula = _by_formula(ctx.by.formula(_inside(x, alpha, shift)), weight, bias)
             return *_gradients_of(formula, tuple(inputs), needed, gradient), None
-        centre, times = (values.new_full((*x.shape[:-1], 1), of) for of in (ctx.by.centre, ctx.by.times))
-        of_weight, of_bias = _parameter_gradients(gradient, values, weight, needed[3:], times, centre)
+        of_weight, of_bias = _parameter_gradients(gradient, values, weight, needed[3:])
         inner = ctx.by.slope(gradient, values, lambda: _inside(x, alpha, shift)).mul_(weight)
         of_alpha = (inner * x).sum().unsqueeze(0) if needed[1] else None
         of_shift = inner.sum().unsqueeze(0) if needed[2] else None

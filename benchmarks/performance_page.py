@@ -126,7 +126,7 @@ def plot() -> None:
         axes.set_yticks([row + 0.2 for row in range(len(names))], names)
         axes.invert_yaxis()
         axes.set_title(f"{mode}, SST-2's lengths")
-        axes.set_xlabel("times as fast as the stock model in random order")
+        axes.set_xlabel("times as fast as stock in random order")
         axes.legend(loc="lower right")
     drawing.savefig(PLOT, dpi=90, metadata={"Description": plotted_results()})
 

@@ -14,6 +14,7 @@ from hf_addnorm import AddNormBertForMaskedLM, AddNormBertModel
 from hf_addnorm.models.core import byte_dropout as bytes_file
 from hf_addnorm.models.core.byte_dropout import byte_dropout, dropped_sum, keep_mask
 from hf_addnorm.models.core.layer import AddNormLayer
+from hf_addnorm.models.core.packed_attention import PACKED, packed_attention
 
 
 IDS = torch.arange(12).view(2, 6) % 11
@@ -224,6 +225,8 @@ def test_autocast_and_distributed_training(tmp_path):
 
 
 def test_packed_tokens_and_their_attention_draw_bytes(monkeypatch, sums):
+    # the code of a checkpoint, which another test may have loaded, registers its own
+    transformers.AttentionInterface.register(PACKED, packed_attention)
     net = _net(attention_dropout=0.5)
     for module in net.modules():
         if isinstance(getattr(module, "dropout", None), nn.Dropout):

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from families import (
     covering,
     fill_with_pattern,
     keep_activations,
+    slow_unless,
     stacks_of,
 )
 
@@ -129,9 +131,9 @@ def test_reentrant_checkpointing_is_refused_for_streams_of_several_tensors(famil
         keep_activations(net)
 
 
-def _compile(net, inputs):
+def _compile(net, inputs, backend="aot_eager"):
     torch._dynamo.reset()
-    return torch.compile(net, fullgraph=True, backend="aot_eager")(**inputs)[0]
+    return torch.compile(net, fullgraph=True, backend=backend)(**inputs)[0]
 
 
 def _export(net, inputs):
@@ -152,13 +154,16 @@ COMPILED += [("bert", "parallel"), ("bert", "b2t")]
 SHORT = {"num_hidden_layers": 2, "num_hidden_groups": 1}
 
 
+# the graph is the same; to trace its gradients too takes more than twice as long
+@pytest.mark.parametrize("backend", [slow_unless(backend == "eager", backend) for backend in ("eager", "aot_eager")])
 @pytest.mark.parametrize(("family", "spec"), covering(COMPILED))
-def test_compiles_as_one_graph(family, spec):
+def test_compiles_as_one_graph(family, spec, backend):
     net, inputs = _net(family, spec, **SHORT), _inputs(family)
+    compile_it = partial(_compile, backend=backend)
     try:
-        compiled = _compile(net, inputs)
+        compiled = compile_it(net, inputs)
     except Exception:
-        _skip_where_stock_fails(_compile, family, **SHORT)
+        _skip_where_stock_fails(compile_it, family, **SHORT)
         raise
     torch.testing.assert_close(compiled, net(**inputs)[0])
 

@@ -20,6 +20,7 @@ TOKENIZERS = {
 PREPARES = {
     "text": (TEXT.make, {"AutoTokenizer": None, "AutoProcessor": None}),
     "spectrogram": (transformers.WhisperFeatureExtractor, {"AutoFeatureExtractor": None}),
+    "states": (transformers.SpeechT5FeatureExtractor, {"AutoFeatureExtractor": None}),
     "image": (IMAGE.make, {"AutoImageProcessor": None, "AutoProcessor": None}),
     "sound": (
         SOUND.make,

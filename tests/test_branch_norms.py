@@ -7,6 +7,7 @@ from torch import nn
 from hf_addnorm import AddNormGPTNeoXConfig, AddNormGPTNeoXModel
 from hf_addnorm.models.base.fused_roles import join_roles, split_roles
 from hf_addnorm.models.core.branch_norms import NO_BRANCH_NORMS, BranchNorms, ModuleView, WithBranchNorms
+from hf_addnorm.models.core.loading import refuse_split_features
 
 
 class Base(nn.Module):
@@ -142,3 +143,26 @@ def stock_rotation(x, cos, sin):
     """Two features of a head, turned by an angle."""
     first, second = x.unbind(-1)
     return [torch.stack([first * cos[..., 0] - second * sin[..., 0], second * cos[..., 1] + first * sin[..., 1]], -1)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ({"preset": "hybrid_norm"}, "a norm in the slot 'q'"),
+        ({"preset": "pre_ln", "weights": "zero_mean_output"}, "a weight transform"),
+        ({"preset": "sandwich_ln"}, None),
+    ],
+)
+def test_what_needs_all_features_is_refused_where_they_are_split(spec, what):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    net = AddNormGPTNeoXModel(AddNormGPTNeoXConfig(**sizes, vocab_size=9, add_norm=spec))
+    refuse_split_features(net)
+    # what Transformers sets where it has split a model
+    net._tp_size = 2
+    if what is None:
+        refuse_split_features(net)
+    else:
+        with pytest.raises(
+            ValueError, match=f"tensor parallelism gives .* this add & norm has {what}, which needs all"
+        ):
+            refuse_split_features(net)

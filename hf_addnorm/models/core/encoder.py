@@ -10,6 +10,7 @@ from torch import nn
 
 from ..base.protocols import StockValue
 from ..base.token_mask import TokenMask, running_with
+from ..streams.streams import readable
 from .branch_norms import ModuleView
 from .recasting import document, get_part, is_of_transformers
 
@@ -79,7 +80,7 @@ class AddNormEncoder(nn.Module):
             outputs.last_hidden_state = kwargs["packed"].unpack(outputs.last_hidden_state)
         if outputs.get("hidden_states"):
             # a loop that collects them itself: the readable part of each, and the last one normed
-            states = [state[0] if isinstance(state, tuple) else state for state in outputs.hidden_states[:-1]]
+            states = [readable(state) for state in outputs.hidden_states[:-1]]
             outputs.hidden_states = (*self.shown(states), outputs.last_hidden_state)
         return outputs.to_tuple() if as_tuple else outputs
 

@@ -9,7 +9,7 @@ from ..core.branch_norms import BranchNorms
 from ..core.family_layout import FamilyLayout
 from ..core.layer import AddNormLayer
 from ..core.pretrained import AddNormPreTrainedModel
-from ..streams.streams import LayerState
+from ..streams.streams import LayerState, readable
 from .configuration_addnorm_beit import AddNormBeitConfig
 from .vit_shape import ViTShapeAttention, ViTShapeMLP, vit_layout, vit_sublayers
 
@@ -42,9 +42,9 @@ class AddNormBeitLayer(AddNormLayer, stock.BeitLayer):
         **kwargs: StockValue,
     ) -> LayerState:
         if self.relative_position_bias is not None and resolution is not None:
-            first = hidden_states[0] if isinstance(hidden_states, tuple) else hidden_states
             window = (resolution[0] // self.patch_size, resolution[1] // self.patch_size)
-            bias = self.relative_position_bias(window, interpolate_pos_encoding, dim_size=first.shape[1])
+            tokens = readable(hidden_states).shape[1]
+            bias = self.relative_position_bias(window, interpolate_pos_encoding, dim_size=tokens)
             attention_mask = bias if attention_mask is None else bias + attention_mask
 
         def attend(u: torch.Tensor, branch_norms: BranchNorms) -> torch.Tensor:

@@ -10,7 +10,7 @@ from transformers.models.wavlm import modeling_wavlm as stock
 from ..base.protocols import StockValue
 from ..core.branch_norms import BranchNorms
 from ..core.pretrained import AddNormPreTrainedModel
-from ..streams.streams import LayerState
+from ..streams.streams import LayerState, readable
 from .configuration_addnorm_wavlm import AddNormWavLMConfig
 from .wav2vec2_shape import (
     Wav2Vec2ShapeAttention,
@@ -125,20 +125,15 @@ class AddNormWavLMPreTrainedModel(WithStableLayout, AddNormPreTrainedModel, stoc
     )
 
 
-def _readable(states: tuple[StockValue, ...]) -> tuple[torch.Tensor, ...]:
-    """Hidden states as a reader wants them: of several streams the first entry."""
-    return tuple(state[0] if isinstance(state, tuple) else state for state in states)
-
-
 class AddNormWavLMModel(AddNormWavLMPreTrainedModel, stock.WavLMModel):
     @wraps(stock.WavLMModel.forward)
     def forward(self, *args: StockValue, **kwargs: StockValue) -> StockValue:  # type: ignore[override]
         outputs = super().forward(*args, **kwargs)
         # a layer gives its state and its positions, of which Transformers records the first
         if isinstance(outputs, tuple):
-            return tuple(_readable(part) if isinstance(part, tuple) else part for part in outputs)
+            return tuple(tuple(map(readable, part)) if isinstance(part, tuple) else part for part in outputs)
         if outputs.hidden_states is not None:
-            outputs.hidden_states = _readable(outputs.hidden_states)
+            outputs.hidden_states = tuple(map(readable, outputs.hidden_states))
         return outputs
 
 

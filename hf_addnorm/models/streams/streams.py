@@ -36,6 +36,12 @@ KeptT = TypeVar("KeptT")
 ResidualT = TypeVar("ResidualT")
 
 
+def readable(state: LayerState) -> torch.Tensor:
+    """What hidden states between the layers are to a reader, [batch, seq, hidden]: of several tensors the first."""
+    first: torch.Tensor = state[0] if isinstance(state, tuple) else state
+    return first
+
+
 class Stream(Generic[StateT, KeptT, ResidualT]):
     """Base of the streams: what state runs through the layers, and how sublayers read it and write to it.
 

@@ -76,7 +76,7 @@ TOOLS = [
         "`hyperparameter_search`, over the scheme too", f"{_OPTIONS}optuna_searches_for_the_scheme_too"
     ),
     Tool("pipelines", "transformers")(
-        "each of the 11 tasks that a family is in, from an object and a folder",
+        "every task that a family is in, from an object and a folder",
         "tools/test_all_pipelines.py::test_a_pipeline_of_an_object_and_of_a_folder",
         note="`document-question-answering` knows LayoutLM by the name of its config's class: set "
         "`pipeline.model_type = ModelType.LayoutLM`",

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,23 @@ def recipe(written):
         return json.loads((Path(config["output_dir"]) / "result.json").read_text())
 
     return call
+
+
+@pytest.fixture
+def drawn_run(config, tmp_path):
+    """A run of a new model on drawn images, eight to train on and five to validate.
+
+    It is called with what gives the columns of so many rows, by their number and a seed, and with keys of the run.
+    """
+
+    def made(drawn: Callable[[int, int], dict[str, list]], **keys: object) -> dict:
+        for seed, (name, count) in enumerate({"train": 8, "validation": 5}.items(), start=3):
+            datasets.Dataset.from_dict(drawn(count, seed)).to_parquet(str(tmp_path / f"{name}.parquet"))
+        kept = {key: value for key, value in config.items() if key not in ("checkpoint", "max_length")}
+        files = {f"{name}_file": str(tmp_path / f"{name}.parquet") for name in ("train", "validation")}
+        return kept | files | {"batch_size": 4, "epochs": 2} | keys
+
+    return made
 
 
 @pytest.fixture

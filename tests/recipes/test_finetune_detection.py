@@ -55,13 +55,9 @@ def drawn(count: int, seed: int) -> dict[str, list]:
 
 
 @pytest.fixture
-def new(config, tmp_path):
-    """Eight images to train on and five to validate, and a YOLOS of 2 layers of 16."""
-    for seed, (name, count) in enumerate({"train": 8, "validation": 5}.items(), start=3):
-        Dataset.from_dict(drawn(count, seed)).to_parquet(str(tmp_path / f"{name}.parquet"))
-    kept = {key: value for key, value in config.items() if key not in ("checkpoint", "max_length")}
-    files = {f"{name}_file": str(tmp_path / f"{name}.parquet") for name in ("train", "validation")}
-    return kept | files | {"model_config": YOLOS, "label_names": ["disc", "square"], "batch_size": 4, "epochs": 2}
+def new(drawn_run):
+    """Drawn images, and a YOLOS of 2 layers of 16."""
+    return drawn_run(drawn, model_config=YOLOS, label_names=["disc", "square"])
 
 
 def find(recipe, config, *args):
